@@ -215,3 +215,27 @@ def test_bad_words_get_one_line(
     assert result.returncode == code, result.stderr
     assert message in result.stderr
     assert len(result.stderr.strip().splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        (["prunee"], "moe-release: No such command 'prunee'"),
+        (["prove"], "moe-release: Missing argument 'TARGET'"),
+        (["cut", "x.yaml", "--workers", "0"], "moe-release: Invalid value for '--workers'"),
+    ],
+)
+def test_a_wrong_command_line_is_one_line(words: list[str], line: str) -> None:
+    result = moe_release(*words)
+    assert result.returncode == 2
+    assert result.stderr.startswith(line), result.stderr
+    assert result.stderr.count("\n") == 1
+
+
+def test_an_interrupt_says_how_to_go_on() -> None:
+    code = "import os, signal, time, release.manifest\n"
+    code += "def interrupted(path): os.kill(os.getpid(), signal.SIGINT); time.sleep(60)\n"
+    code += "release.manifest.load_manifest = interrupted\nfrom release.cli import main; main()"
+    result = subprocess.run([sys.executable, "-c", code, "check", "x"], capture_output=True, text=True, check=False, timeout=50)
+    assert result.returncode == 130
+    assert result.stderr == "moe-release: interrupted; run the same command again to go on from what is finished\n"

@@ -8,9 +8,10 @@ from typing import Annotated
 
 import typer
 
+from release.commands.options import JsonOption
+
 map_app = typer.Typer(help="Drop maps: counts, differences, other forms, pictures.", no_args_is_help=True)
 
-JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JSON on standard output.")]
 ExpertsOption = Annotated[
     int | None, typer.Option("--experts", min=1, metavar="N", help="Experts per layer of the base; bare maps do not say.")
 ]

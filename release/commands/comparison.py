@@ -1,0 +1,95 @@
+"""Commands that hold weights against each other or against their base."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from pruner.errors import InputError
+from release.commands.options import JsonOption, WorkersOption
+from release.commands.running import console_progress
+
+
+def diff_checkpoints(
+    left: Annotated[
+        str, typer.Argument(metavar="A", help="Folder, hf://org/name@revision, or safetensors file.", show_default=False)
+    ],
+    right: Annotated[str, typer.Argument(metavar="B", help="What to compare with it.", show_default=False)],
+    workers: WorkersOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Explain how two checkpoints differ, down to the expert; exit code 1 when their weights do."""
+    from pruner.comparison.diff import diff
+    from release.comparison_report import comparison_json, comparison_text
+
+    with console_progress() as progress:
+        result = diff(left, right, workers=workers, progress=progress)
+    typer.echo(json.dumps(comparison_json(result), indent=2) if as_json else comparison_text(result))
+    if not result.same_weights:
+        raise typer.Exit(1)
+
+
+def infer_drop_map(
+    target: Annotated[
+        str, typer.Argument(metavar="TARGET", help="A prune: folder or hf://org/name@revision.", show_default=False)
+    ],
+    base: Annotated[str, typer.Option("--base", metavar="BASE", help="What it was made of: folder or hf://org/name@revision.")],
+    out: Annotated[Path | None, typer.Option("--out", metavar="FILE", help="Write the drop map here.")] = None,
+    map_only: Annotated[bool, typer.Option("--map-only", help="Match router rows only; prove nothing.")] = False,
+    workers: WorkersOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Find the experts that a prune kept of its base and prove it; exit code 1 when not all bytes are the base's."""
+    from pruner.comparison.inference import infer
+    from pruner.files import canonical_json, write_atomic
+    from release.comparison_report import inference_json, inference_text
+
+    if out is not None and out.exists():
+        raise InputError(f"{out}: already exists; remove it or choose another name")
+    with console_progress() as progress:
+        result = infer(target, base, prove=not map_only, workers=workers, progress=progress)
+    if out is not None:
+        write_atomic(out, canonical_json(result.drop_map.envelope(result.experts)))
+    typer.echo(json.dumps(inference_json(result), indent=2) if as_json else inference_text(result))
+    if not result.holds:
+        raise typer.Exit(1)
+
+
+def prove(
+    target: Annotated[str, typer.Argument(metavar="TARGET", help="A folder, or hf://org/name@revision.", show_default=False)],
+    base: Annotated[str, typer.Option("--base", help="The base: a folder, or hf://org/name@revision.", show_default=False)],
+    spot: Annotated[int | None, typer.Option("--spot", min=1, help="Compare only this many random blocks.")] = None,
+    seed: Annotated[
+        int | None, typer.Option("--seed", help="Draw the same blocks as a run that printed this; default: others each time.")
+    ] = None,
+    locate: Annotated[
+        bool | None,
+        typer.Option("--locate/--no-locate", help="Read BAD shards to name tensor and expert; default: when TARGET is local."),
+    ] = None,
+    workers: WorkersOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Prove that a pruned checkpoint was made of its base, writing nothing; exit code 1 when a file is BAD."""
+    import secrets
+
+    from pruner.proof import prove as prove_target
+    from pruner.sources import open_source
+    from pruner.spot import spot_check
+    from release.proof_report import proof_json, proof_text
+
+    found: Any
+    with console_progress() as progress:
+        sources = open_source(target), open_source(base)
+        if spot is None:
+            found = proof = prove_target(*sources, workers=workers, progress=progress, locate=locate)
+        else:
+            found = spot_check(
+                *sources, spot, seed=secrets.randbits(32) if seed is None else seed, workers=workers, progress=progress
+            )
+            proof = found.proof
+    typer.echo(json.dumps(proof_json(found), indent=2) if as_json else proof_text(found))
+    if not proof.good:
+        raise typer.Exit(1)

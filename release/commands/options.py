@@ -1,0 +1,29 @@
+"""Arguments and options that several commands take."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+ManifestArgument = Annotated[Path, typer.Argument(metavar="MANIFEST", help="The variant's YAML file.", show_default=False)]
+WorkOption = Annotated[Path | None, typer.Option("--work", metavar="DIR", help="Work folder; default build/<name>.")]
+HubOption = Annotated[
+    str | None, typer.Option("--hub", metavar="URL|local", help="Hub to publish to; default: the public one.")
+]
+LlamaOption = Annotated[Path | None, typer.Option("--llama-cpp", metavar="DIR", help="Use this llama.cpp build.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JSON on standard output.")]
+UpdateLockOption = Annotated[bool, typer.Option("--update-lock", help="Accept what was built as the new lock.")]
+WorkersOption = Annotated[int | None, typer.Option("--workers", min=1, help="Parallel workers; default one per core.")]
+ServersOption = Annotated[int, typer.Option("--servers", min=1, help="llama-servers to start here, one slot each.")]
+ServerOption = Annotated[
+    list[str] | None, typer.Option("--server", metavar="URL", help="A llama-server that runs elsewhere; repeatable.")
+]
+LimitOption = Annotated[
+    int | None, typer.Option("--limit", min=1, help="Ask only the first questions: a smoke test, which ends after eval.")
+]
+OffloadOption = Annotated[
+    Literal["none", "layers"],
+    typer.Option("--offload", help="layers: for a base larger than memory, measure one decoder layer at a time."),
+]

@@ -1,0 +1,91 @@
+"""How a command runs stages of the pipeline: its context, its progress on the screen, its summary."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from pruner.errors import InputError
+
+if TYPE_CHECKING:
+    from release.console import ConsoleProgress
+    from release.context import Context
+    from release.pipeline import StageResult
+
+
+def context_of(manifest: Path, work: Path | None) -> Context:
+    """A loaded manifest with its work folder, which is build/<name> unless the user says otherwise."""
+    from release.context import Context
+    from release.manifest import load_manifest
+
+    loaded = load_manifest(manifest)
+    return Context(loaded, work or Path("build") / loaded.content.name)
+
+
+def console_progress() -> ConsoleProgress:
+    """Progress on the screen: a context manager."""
+    from release.console import ConsoleProgress
+
+    return ConsoleProgress()
+
+
+@contextmanager
+def running(
+    manifest: Path,
+    *,
+    work: Path | None,
+    skip: str = "",
+    until: str | None = None,
+    hub: str | None = None,
+    update_lock: bool = False,
+    llama_cpp: Path | None = None,
+    offload: str = "none",
+    workers: int | None = None,
+    servers: int = 1,
+    server_urls: tuple[str, ...] = (),
+    limit: int | None = None,
+) -> Iterator[Context]:
+    """A manifest's context with what the command line says, progress on the screen, and its Hub."""
+    from release.context import Options
+    from release.hub.endpoint import open_hub
+
+    if server_urls and servers != 1:
+        raise InputError("--servers starts servers here, --server names running ones; give one of the two")
+    context = context_of(manifest, work)
+    with console_progress() as progress, open_hub(hub, context.work.parent / "hub") as target:
+        context.options = Options(
+            skip=frozenset(filter(None, skip.split(","))),
+            until="eval" if limit is not None and until is None else until,
+            hub=target,
+            update_lock=update_lock,
+            llama_cpp=llama_cpp,
+            workers=workers,
+            servers=servers,
+            server_urls=server_urls,
+            limit=limit,
+            offload=offload == "layers",
+        )
+        context.progress = progress
+        yield context
+
+
+def run_stages(manifest: Path, *, as_json: bool = False, **options: Any) -> None:
+    """Run the pipeline and print its summary; the options are those of `_running`."""
+    from release.pipeline import run_pipeline
+    from release.summary import summary_json, summary_text
+
+    with running(manifest, **options) as context:
+        results = run_pipeline(context, lambda result: context.progress.note(_line(result)))
+    typer.echo(json.dumps(summary_json(context, results), indent=2) if as_json else summary_text(context, results))
+
+
+def _line(result: StageResult) -> str:
+    mark = {"done": "✓", "up to date": "=", "skipped": "-"}[result.status]
+    detail = f"  {result.detail}" if result.detail else ""
+    time = f"{result.seconds:8.1f} s" if result.status == "done" else f"{result.status:>10}"
+    return f"{mark} {result.title:<36}{time}{detail}"

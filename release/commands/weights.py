@@ -1,0 +1,121 @@
+"""Commands that write pruned weights and check them against locks and records."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from pruner.errors import InputError
+from release.commands.options import JsonOption, WorkersOption, WorkOption
+from release.commands.running import console_progress, context_of, run_stages
+
+
+def prune(
+    source: Annotated[
+        str,
+        typer.Argument(
+            metavar="MANIFEST|BASE", help="A manifest; or a base (a folder, or hf://org/name@revision) …", show_default=False
+        ),
+    ],
+    drop_map: Annotated[Path | None, typer.Argument(help="… with a drop map …", show_default=False)] = None,
+    out: Annotated[Path | None, typer.Argument(help="… and the folder to write.", show_default=False)] = None,
+    max_shard_size: Annotated[str, typer.Option(help="Cap of a shard in tensor bytes (without a manifest).")] = "5GiB",
+    metadata: Annotated[str, typer.Option(help="none or pt (without a manifest).")] = "pt",
+    work: WorkOption = None,
+    workers: WorkersOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Write pruned weights: of a manifest, or of BASE DROP_MAP OUT without one."""
+    if drop_map is None:
+        run_stages(Path(source), work=work, until="prune", workers=workers, as_json=as_json)
+        return
+    if out is None:
+        raise InputError("prune: give MANIFEST, or BASE DROP_MAP OUT")
+    from release.direct_prune import prune_directly
+
+    with console_progress() as progress:
+        summary = prune_directly(
+            source, drop_map, out, max_shard_size=max_shard_size, metadata=metadata, workers=workers, progress=progress
+        )
+    if as_json:
+        typer.echo(json.dumps(summary, indent=2))
+    else:
+        typer.echo("\n".join(f"{digest}  {name}" for name, digest in summary["files"].items()))
+
+
+def verify(
+    target: Annotated[
+        str,
+        typer.Argument(
+            metavar="MANIFEST|TARGET", help="A manifest; or weights (a folder, or hf://org/name@revision).", show_default=False
+        ),
+    ],
+    against: Annotated[
+        str | None,
+        typer.Option(metavar="LOCK|SHA256SUMS|hf://org/name@revision", help="What the weights must equal.", show_default=False),
+    ] = None,
+    work: WorkOption = None,
+    workers: WorkersOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Compare digests: a manifest's weights with lock and prior builds, or any weights --against; exit code 1 on a mismatch."""
+    if against is None:
+        _verify_manifest(Path(target), work, as_json=as_json)
+        return
+    from dataclasses import asdict
+
+    from pruner.sources import open_source
+    from release.references import compare, comparison_table, read_reference
+
+    with console_progress() as progress:
+        source, reference = open_source(target), read_reference(against)
+        found = compare(source, reference, workers=workers, progress=progress)
+    if as_json:
+        shown = {"target": source.label, "against": reference.label, "files": [asdict(each) for each in found]}
+        typer.echo(json.dumps(shown, indent=2))
+    else:
+        typer.echo(comparison_table(found, source.label, reference))
+    if any(each.status != "equal" for each in found):
+        raise typer.Exit(1)
+
+
+def _verify_manifest(manifest: Path, work: Path | None, *, as_json: bool) -> None:
+    from release.stages.verify import compare_weights, require_equal, weights_lock
+
+    if manifest.is_dir():
+        raise InputError(f"{manifest}: a folder of weights: say with --against what it must equal")
+    context = context_of(manifest, work)
+    context.record("prune")
+    with console_progress() as progress:
+        context.progress = progress
+        result = compare_weights(context)
+    if as_json:
+        shown = {name: [{"path": each.path, "kind": each.kind} for each in found] for name, found in result.items()}
+        typer.echo(json.dumps({"name": context.manifest.name, "differences": shown}, indent=2))
+    require_equal(context, result)
+    if not as_json:
+        count = len(weights_lock(context).outputs)
+        typer.echo(f"{count} files equal to: {', '.join(result)}")
+
+
+def materialize(
+    target: Annotated[str, typer.Argument(metavar="TARGET", help="hf://org/name@revision, or a folder.", show_default=False)],
+    base: Annotated[str, typer.Option("--base", help="The base: a folder, or hf://org/name@revision.", show_default=False)],
+    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder to write.", show_default=False)],
+    workers: WorkersOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Rebuild a published variant on this disk from a base that you have; every digest equals the published one."""
+    from pruner.materialize import materialize as rebuild
+    from pruner.sources import open_source
+
+    with console_progress() as progress:
+        result = rebuild(open_source(target), open_source(base), out, workers=workers, progress=progress)
+    files = {file.name: file.sha256 for file in result.files}
+    if as_json:
+        typer.echo(json.dumps({"files": files, "tensor_data_sha256": result.tensor_data_sha256}, indent=2))
+    else:
+        typer.echo("\n".join(f"{digest}  {name}" for name, digest in files.items()))
