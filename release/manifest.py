@@ -315,7 +315,10 @@ class LoadedManifest:
 
     @property
     def lock_path(self) -> Path:
-        """Where the lock of the variant stands."""
+        """Where the lock of the variant stands: `<name>.lock.json`; in a published `reproduce/`, `lock.json`."""
+        published = self.root / "lock.json"
+        if self.path.name == "manifest.yaml" and published.exists():
+            return published
         return self.root / f"{self.content.name}.lock.json"
 
     def file(self, pinned: PinnedFile) -> Path:
