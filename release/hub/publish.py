@@ -11,6 +11,7 @@ from pruner.errors import CheckFailedError, UnavailableError
 from pruner.files import sha256_file
 from pruner.hub_failures import patiently, status_of
 from pruner.progress import SILENT, Progress
+from release.hub.announce import Gated, set_gated
 from release.hub.card_check import CARD, require_valid_card
 from release.hub.commit import Job, commit_operations, operations, require_digest
 from release.hub.publication_plan import PlannedFile, PublicationPlan, plan_publication, require_same_paths
@@ -48,6 +49,7 @@ def publish(
     private: bool,
     message: str,
     tag: str | None,
+    gated: Gated | None = None,
     prune_remote: bool = False,
     pull_request: bool = False,
     progress: Progress = SILENT,
@@ -68,6 +70,7 @@ def publish(
         private: refuse to change a repo that is public.
         message: title of the commit.
         tag: tag to put on the commit, None for none; a pull request gets none.
+        gated: who may read the repo, set before anything is committed; None leaves it.
         prune_remote: remove what is not of this release in the same commit; each path is noted before.
         pull_request: propose the commit instead: it is read back from `refs/pr/N`, then the draft is opened.
         progress: shows the checking and the upload.
@@ -99,6 +102,8 @@ def publish(
             require_valid_card(api, files[CARD].read_text(encoding="utf-8"))
         if pull_request:
             return _proposed(job, plan, message, progress)
+        if gated is not None:
+            set_gated(api, repo, gated)
         commit = plan.head or ""
         if not plan.settled:
             commit = commit_operations(job, plan, operations(job, plan, progress), message)

@@ -50,6 +50,8 @@ def _run(context: Context) -> str:
         gguf_sums_path(context), {Path(path).name: file for path, file in found.outputs.items() if path.startswith(quantized)}
     )
     write_atomic(page_path(context), page(context.manifest).encode())
+    if locked is None and context.options.rehearsal:
+        return f"{len(found.outputs)} outputs; no lock yet: the real run writes {context.loaded.lock_path.name}"
     if locked is None or context.options.update_lock:
         if context.options.skip - {"publish", "readback"}:
             return "not written beside the manifest: stages were skipped"
