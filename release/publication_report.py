@@ -11,7 +11,7 @@ from release.hub.publication_plan import PlannedFile, PublicationPlan
 MOST_SHOWN = 10
 
 
-def plan_json(plan: PublicationPlan) -> dict[str, Any]:
+def plan_json(plan: PublicationPlan, *, base_on_hub: bool) -> dict[str, Any]:
     """A plan for machines."""
     return {
         "repo": plan.repo,
@@ -22,7 +22,7 @@ def plan_json(plan: PublicationPlan) -> dict[str, Any]:
         "bytes": _bytes([*plan.unchanged, *plan.changes]),
         "there": {"files": len(plan.unchanged) + len(plan.stored), "bytes": _bytes([*plan.unchanged, *plan.stored])},
         "new": {"files": len(plan.new), "bytes": plan.new_bytes},
-        "estimated_bytes": plan.estimated_bytes,
+        "estimated_bytes": plan.estimated_bytes(base_on_hub=base_on_hub),
         "set": [file.path for file in plan.changes],
         "removed": list(plan.removed),
         "stay": sorted(set(plan.foreign) - set(plan.pruned)),
@@ -33,9 +33,9 @@ def _bytes(files: Iterable[PlannedFile]) -> int:
     return sum(file.size for file in files)
 
 
-def plan_lines(plan: PublicationPlan) -> Iterator[str]:
+def plan_lines(plan: PublicationPlan, *, base_on_hub: bool) -> Iterator[str]:
     """A plan for a person: one line, and one more for what is removed and what stays."""
-    report = plan_json(plan)
+    report = plan_json(plan, base_on_hub=base_on_hub)
     there, new = report["there"], report["new"]
     where = plan.repo if report["exists"] else f"{plan.repo} (to be created)"
     words = f"{where}: {report['files']} files, {format_bytes(report['bytes'])}"

@@ -28,6 +28,7 @@ class Outlook:
 
     Attributes:
         endpoint: the real Hub.
+        base_on_hub: whether Xet storage may know the base's bytes.
         plans: one for each repository, in the order of the commits.
         then: what follows the commits, in words.
         problems: why the real release would stop.
@@ -35,6 +36,7 @@ class Outlook:
     """
 
     endpoint: str
+    base_on_hub: bool
     plans: tuple[PublicationPlan, ...]
     then: tuple[str, ...]
     problems: tuple[str, ...] = ()
@@ -44,9 +46,9 @@ class Outlook:
         """The outlook for machines."""
         return {
             "hub": self.endpoint,
-            "repositories": [plan_json(plan) for plan in self.plans],
+            "repositories": [plan_json(plan, base_on_hub=self.base_on_hub) for plan in self.plans],
             "new_bytes": sum(plan.new_bytes for plan in self.plans),
-            "estimated_bytes": sum(plan.estimated_bytes for plan in self.plans),
+            "estimated_bytes": sum(plan.estimated_bytes(base_on_hub=self.base_on_hub) for plan in self.plans),
             "then": list(self.then),
             "problems": list(self.problems),
             "unknown": list(self.unknown),
@@ -55,7 +57,7 @@ class Outlook:
     def text(self) -> str:
         """The outlook for a person."""
         lines = ["", f"The real release, at {self.endpoint}, will make one commit in each of:"]
-        lines += [f"  {line}" for plan in self.plans for line in plan_lines(plan)]
+        lines += [f"  {line}" for plan in self.plans for line in plan_lines(plan, base_on_hub=self.base_on_hub)]
         lines.append(f"{format_bytes(sum(plan.new_bytes for plan in self.plans))} to send at most")
         lines += [f"then       {each}" for each in self.then]
         lines += [f"not known  {each}" for each in self.unknown]
@@ -112,7 +114,12 @@ def outlook(context: Context, real: HubTarget, *, pull_request: bool = False) ->
     elif not unknown:
         problems += _rights(context, api, pull_request=pull_request)
     return Outlook(
-        api.endpoint, tuple(plans), tuple(_then(context, pull_request=pull_request)), tuple(problems), tuple(unknown)
+        api.endpoint,
+        context.manifest.base.repo is not None,
+        tuple(plans),
+        tuple(_then(context, pull_request=pull_request)),
+        tuple(problems),
+        tuple(unknown),
     )
 
 

@@ -62,9 +62,10 @@ class PublicationPlan:
         """Bytes to upload (an upper bound: Xet storage may know parts of them)."""
         return sum(file.size for file in self.new)
 
-    @property
-    def estimated_bytes(self) -> int:
-        """Bytes that travel over Xet when the base of the weights is on the Hub, which knows most of each shard already."""
+    def estimated_bytes(self, *, base_on_hub: bool) -> int:
+        """Bytes that travel over Xet, which knows most of each shard already when the base of the weights is on the Hub."""
+        if not base_on_hub:
+            return self.new_bytes
         shards = sum(file.size for file in self.new if file.path.endswith(".safetensors"))
         return self.new_bytes - round(shards * XET_KNOWN)
 

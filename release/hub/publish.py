@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -50,6 +50,7 @@ def publish(
     message: str,
     tag: str | None,
     gated: Gated | None = None,
+    inherited: Collection[str] = (),
     prune_remote: bool = False,
     pull_request: bool = False,
     progress: Progress = SILENT,
@@ -71,6 +72,7 @@ def publish(
         message: title of the commit.
         tag: tag to put on the commit, None for none; a pull request gets none.
         gated: who may read the repo, set before anything is committed; None leaves it.
+        inherited: paths whose bytes are the base's own, which are not searched for secrets.
         prune_remote: remove what is not of this release in the same commit; each path is noted before.
         pull_request: propose the commit instead: it is read back from `refs/pr/N`, then the draft is opened.
         progress: shows the checking and the upload.
@@ -83,7 +85,7 @@ def publish(
         UnavailableError: the Hub cannot be reached or does not let this token write.
     """
     require_same_paths(files, digests)
-    require_no_secrets(files)
+    require_no_secrets(files, inherited=inherited)
     check_digests(files, digests, progress)
     api = hub_api(endpoint, token)
     job = Job(api, repo, files, digests, pause)

@@ -26,14 +26,23 @@ def _run(context: Context) -> str:
 
     planned = repositories(context)
     for repository in planned:
-        require_no_secrets(repository.files, folders=(context.work.resolve(), context.loaded.root.resolve()))
+        folders = (context.work.resolve(), context.loaded.root.resolve())
+        require_no_secrets(repository.files, folders, _inherited(context, repository))
     for plan in [publication_plan(context, repository) for repository in planned]:
-        for line in plan_lines(plan):
+        for line in plan_lines(plan, base_on_hub=context.manifest.base.repo is not None):
             context.progress.note(line)
     done = [_published(context, repository) for repository in planned]
     commits = {each.repo: each.commit for each in done}
     write_atomic(context.work / "published.json", canonical_json(commits))
     return ", ".join(_said(each) for each in done)
+
+
+def _inherited(context: Context, repository: Repository) -> frozenset[str]:
+    """Paths of a repository whose bytes are the base's own."""
+    from release.stages.resolve import locked_base
+
+    base = {file.sha256 for file in locked_base(context).files.values()}
+    return frozenset(path for path, digest in repository.digests.items() if digest in base)
 
 
 def _said(done: Publication) -> str:
@@ -66,6 +75,7 @@ def _published(context: Context, repository: Repository) -> Publication:
             message=f"{context.manifest.name}: release",
             tag=context.publish.tag,
             gated=context.publish.gated,
+            inherited=_inherited(context, repository),
             prune_remote=context.options.prune_remote,
             pull_request=context.options.pull_request,
             progress=context.progress,

@@ -256,9 +256,9 @@ def test_whatever_passes_as_a_name_is_one_segment(text: str) -> None:
     ],
 )
 def test_half_a_surrogate_pair_is_refused_everywhere(client: httpx.Client, method: str, path: str) -> None:
-    body = (
-        b'{"key": "header", "name": "x", "title": "\\ud800", "content": "\\uD800", "summary": "a", "value": {"summary": "\\udfff"}}'
-    )
+    half = "\\ud800"
+    fields = "".join(f'"{key}": "{half}", ' for key in ("name", "title", "content", "tag", "namespace"))
+    body = f'{{{fields}"key": "header", "value": {{"summary": "{half}"}}}}'.encode()
     assert client.request(method, path, content=body).status_code == 400
     whole = json.dumps({"title": "\U0001f600", "pullRequest": True}).encode()
     assert client.post(f"/api/models/{REPO}/discussions", content=whole).status_code == 200
