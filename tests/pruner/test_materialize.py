@@ -78,7 +78,8 @@ def test_killed_before_the_comparison_the_next_run_finishes(make_checkpoint: Che
     base = make_checkpoint()
     run_build(base, tmp_path / "variant")
     script = (
-        "import os, sys; from pathlib import Path; from pruner import materialize as m; from pruner.sources import open_source\n"
+        "import os, sys; from pathlib import Path\n"
+        "from pruner import materialize as m; from pruner.sources import open_source\n"
         "m._published = lambda *_: os.kill(os.getpid(), 9)\n"
         "m.materialize(open_source(sys.argv[1]), open_source(sys.argv[2]), Path(sys.argv[3]))"
     )

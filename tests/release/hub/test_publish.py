@@ -9,7 +9,6 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,60 +16,16 @@ import pytest
 from huggingface_hub import HfApi as HubClient
 
 from pruner.errors import CheckFailedError, InputError, UnavailableError
-from pruner.files import sha256_file
 from pruner.progress import NoProgress
 from release.hub import publish as module
 from release.hub.local import LocalHub
 from release.hub.publish import Publication, plan_publication, publish, read_back
+from tests.release.hub.releases import CARD, REPO, Faults, Release, on_commit, push, titles
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
-    from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 ROOT = Path(__file__).resolve().parents[3]
-REPO = "org/model-GGUF"
-CARD = "---\nlicense: apache-2.0\n---\n# Card\n"
-
-
-class Release:
-    """Files of a release in a folder, with the digests that the lock would hold."""
-
-    def __init__(self, folder: Path) -> None:
-        folder.mkdir()
-        self.files: dict[str, Path] = {}
-        self.digests: dict[str, str] = {}
-        self.folder = folder
-        self.add("README.md", CARD.encode())
-        self.add("model-Q6_K.gguf", random.Random(1).randbytes(5_000_000))
-        self.add("model-Q4_K_M.gguf", random.Random(2).randbytes(70_000))
-        self.add("reproduce/lock.json", b"{}\n")
-
-    def add(self, path: str, data: bytes) -> None:
-        local = self.folder / path.replace("/", "_")
-        local.write_bytes(data)
-        self.files[path] = local
-        self.digests[path] = sha256_file(local)
-
-
-@pytest.fixture
-def release(tmp_path: Path) -> Release:
-    return Release(tmp_path / "release")
-
-
-def push(hub: LocalHub, release: Release, **changes: Any) -> Publication:
-    options: dict[str, Any] = {
-        "endpoint": hub.endpoint,
-        "token": hub.token,
-        "private": False,
-        "message": "v1",
-        "tag": "v1",
-        "pause": lambda _seconds: None,
-    }
-    return publish(REPO, release.files, release.digests, **{**options, **changes})
-
-
-def titles(api: HfApi) -> list[str]:
-    return [commit.title for commit in api.list_repo_commits(REPO)]
 
 
 def test_a_release_is_one_commit_that_reads_back(hub: LocalHub, api: HfApi, release: Release) -> None:
@@ -298,68 +253,6 @@ def test_two_publishers_at_once_one_wins_and_the_other_says_so(hub: LocalHub, ap
     assert "somebody else moved main" in str(lost[0])
     assert titles(api) == ["v1", "initial commit"]
     assert api.model_info(REPO).sha == won[0].commit
-
-
-class Faults:
-    """Stands before the Hub: what it does to each request is the test's choice."""
-
-    def __init__(self) -> None:
-        self.before: Callable[[str, str], int | None] = lambda _method, _path: None
-        self.after: Callable[[str, str], int | None] = lambda _method, _path: None
-        self.seen: list[tuple[str, str]] = []
-
-    def __call__(self, app: ASGIApp) -> ASGIApp:
-        async def guarded(scope: Scope, receive: Receive, send: Send) -> None:
-            method, path = scope["method"], scope["path"]
-            self.seen.append((method, path))
-            status = self.before(method, path)
-            if status is not None:
-                await refuse(status, send)
-                return
-
-            async def altered(message: Message) -> None:
-                if message["type"] == "http.response.start":
-                    message = {**message, "status": self.after(method, path) or message["status"]}
-                await send(message)
-
-            await app(scope, receive, altered)
-
-        return guarded
-
-
-async def refuse(status: int, send: Send) -> None:
-    await send({"type": "http.response.start", "status": status, "headers": [(b"content-length", b"0")]})
-    await send({"type": "http.response.body", "body": b""})
-
-
-@pytest.fixture
-def faults() -> Faults:
-    return Faults()
-
-
-@pytest.fixture
-def faulty(tmp_path: Path, faults: Faults) -> Iterator[LocalHub]:
-    with LocalHub(tmp_path / "hub", wrap=faults) as hub:
-        yield hub
-
-
-@pytest.fixture
-def faulty_api(faulty: LocalHub) -> HfApi:
-    from huggingface_hub import HfApi
-
-    return HfApi(endpoint=faulty.endpoint, token=faulty.token)
-
-
-def on_commit(times: int, action: Callable[[], int | None]) -> Callable[[str, str], int | None]:
-    left = [times]
-
-    def choose(_method: str, path: str) -> int | None:
-        if "/commit/" not in path or not left[0]:
-            return None
-        left[0] -= 1
-        return action()
-
-    return choose
 
 
 @pytest.mark.parametrize("status", [500, 502, 503, 504])
