@@ -2,13 +2,7 @@
 
 from __future__ import annotations
 
-import json
-import os
-import random
-import subprocess
-import sys
 import threading
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -182,43 +176,6 @@ def test_read_back_names_what_differs(hub: LocalHub, release: Release) -> None:
         read_back(REPO, "v9", release.digests, endpoint=hub.endpoint, token=hub.token)
 
 
-PUBLISH = """
-import json, sys
-from pathlib import Path
-from release.hub.publish import publish
-job = json.load(sys.stdin)
-files = {name: Path(path) for name, path in job["files"].items()}
-publish(job["repo"], files, job["digests"], endpoint=None, token=None, private=True, message="v1", tag="v1")
-"""
-
-
-@pytest.mark.slow
-def test_a_publisher_killed_at_any_moment_leaves_all_or_nothing(
-    hub: LocalHub, api: HfApi, release: Release, tmp_path: Path
-) -> None:
-    rng = random.Random(7)
-    for number in range(24):
-        release.add(f"shard-{number}.safetensors", rng.randbytes(300_000))
-    files = {name: str(path) for name, path in release.files.items()}
-    job = json.dumps({"repo": REPO, "files": files, "digests": release.digests})
-    environment = {**os.environ, **hub.environment(), "HF_HOME": str(tmp_path / "home"), "PYTHONPATH": str(ROOT)}
-    killed = 0
-    for stored in (2, 4, 8, 16, 27):
-        process = subprocess.Popen([sys.executable, "-c", PUBLISH], stdin=subprocess.PIPE, env=environment, text=True)
-        assert process.stdin is not None
-        process.stdin.write(job)
-        process.stdin.close()
-        while process.poll() is None and len(list((hub.folder / "blobs").glob("*/*"))) < stored:
-            time.sleep(0.002)
-        process.kill()
-        killed += process.wait() != 0
-        assert set(api.list_repo_files(REPO)) in ({".gitattributes"}, {".gitattributes", *release.files})
-    assert killed >= 3
-    push(hub, release, private=True)
-    assert titles(api) == ["v1", "initial commit"]
-    assert api.model_info(REPO, revision="v1").sha == api.model_info(REPO).sha
-
-
 def test_two_publishers_at_once_one_wins_and_the_other_says_so(hub: LocalHub, api: HfApi, tmp_path: Path) -> None:
     """Both read the same head before either commits; their cards differ, so the second must not overwrite the first."""
     api.create_repo(REPO)
@@ -305,27 +262,6 @@ def test_somebody_else_between_upload_and_commit_is_not_overwritten(
         push(faulty, release)
     assert titles(faulty_api) == ["theirs", "initial commit"]
     assert push(faulty, release).changed
-
-
-PLACES = ("/preupload/", "/info/lfs/objects/batch", "/objects/", "/info/lfs/verify", "/tree/", "/tag/", "/api/repos/create")
-
-
-@pytest.mark.parametrize("place", PLACES)
-def test_one_failure_anywhere_is_survived(
-    faulty: LocalHub, faulty_api: HfApi, faults: Faults, release: Release, place: str
-) -> None:
-    hit: list[str] = []
-
-    def once(_method: str, path: str) -> int | None:
-        if place in path and not hit:
-            hit.append(path)
-            return 503
-        return None
-
-    faults.before = once
-    push(faulty, release)
-    assert hit
-    assert titles(faulty_api) == ["v1", "initial commit"]
 
 
 def test_a_content_damaged_on_its_way_is_not_committed(
