@@ -93,26 +93,35 @@ def publish(
         if not pull_request:
             patiently(lambda: api.create_repo(repo, private=True, exist_ok=True), pause)
         plan = _readable(job, prune=prune_remote)
-        for path in plan.removed:
-            progress.note(
-                f"{repo}: {path} will be removed ({'of an older release' if path in plan.stale else '--prune-remote'})"
-            )
         if not plan.settled and not pull_request:
             _require_visibility(plan, private=private)
             _require_tag_free(job, tag)
-        if CARD in files and CARD in {file.path for file in plan.changes}:
+        _announce_removals(plan, progress)
+        if CARD in {file.path for file in plan.changes}:
             require_valid_card(api, files[CARD].read_text(encoding="utf-8"))
         if pull_request:
             return _proposed(job, plan, message, progress)
         if gated is not None:
             set_gated(api, repo, gated)
-        commit = plan.head or ""
-        if not plan.settled:
-            commit = commit_operations(job, plan, operations(job, plan, progress), message)
+        commit = _committed(job, plan, message, progress)
         read_back(repo, commit, digests, endpoint=endpoint, token=token)
         if tag:
             _place_tag(job, tag, commit)
     return Publication(repo, commit, tag, f"{api.endpoint}/{repo}", changed=not plan.settled)
+
+
+def _announce_removals(plan: PublicationPlan, progress: Progress) -> None:
+    """Nothing is removed that was not listed first."""
+    for path in plan.removed:
+        why = "of an older release" if path in plan.stale else "--prune-remote"
+        progress.note(f"{plan.repo}: {path} will be removed ({why})")
+
+
+def _committed(job: Job, plan: PublicationPlan, message: str, progress: Progress) -> str:
+    """The commit that holds the release: a new one, or the head when there is nothing to change."""
+    if plan.settled:
+        return str(plan.head)
+    return commit_operations(job, plan, operations(job, plan, progress), message)
 
 
 def _readable(job: Job, *, prune: bool) -> PublicationPlan:

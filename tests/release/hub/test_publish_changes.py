@@ -169,8 +169,8 @@ def test_a_lost_answer_makes_no_second_pull_request(
     lost = {"/discussions": 1, "/commit/refs/pr/1": 1}
 
     def after(method: str, path: str) -> int | None:
-        for ending in lost:
-            if method == "POST" and path.endswith(ending) and lost[ending]:
+        for ending, left in lost.items():
+            if method == "POST" and path.endswith(ending) and left:
                 lost[ending] = 0
                 return 502
         return None

@@ -148,7 +148,7 @@ def test_a_full_disk_of_the_hub_leaves_the_old_release(
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr("release.hub.server.blobs.os.fsync", full)
-    with pytest.raises(UnavailableError, match="507.*no space left"):
+    with pytest.raises(UnavailableError, match=r"507.*no space left"):
         push(hub, release, message="v2", tag="v2")
     monkeypatch.undo()
     assert titles(api) == ["v1", "initial commit"]
