@@ -18,6 +18,9 @@ from release.records import read_record
 from release.stages.stage import Stage
 
 MODULES = {"analysis": ("torch", "transformers"), "eval": ("lm_eval",)}
+LARGEST_QUANT = 8.5 / 16
+"""Size of a Q8_0 in relation to bf16: 34 bytes for 32 weights."""
+UNQUANTIZED = ("F16", "BF16", "F32")
 TOOLS = {"calibrate": "llama-imatrix", "quantize": "llama-quantize", "eval": "llama-server"}
 
 
@@ -86,6 +89,8 @@ def _run(context: Context) -> str | None:
     if manifest.publish and "publish" in context.planned:
         context.options.hub.require_token()
         _require_hub(context)
+    if _ahead(context, "verify"):
+        _require_priors(context)
     _require_room(context)
     return context.notes.get("toolchain")
 
@@ -139,16 +144,44 @@ def _require_tools(context: Context) -> None:
         context.notes["toolchain"] = f"llama.cpp {context.toolchain.commit[:9]} ({context.toolchain.origin})"
 
 
+def _require_priors(context: Context) -> None:
+    """Earlier builds on the Hub are compared after the build; that they are there is asked before it."""
+    from huggingface_hub import get_token
+
+    from pruner.hub_source import hub_source
+
+    for prior in context.manifest.prior:
+        if prior.repo is not None:
+            hub_source(prior.repo, str(prior.revision), endpoint=None, token=get_token())
+
+
 def _require_room(context: Context) -> None:
-    """Rough need: the weights once, a GGUF of the same size, and each quant at most as large."""
+    """Rough need: the weights once, a GGUF of the same size, and each quant as large as its type can be."""
     manifest = context.manifest
-    if manifest.base.path is None:
-        return  # sizes are known once the base is resolved; the build checks again
-    folder = context.loaded.root / manifest.base.path
-    weights = sum(path.stat().st_size for path in folder.glob("*.safetensors"))
-    copies = (1 if manifest.prune else 0) + (1 + len(manifest.gguf.quants) if manifest.gguf else 0)
-    if not _anything_built(context.work):
-        require_space(context.work, weights * copies, "this release")
+    if _anything_built(context.work):
+        return
+    copies = 1.0 if manifest.prune else 0.0
+    if manifest.gguf:
+        copies += 1 + sum(1.0 if quant.type.upper() in UNQUANTIZED else LARGEST_QUANT for quant in manifest.gguf.quants)
+    require_space(context.work, round(_base_weights(context) * copies), "this release")
+
+
+def _base_weights(context: Context) -> int:
+    """Bytes of the base's shards; of a base on the Hub as it lists them, 0 when it cannot be asked now."""
+    base = context.manifest.base
+    if base.path is not None:
+        return sum(path.stat().st_size for path in (context.loaded.root / base.path).glob("*.safetensors"))
+    from huggingface_hub import constants, get_token
+
+    from pruner.hub_source import hub_source
+
+    if constants.HF_HUB_OFFLINE:
+        return 0
+    try:
+        listed = hub_source(str(base.repo), str(base.revision), endpoint=None, token=get_token()).files
+    except UnavailableError:  # a snapshot in the cache may do; the next stage says what is wrong
+        return 0
+    return sum(file.size for name, file in listed.items() if name.endswith(".safetensors"))
 
 
 def _anything_built(work: Path) -> bool:
