@@ -130,12 +130,5 @@ def stage_command(stage: str, help_text: str) -> Callable[..., None]:
     return command
 
 
-def write_card(
-    manifest: ManifestArgument, work: WorkOption = None, llama_cpp: LlamaOption = None, as_json: JsonOption = False
-) -> None:
-    """Write model cards and the results table, every number from the lock or the evidence."""
-    run_stages(manifest, work=work, until="card", llama_cpp=llama_cpp, as_json=as_json)
-
-
 quantize = stage_command("quantize", "Convert, calibrate and quantize with llama.cpp.")
 publish = stage_command("publish", "Publish to the Hub: one commit per repository.")

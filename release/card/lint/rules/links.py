@@ -1,0 +1,44 @@
+"""Links that lead nowhere: anchors without a heading, files that the repository does not hold, addresses that are none."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from urllib.parse import unquote, urlsplit
+
+from release.card.lint.document import Document
+from release.card.lint.finding import Finding
+from release.card.lint.knowledge import Knowledge
+
+KIND = "link"
+LOOPBACK = frozenset({"localhost", "127.0.0.1", "0.0.0.0", "::1"})  # noqa: S104  # names to refuse, nothing is bound
+
+
+def find(document: Document, knowledge: Knowledge) -> Iterator[Finding]:
+    """No network: a remote address is only checked for its form."""
+    for link in document.links:
+        if (reason := _broken(link.target, document, knowledge)) is not None:
+            yield Finding(link.number, KIND, f"{link.target[:80] or 'an empty link'}: {reason}")
+
+
+def _broken(target: str, document: Document, knowledge: Knowledge) -> str | None:
+    try:
+        parts = urlsplit(target)
+        host = parts.hostname or ""
+    except ValueError:
+        return "is no address"
+    if parts.scheme in ("http", "https"):
+        if host in LOOPBACK:
+            return "leads to the reader's own machine"
+        return None if "." in host and " " not in target else "has no host"
+    if parts.scheme:
+        return None if parts.scheme == "mailto" else f"readers cannot follow {parts.scheme}:"
+    if not parts.path:
+        anchor = unquote(parts.fragment).lower()
+        known = {each.lower() for each in document.anchors}
+        return None if anchor in known and anchor else "no heading of this card has this anchor"
+    path = unquote(parts.path)
+    if path.startswith(("/", "../")):
+        return None  # another page of the Hub
+    if knowledge.files is not None and not knowledge.has(path):
+        return "the repository has no such file"
+    return None
