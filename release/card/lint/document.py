@@ -173,7 +173,8 @@ def _inline(document: Document, token: Token, first: int, *, heading: bool) -> N
 
 def _lines_of(document: Document, token: Token, number: int) -> Iterator[tuple[int, str, list[str]]]:
     """(line, plain text, names in backquotes) of an inline token; links are noted in the document on the way."""
-    text, names = "", []
+    text: str = ""
+    names: list[str] = []
     for child in token.children or ():
         if child.type in ("softbreak", "hardbreak"):
             yield number, text, names

@@ -50,9 +50,11 @@ class CardArchitecture:
 def stated_facts(document: Document) -> Iterator[Stated]:
     """Architecture facts of lists and two-column tables, in order; the first number behind the key counts."""
     pairs = [(line.number, line.cells[0], line.cells[1]) for line in document.lines if len(line.cells) == 2]  # noqa: PLR2004
-    for line in document.lines:
-        if not line.cells and (match := ENTRY.match(line.text)):
-            pairs.append((line.number, match["key"], match["value"]))
+    pairs += [
+        (line.number, match["key"], match["value"])
+        for line in document.lines
+        if not line.cells and (match := ENTRY.match(line.text))
+    ]
     for number, key, value in sorted(pairs):
         name = next((name for name, pattern in KEYS.items() if pattern.fullmatch(key.strip())), None)
         found = quantities(value)

@@ -25,7 +25,7 @@ class Knowledge:
     claims: Mapping[str, Mapping[str, Any]] | None = None
 
     def has(self, name: str) -> bool:
-        """Whether the repository holds a file or folder: by path, by name alone, or by a pattern such as `model-0000N-of-00009`."""
+        """Whether the repository holds a file or folder: by path, by name, or by a pattern (`model-0000N-of-00009`)."""
         path = str(PurePosixPath(name)).removeprefix("./")
         files = self.files or frozenset()
         if path in files or any(file.startswith(f"{path.rstrip('/')}/") for file in files):

@@ -14,6 +14,9 @@ KIND = "breakdown"
 CLASSES = ("correct", "right", "wrong", "incorrect", "invalid", "valid", "empty", "truncated", "unparsable", "failed")
 COUNTED = re.compile(rf"(?<![\w./,\-−])(?P<count>\d[\d,]*)\s+(?:\w+\s)?(?P<name>{'|'.join(CLASSES)})\b", re.IGNORECASE)
 RESULT = re.compile(r"=\s*(?P<count>\d[\d,]*)\s+(?:correct|right)\b", re.IGNORECASE)
+PAIR = 2
+LONGEST = 10
+"""Digits of a count that is none of questions."""
 NEIGHBOURHOOD = 6
 """Lines of one list."""
 
@@ -69,10 +72,11 @@ def _nested(line: Line) -> Iterator[re.Match[str]]:
 
 def _tables(document: Document, totals: set[int]) -> Iterator[Finding]:
     for table in document.tables:
-        cells = [
-            (row.cells[0].strip().lower(), row.cells[1].strip().replace(",", "")) for row in table.rows if len(row.cells) == 2
-        ]  # noqa: PLR2004
-        if len(cells) < 2 or not all(name in CLASSES and count.isdecimal() and len(count) < 10 for name, count in cells):  # noqa: PLR2004
+        pairs = [row.cells for row in table.rows if len(row.cells) == PAIR]
+        cells = [(name.strip().lower(), count.strip().replace(",", "")) for name, count in pairs]
+        if len(cells) < PAIR or not all(
+            name in CLASSES and count.isdecimal() and len(count) < LONGEST for name, count in cells
+        ):
             continue
         total = sum(int(count) for _, count in cells)
         if totals and total not in totals:

@@ -17,7 +17,7 @@ Shown = frozenset[tuple[Decimal, str]]
 
 
 def find(document: Document, knowledge: Knowledge) -> Iterator[Finding]:
-    """Numbers of text and tables; those of a name in backquotes, of code, of links and of the front matter are no statements."""
+    """Numbers of text and tables; names in backquotes, code, addresses and the front matter state nothing."""
     if knowledge.claims is None:
         return
     known: set[tuple[Decimal, str]] = set()

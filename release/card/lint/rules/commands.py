@@ -79,9 +79,7 @@ def _check(number: int, line: str, shell: Shell, knowledge: Knowledge) -> Iterat
 
 
 def _is_command(words: list[str]) -> bool:
-    return (
-        bool(COMMAND.match(" ".join(words) + " ")) or words[0].startswith("./") or words[0] in ("bash", "sh") or "/" in words[0]
-    )
+    return bool(COMMAND.match(" ".join(words) + " ")) or words[0] in ("bash", "sh") or "/" in words[0]
 
 
 def _command(number: int, words: list[str], shell: Shell, knowledge: Knowledge) -> Iterator[Finding]:

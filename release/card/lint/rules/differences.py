@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from decimal import Decimal
+from itertools import pairwise
 
 from release.card.lint.document import Document, Line
 from release.card.lint.finding import Finding
@@ -58,7 +59,7 @@ def _sentence(line: Line, values: list[Quantity], scores: dict[str, Fraction]) -
     points = [each for each in values if each.unit == "pp"]
     pairs = [
         (one, two, match["word"].lower())
-        for one, two in zip(percents, percents[1:], strict=False)
+        for one, two in pairwise(percents)
         if (match := BETWEEN.fullmatch(line.text[one.end : two.start]))
     ]
     if len(points) != 1 or len(pairs) != 1:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from decimal import Decimal
+from itertools import pairwise
 from typing import Any
 
-from release.card.lint.document import Document, Line
+from release.card.lint.document import Document
 from release.card.lint.finding import Finding
 from release.card.lint.knowledge import Knowledge
 from release.card.lint.quantities import BYTES, Quantity, Range, quantities, shown
@@ -91,19 +92,11 @@ def _pairs(document: Document) -> Iterator[Finding]:
     """44.83 GB (41.75 GiB): the two must be the same bytes."""
     for line in document.lines:
         values = quantities(line.text)
-        for one, other in zip(values, values[1:], strict=False):
-            gap = line.text[one.end : other.start]
-            if (
-                {_binary(one)} == {other.unit}
-                and one.unit in BINARY
-                and re.fullmatch(r"\s?[(/=,]\s?", gap)
-                and not one.scaled.meets(other.scaled)
-            ):
-                yield Finding(
-                    line.number,
-                    KIND,
-                    f"{one.text.strip()} is {shown(one.value * one.scale / other.scale, other.places)} {other.unit}, the card says {other.text.strip()}",
-                )
+        for one, other in pairwise(values):
+            together = re.fullmatch(r"\s?[(/=,]\s?", line.text[one.end : other.start])
+            if together and one.unit in BINARY and _binary(one) == other.unit and not one.scaled.meets(other.scaled):
+                true = f"{shown(one.value * one.scale / other.scale, other.places)} {other.unit}"
+                yield Finding(line.number, KIND, f"{one.text.strip()} is {true}, the card says {other.text.strip()}")
 
 
 def _claimed(document: Document, knowledge: Knowledge) -> Iterator[Finding]:
@@ -111,22 +104,16 @@ def _claimed(document: Document, knowledge: Knowledge) -> Iterator[Finding]:
     claimed = [Decimal(str(claim["value"])) for claim in (knowledge.claims or {}).values() if _is_bytes(claim)]
     for line in document.lines:
         for size in quantities(line.text) if claimed else ():
-            if size.unit not in BINARY and size.unit not in DECIMAL or _any(claimed, size.scaled):
+            if (size.unit not in BINARY and size.unit not in DECIMAL) or _any(claimed, size.scaled):
                 continue
             other = BINARY.get(size.unit) or DECIMAL[size.unit]
             if _any(claimed, size.range.times(BYTES[other])):
                 yield Finding(line.number, KIND, f"{size.text.strip()}: the claims know this number as {other}")
 
 
-def _is_bytes(claim: dict[str, Any] | Any) -> bool:
+def _is_bytes(claim: Mapping[str, Any]) -> bool:
     return claim["unit"] == "bytes" and isinstance(claim.get("value"), (int, float))
 
 
 def _any(values: list[Decimal], range_: Range) -> bool:
     return any(range_.low <= value <= range_.high for value in values)
-
-
-def lines_with_sizes(document: Document) -> Iterator[tuple[Line, Quantity]]:
-    """Every size of a card with its line."""
-    for line in document.lines:
-        yield from ((line, each) for each in quantities(line.text) if each.kind == "bytes" and not each.signed)

@@ -26,19 +26,19 @@ def _broken(target: str, document: Document, knowledge: Knowledge) -> str | None
         host = parts.hostname or ""
     except ValueError:
         return "is no address"
-    if parts.scheme in ("http", "https"):
-        if host in LOOPBACK:
-            return "leads to the reader's own machine"
-        return None if "." in host and " " not in target else "has no host"
     if parts.scheme:
-        return None if parts.scheme == "mailto" else f"readers cannot follow {parts.scheme}:"
+        return _remote(parts.scheme, host, target)
     if not parts.path:
-        anchor = unquote(parts.fragment).lower()
         known = {each.lower() for each in document.anchors}
-        return None if anchor in known and anchor else "no heading of this card has this anchor"
+        return None if unquote(parts.fragment).lower() in known else "no heading of this card has this anchor"
     path = unquote(parts.path)
-    if path.startswith(("/", "../")):
-        return None  # another page of the Hub
-    if knowledge.files is not None and not knowledge.has(path):
-        return "the repository has no such file"
-    return None
+    elsewhere = path.startswith(("/", "../"))  # another page of the Hub
+    return None if elsewhere or knowledge.files is None or knowledge.has(path) else "the repository has no such file"
+
+
+def _remote(scheme: str, host: str, target: str) -> str | None:
+    if scheme not in ("http", "https"):
+        return None if scheme == "mailto" else f"readers cannot follow {scheme}:"
+    if host in LOOPBACK:
+        return "leads to the reader's own machine"
+    return None if "." in host and " " not in target else "has no host"

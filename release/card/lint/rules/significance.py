@@ -36,23 +36,22 @@ def find(document: Document, _: Knowledge) -> Iterator[Finding]:
         points = [each for each in quantities(line.text) if each.unit == "pp"]
         if line.cells or not points or not WORDS.search(line.text) or TESTED.search(line.text) or detectable is None:
             continue
-        difference = abs(points[0].value)
-        if difference < 100 * detectable:  # type: ignore[operator]  # Decimal compares with float exactly
+        if abs(points[0].value) < 100 * detectable:
             text = (
                 f"{points[0].text.strip()} of {total} questions, which can show {100 * detectable:.1f} pp (paired, 80 % power)"
             )
-            named = [
-                scores[str(each.value)] for each in quantities(line.text) if each.unit == "%" and str(each.value) in scores
-            ]
-            spans = [wilson_interval(count.part, count.whole) for count in named[:2]]
-            shown = " and ".join(f"{100 * low:.1f}–{100 * high:.1f} %" for low, high in spans)
-            overlap = f"; 95 % intervals {shown} overlap" if len(spans) == 2 and _overlap(*spans) else ""  # noqa: PLR2004
-            yield Finding(line.number, KIND, f"{text}{overlap}; say the test, or that no difference was detected")
+            named = [scores.get(str(each.value)) for each in quantities(line.text) if each.unit == "%"]
+            spans = [wilson_interval(count.part, count.whole) for count in named if count][:2]
+            yield Finding(line.number, KIND, f"{text}{_overlap(spans)}; say the test, or that no difference was detected")
 
 
 def _is_score(text: str) -> bool:
     return any(each.unit == "%" for each in quantities(text))
 
 
-def _overlap(one: tuple[float, float], other: tuple[float, float]) -> bool:
-    return one[0] <= other[1] and other[0] <= one[1]
+def _overlap(spans: list[tuple[float, float]]) -> str:
+    """Words for two intervals that overlap; nothing otherwise."""
+    if len(spans) != 2 or spans[0][0] > spans[1][1] or spans[1][0] > spans[0][1]:  # noqa: PLR2004  # two scores
+        return ""
+    shown = " and ".join(f"{100 * low:.1f}–{100 * high:.1f} %" for low, high in spans)
+    return f"; 95 % intervals {shown} overlap"

@@ -25,12 +25,9 @@ def find(document: Document, _: Knowledge) -> Iterator[Finding]:
             terms = [each for part in match["terms"].split("+") for each in quantities(part)[:1]]
             total = quantities(match["total"])[0]
             if len(terms) > 1 and not _range(terms).meets(total.range):
-                found = sum((each.value for each in terms), Decimal(0))
-                yield Finding(
-                    line.number,
-                    KIND,
-                    f"{' + '.join(each.text.strip() for each in terms)} is {shown(found, total.places)}, the card says {total.text}",
-                )
+                found = shown(sum((each.value for each in terms), Decimal(0)), total.places)
+                added = " + ".join(each.text.strip() for each in terms)
+                yield Finding(line.number, KIND, f"{added} is {found}, the card says {total.text}")
     for table in document.tables:
         yield from _columns(table)
 
