@@ -12,8 +12,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 # Told apart by lightness too, so that they survive a grey print.
-ONE_MAP = {"kept": "#d8dee4", "dropped": "#0b3d66"}
-TWO_MAPS = {"kept": "#d8dee4", "dropped by both": "#0b3d66", "dropped only by A": "#d55e00", "dropped only by B": "#f0c05a"}
+ONE_MAP = {"kept": "#d8dee4", "dropped": "#1f4e79"}
+TWO_MAPS = {"kept": "#d8dee4", "dropped by both": "#1f4e79", "dropped only by A": "#d55e00", "dropped only by B": "#f0c05a"}
 INCH_PER_LAYER, LEAST_HEIGHT, LARGEST_HEIGHT = 0.12, 0.9, 9.0
 MOST_LABELS = 24
 MOST_LINES = 2000

@@ -24,7 +24,9 @@ from release.card.pictures.canvas import (
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-STYLES = {  # colour and hatch: neither is needed to tell the parts apart
+    from release.evaluation.protocol import OutcomeName
+
+STYLES: dict[OutcomeName, tuple[str, str]] = {  # colour and hatch: neither is needed to tell the parts apart
     "valid": (BLUE, ""),
     "truncated": (ORANGE, "//"),
     "empty": (VERMILION, ".."),
@@ -38,7 +40,7 @@ class Breakdown:
     """The number of questions of each outcome in one run."""
 
     label: str
-    outcomes: Mapping[str, int]
+    outcomes: Mapping[OutcomeName, int]
 
 
 def outcomes_picture(runs: Sequence[Breakdown]) -> Picture:
@@ -49,7 +51,7 @@ def outcomes_picture(runs: Sequence[Breakdown]) -> Picture:
 
 
 def _counts(run: Breakdown, separator: str) -> str:
-    return separator.join(f"{number:,} {name}" for name, number in run.outcomes.items() if number)
+    return separator.join(f"{run.outcomes[name]:,} {name}" for name in STYLES if run.outcomes.get(name))
 
 
 def _draw(figure: Figure, runs: Sequence[Breakdown]) -> None:
