@@ -10,6 +10,7 @@ from typing import Any
 from pruner.drop_map import read_drop_map
 from pruner.errors import InputError
 from pruner.files import read_json
+from release.card.claims import Claim
 from release.card.pictures.canvas import Picture
 from release.card.pictures.heat_map import experts_picture
 from release.card.pictures.outcomes import Breakdown, outcomes_picture
@@ -23,6 +24,7 @@ from release.stages.prune import drop_map_path
 from release.stages.quantize import read_summaries
 
 FOLDER = "pictures"
+SOURCE = "what the picture is drawn from: evidence, drop_map.json and the sizes of files"
 
 
 def quality_path(context: Context) -> Path:
@@ -44,7 +46,10 @@ def draw_pictures(context: Context, entries: Sequence[Entry]) -> list[Picture]:
 
 def picture_facts(pictures: Sequence[Picture]) -> dict[str, Any]:
     """What a template needs: paths in the repository, and what to say to those who cannot see."""
-    return {each.name: {"alt": each.alt, **{form: f"{FOLDER}/{each.name}.{form}" for form in each.files}} for each in pictures}
+    return {
+        each.name: {"alt": Claim(each.alt, "text", SOURCE), **{form: f"{FOLDER}/{each.name}.{form}" for form in each.files}}
+        for each in pictures
+    }
 
 
 def picture_files(pictures: Sequence[Picture]) -> dict[str, bytes]:
