@@ -46,10 +46,8 @@ def draw_pictures(context: Context, entries: Sequence[Entry]) -> list[Picture]:
 
 def picture_facts(pictures: Sequence[Picture]) -> dict[str, Any]:
     """What a template needs: paths in the repository, and what to say to those who cannot see."""
-    return {
-        each.name: {"alt": Claim(each.alt, "text", SOURCE), **{form: f"{FOLDER}/{each.name}.{form}" for form in each.files}}
-        for each in pictures
-    }
+    paths = {each.name: {form: f"{FOLDER}/{each.name}.{form}" for form in each.files} for each in pictures}
+    return {each.name: {"alt": Claim(each.alt, "text", SOURCE), **paths[each.name]} for each in pictures}
 
 
 def picture_files(pictures: Sequence[Picture]) -> dict[str, bytes]:

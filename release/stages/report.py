@@ -34,7 +34,7 @@ from release.stages.pictures import FOLDER
 from release.stages.prune import skip_base_release
 from release.stages.stage import Stage
 
-BEFORE = (*("preflight", "resolve", "analyze", "rank", "prune", "verify", "convert", "calibrate", "quantize", "eval", "card"),)
+BEFORE = ("preflight", "resolve", "analyze", "rank", "prune", "verify", "convert", "calibrate", "quantize", "eval", "card")
 """The stages whose times the page shows."""
 
 
@@ -93,7 +93,8 @@ def _warnings(context: Context, facts: Facts, lock: Lock) -> Iterator[Concern]:
     if locked is None:
         yield from lock_warnings(None)
     else:
-        yield from lock_warnings(differences(locked.outputs, lock.outputs), changed_inputs(locked, lock))
+        changed, accepted = differences(locked.outputs, lock.outputs), context.options.update_lock
+        yield from lock_warnings(changed, changed_inputs(locked, lock), accepted=accepted)
     yield from overlap_warnings(facts["contamination"], evaluated=context.manifest.eval is not None)
     if context.manifest.eval:
         yield from run_warnings(evidence_of(context), facts["runs"], reference_of(context.loaded))
@@ -132,6 +133,7 @@ def _inputs(context: Context) -> Any:
         {record.stage: [record.seconds, record.peak_memory] for record in _records(context)},
         own_templates(context.loaded.root, context.manifest.card.templates),
         shipped,
+        context.options.update_lock,
     ]
 
 
