@@ -15,7 +15,7 @@ import typer
 
 from pruner.errors import InputError, MoeReleaseError, UnavailableError
 from release import __version__
-from release.commands import analysis, cards, comparison, evaluation, pipeline, weights
+from release.commands import analysis, cards, comparison, evaluation, pipeline, report, weights
 from release.commands.hub import hub_app
 from release.commands.maps import map_app
 from release.commands.toolchain import toolchain_app
@@ -51,6 +51,7 @@ COMMANDS: tuple[tuple[str, str, Callable[..., None]], ...] = (
     (RELEASE, "eval", evaluation.evaluate),
     (RELEASE, "compare", evaluation.compare),
     (RELEASE, "card", cards.card),
+    (RELEASE, "report", report.write_report),
     (RELEASE, "publish", pipeline.publish),
     (WEIGHTS, "diff", comparison.diff_checkpoints),
     (WEIGHTS, "infer", comparison.infer_drop_map),

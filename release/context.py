@@ -29,6 +29,8 @@ class Options:
     until: str | None = None
     hub: HubTarget = field(default_factory=HubTarget)
     update_lock: bool = False
+    replace_card: bool = False
+    """Overwrite a published card although somebody changed it outside of its hand-written parts."""
     llama_cpp: Path | None = None
     workers: int | None = None
     servers: int = 1

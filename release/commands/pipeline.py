@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from typing import Annotated
 
 import typer
@@ -15,6 +14,7 @@ from release.commands.options import (
     LlamaOption,
     ManifestArgument,
     OffloadOption,
+    ReplaceCardOption,
     ServerOption,
     ServersOption,
     UpdateLockOption,
@@ -77,6 +77,7 @@ def cut(
     until: Annotated[str | None, typer.Option("--until", metavar="STAGE", help="Stop after this stage.")] = None,
     hub: HubOption = None,
     update_lock: UpdateLockOption = False,
+    replace_card: ReplaceCardOption = False,
     llama_cpp: LlamaOption = None,
     offload: OffloadOption = "none",
     workers: WorkersOption = None,
@@ -93,6 +94,7 @@ def cut(
         until=until,
         hub=hub,
         update_lock=update_lock,
+        replace_card=replace_card,
         llama_cpp=llama_cpp,
         offload=offload,
         workers=workers,
@@ -103,32 +105,36 @@ def cut(
     )
 
 
-def stage_command(stage: str, help_text: str) -> Callable[..., None]:
-    """A command that runs the pipeline up to one stage; what is up to date is not run again."""
-
-    def command(
-        manifest: ManifestArgument,
-        work: WorkOption = None,
-        hub: HubOption = None,
-        update_lock: UpdateLockOption = False,
-        llama_cpp: LlamaOption = None,
-        workers: WorkersOption = None,
-        as_json: JsonOption = False,
-    ) -> None:
-        run_stages(
-            manifest,
-            work=work,
-            until=stage,
-            hub=hub,
-            update_lock=update_lock,
-            llama_cpp=llama_cpp,
-            workers=workers,
-            as_json=as_json,
-        )
-
-    command.__doc__ = help_text
-    return command
+def quantize(
+    manifest: ManifestArgument,
+    work: WorkOption = None,
+    llama_cpp: LlamaOption = None,
+    workers: WorkersOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Convert, calibrate and quantize with llama.cpp."""
+    run_stages(manifest, work=work, until="quantize", llama_cpp=llama_cpp, workers=workers, as_json=as_json)
 
 
-quantize = stage_command("quantize", "Convert, calibrate and quantize with llama.cpp.")
-publish = stage_command("publish", "Publish to the Hub: one commit per repository.")
+def publish(
+    manifest: ManifestArgument,
+    work: WorkOption = None,
+    hub: HubOption = None,
+    update_lock: UpdateLockOption = False,
+    replace_card: ReplaceCardOption = False,
+    llama_cpp: LlamaOption = None,
+    workers: WorkersOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Publish to the Hub: one commit per repository."""
+    run_stages(
+        manifest,
+        work=work,
+        until="publish",
+        hub=hub,
+        update_lock=update_lock,
+        replace_card=replace_card,
+        llama_cpp=llama_cpp,
+        workers=workers,
+        as_json=as_json,
+    )

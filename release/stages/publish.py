@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from pruner.errors import CheckFailedError
 from pruner.files import canonical_json, write_atomic
 from release.context import Context
+from release.stages.kept_card import with_kept_parts
 from release.stages.publication import Repository, repositories
 from release.stages.stage import Stage
 
@@ -22,7 +23,7 @@ def skip_unpublished(context: Context) -> str | None:
 def _run(context: Context) -> str:
     from release.hub.secret_scan import require_no_secrets
 
-    planned = repositories(context)
+    planned = [with_kept_parts(context, repository) for repository in repositories(context)]
     for repository in planned:
         require_no_secrets(repository.files, folders=(context.work.resolve(), context.loaded.root.resolve()))
     done = [_published(context, repository) for repository in planned]
