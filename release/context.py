@@ -36,6 +36,8 @@ class Options:
     servers: int = 1
     server_urls: tuple[str, ...] = ()
     limit: int | None = None
+    from_headers: bool = False
+    """Plan and render from the base's headers; nothing can be built then."""
     offload: bool = False
     """Measure the base one decoder layer at a time; changes memory and time, never the numbers."""
 
@@ -115,9 +117,9 @@ class Context:
     @cached_property
     def base_source(self) -> Source:
         """Where the build reads the base: its folder, or its repository by ranges."""
-        from release.base import base_source
+        from release.base import base_source, header_source
 
-        return base_source(self.loaded)
+        return header_source(self.loaded) if self.options.from_headers else base_source(self.loaded)
 
     @cached_property
     def base(self) -> Checkpoint:

@@ -30,3 +30,7 @@ OffloadOption = Annotated[
     Literal["none", "layers"],
     typer.Option("--offload", help="layers: for a base larger than memory, measure one decoder layer at a time."),
 ]
+HeadersOption = Annotated[
+    bool,
+    typer.Option("--from-headers", help="From the base's headers and what others reported; needs no base, builds nothing."),
+]

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from release.commands.options import (
+    HeadersOption,
     HubOption,
     JsonOption,
     LimitOption,
@@ -27,7 +28,7 @@ from release.commands.running import context_of, run_stages
 def check(manifest: ManifestArgument, as_json: JsonOption = False) -> None:
     """Validate a manifest and every file that it names; nothing is built."""
     from release.manifest import load_manifest
-    from release.stages.preflight import check_inputs
+    from release.stages.preflight import check_inputs, not_buildable
 
     loaded = load_manifest(manifest)
     check_inputs(loaded)
@@ -35,6 +36,8 @@ def check(manifest: ManifestArgument, as_json: JsonOption = False) -> None:
         typer.echo(loaded.content.model_dump_json(by_alias=True, indent=2))
     else:
         typer.echo(f"{manifest}: a valid manifest of {loaded.content.name}")
+        for reason in not_buildable(loaded):
+            typer.echo(f"  cannot be built: {reason}")
 
 
 def schema() -> None:
@@ -62,11 +65,16 @@ def doctor(llama_cpp: LlamaOption = None, as_json: JsonOption = False) -> None:
         raise typer.Exit(3)
 
 
-def plan(manifest: ManifestArgument, work: WorkOption = None, as_json: JsonOption = False) -> None:
-    """Show what a build will write, from headers alone; needs a drop map, pinned or already ranked."""
+def plan(
+    manifest: ManifestArgument, work: WorkOption = None, from_headers: HeadersOption = False, as_json: JsonOption = False
+) -> None:
+    """Show what a build will write, from headers alone; needs a drop map, pinned or already ranked, but with --from-headers."""
+    from release.context import Options
     from release.plan_report import describe_plan, plan_table
 
-    report = describe_plan(context_of(manifest, work))
+    context = context_of(manifest, work)
+    context.options = Options(from_headers=from_headers)
+    report = describe_plan(context)
     typer.echo(json.dumps(report, indent=2) if as_json else plan_table(report))
 
 

@@ -34,7 +34,12 @@ def check_inputs(loaded: LoadedManifest) -> None:
     if manifest.prune and manifest.prune.drop_map:
         from pruner.drop_map import read_drop_map
 
-        read_drop_map(loaded.file(manifest.prune.drop_map))
+        if not absent_map(loaded):
+            read_drop_map(loaded.file(manifest.prune.drop_map))
+    if manifest.base.headers:
+        from release.base_headers import described_base
+
+        described_base(loaded.file(manifest.base.headers))
     dataset = manifest.prune.dataset if manifest.prune else None
     if dataset and dataset.path:
         loaded.file(PinnedFile(path=dataset.path, sha256=dataset.sha256))
@@ -56,6 +61,24 @@ def check_inputs(loaded: LoadedManifest) -> None:
             require_reference(protocol, reference_of(loaded))
     if manifest.card.prose:
         loaded.file(PinnedFile(path=manifest.card.prose))
+
+
+def absent_map(loaded: LoadedManifest) -> str | None:
+    """Why the pinned drop map is not here, when the manifest says so and it is not."""
+    pinned = loaded.content.prune.drop_map if loaded.content.prune else None
+    if pinned is None or pinned.absent is None or path_inside(loaded.root, pinned.path).exists():
+        return None
+    return pinned.absent
+
+
+def not_buildable(loaded: LoadedManifest) -> list[str]:
+    """What a manifest says that it does not know, and without which nothing can be built: it can be planned and rendered."""
+    base, reasons = loaded.content.base, []
+    if base.repo is not None and base.revision is None:
+        reasons.append(f"the commit of {base.repo} is UNKNOWN")
+    if (absent := absent_map(loaded)) is not None:
+        reasons.append(f"the drop map is absent: {absent}")
+    return reasons
 
 
 def _ahead(context: Context, stage: str) -> bool:

@@ -47,5 +47,5 @@ def find(document: Document, _: Knowledge) -> Iterator[Finding]:
         yield Finding(
             number,
             KIND,
-            f"experts were measured on {name}{which}, and {name} is the score; questions that both share are in-sample, say how many",
+            f"experts were measured on {name}{which}, and {name} is the score; say how many questions both share: in-sample",
         )
