@@ -51,6 +51,7 @@ COMMANDS: tuple[tuple[str, str, Callable[..., None]], ...] = (
     (RELEASE, "eval", evaluation.evaluate),
     (RELEASE, "compare", evaluation.compare),
     (RELEASE, "card", cards.card),
+    (RELEASE, "table", cards.table),
     (RELEASE, "report", report.write_report),
     (RELEASE, "publish", pipeline.publish),
     (WEIGHTS, "diff", comparison.diff_checkpoints),

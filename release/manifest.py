@@ -116,8 +116,8 @@ class Base(Document):
     name: str | None = Field(None, description="What cards call a base given by path; default: the folder's name.")
     headers: PinnedFile | None = Field(
         None,
-        description="A description of the base's headers: `plan` and `card` need no more with --from-headers.  Only with it may "
-        "the revision be left out when it is not known; then nothing can be built.",
+        description="A description of the base's headers, for `plan` and `card` with --from-headers.  Only with it may the revision "
+        "be left out when it is not known; then nothing can be built.",
     )
 
     @model_validator(mode="after")
@@ -246,6 +246,8 @@ class Eval(Document):
 class Reported(Document):
     """A score that someone else published and that was not reproduced here."""
 
+    exam: str | None = Field(None, description="What was asked, such as GPQA Diamond.")
+    quant: str | None = Field(None, description="What answered, such as Q6_K.")
     correct: int = Field(ge=0, description="Correct answers of the published score, patched if it was.")
     total: int = Field(gt=0)
     raw_correct: int | None = Field(None, ge=0, description="Correct answers before any patch, where the source tells them.")
@@ -256,6 +258,12 @@ class Reported(Document):
     date: Annotated[str, StringConstraints(pattern=r"^\d{4}-\d{2}-\d{2}$")] | None = Field(
         None, description="When it was published; leave it out where the source does not say."
     )
+
+    @property
+    def origin(self) -> str:
+        """What was asked, where and when it was published."""
+        where = f"{self.url} on {self.date}" if self.date else f"{self.url} (no date given)"
+        return f"{self.exam}, reported at {where}" if self.exam else f"reported at {where}"
 
     @model_validator(mode="after")
     def _adds_up(self) -> Reported:
@@ -300,6 +308,10 @@ class Card(Document):
 
     prose: str | None = Field(None, description="Markdown file beside the manifest; may use {{ claims }}.")
     license: str | None = Field(None, description="Only for a base by path; a base on the Hub brings its own.")
+    earlier_maps: dict[str, PinnedFile] = Field(
+        default_factory=dict,
+        description="Drop maps of earlier variants by name; the card tells how far it agrees.",
+    )
     templates: str | None = Field(
         None, description="Folder of your own templates beside the manifest; they may extend the shipped ones of their name."
     )

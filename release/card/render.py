@@ -6,6 +6,7 @@ and may extend it: `{% extends "weights_card.md.j2" %}` with the blocks that are
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import MappingProxyType
@@ -16,6 +17,7 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from pruner.errors import InputError
 from pruner.files import path_inside
+from release.card.claims import CONFIDENCE, Claim
 from release.card.prose import require_no_numbers
 
 SHIPPED = Path(__file__).resolve().parent.parent / "templates"
@@ -42,7 +44,7 @@ class _Environment(ImmutableSandboxedEnvironment):
 def environment(own: Mapping[str, str] = NO_TEMPLATES, *, html: bool = False) -> ImmutableSandboxedEnvironment:
     """A sandbox over the shipped templates and a person's own.
 
-    HTML is escaped wherever a value is printed; markdown is not HTML, so there only table cells are, by `cell`.
+    Whatever is printed is escaped: as HTML, or so that markdown does not obey it.
     """
     result = _Environment(
         loader=ChoiceLoader(
@@ -53,22 +55,63 @@ def environment(own: Mapping[str, str] = NO_TEMPLATES, *, html: bool = False) ->
         lstrip_blocks=True,
         keep_trailing_newline=True,
         autoescape=html,
+        finalize=None if html else printed,
     )
     result.own = own
     result.globals.clear()  # a card prints claims; functions print addresses
-    result.filters |= {"cell": cell, "alt": alt}
+    result.globals["confidence"] = CONFIDENCE
+    result.filters |= {"cell": cell, "alt": alt} | ({} if html else {"code": code, "fenced": fenced, "trim": trim})
     return result
+
+
+class Markdown(str):
+    """Markdown as it is meant: printed as it stands, while every other text is escaped."""
+
+    __slots__ = ()
+
+
+SPECIAL = re.compile(r"[\\`*\[\]<>|~$]|(?<![^\W_])_|_(?![^\W_])|&(?=#?\w+;)")
+"""What markdown or HTML would obey; an underscore inside a word is a letter."""
+WHITE = re.compile(r"\s+")
+
+
+def escape(value: object) -> Markdown:
+    """A text on one line in which nothing is markup: names, labels and licenses are foreign."""
+    return Markdown(SPECIAL.sub(r"\\\g<0>", WHITE.sub(" ", str(value))))
+
+
+def printed(value: object) -> object:
+    """What `{{ }}` prints into markdown: numbers as they are shown, texts escaped."""
+    if isinstance(value, Claim):
+        return escape(value) if value.unit in ("text", "digest") else str(value)
+    return escape(value) if isinstance(value, str) and not isinstance(value, Markdown) else value
+
+
+def code(value: object) -> Markdown:
+    """A text for between backquotes or in a fenced block, which cannot end either."""
+    return Markdown(" ".join(str(value).split()).replace("`", "'"))
+
+
+def fenced(value: object) -> Markdown:
+    """Lines of a fenced block as they are; a fence among them is none."""
+    return Markdown(str(value).replace("```", "'''"))
+
+
+def trim(value: str) -> str:
+    """White space off both ends; markdown stays markdown."""
+    return Markdown(value.strip()) if isinstance(value, Markdown) else value.strip()
 
 
 def cell(value: object) -> str:
     """A value that cannot break out of its table cell."""
-    return " ".join(str(value).replace("|", "\\|").split())
+    text = printed(value)
+    return text if isinstance(text, Markdown) else escape(text)
 
 
-def alt(value: object) -> str:
+def alt(value: object) -> Markdown:
     """A text that cannot break out of the brackets of a picture or a link."""
     text = " ".join(str(value).split())
-    return "".join(f"\\{each}" if each in "\\[]<`" else each for each in text)
+    return Markdown("".join(f"\\{each}" if each in "\\[]<`" else each for each in text))
 
 
 def own_templates(root: Path, folder: str | None) -> dict[str, str]:
@@ -146,14 +189,14 @@ def render(template: str, facts: Mapping[str, Any], own: Mapping[str, str] = NO_
         raise InputError(f"template {name}: {error}") from None
 
 
-def render_prose(text: str, facts: Mapping[str, Any], name: str) -> str:
+def render_prose(text: str, facts: Mapping[str, Any], name: str) -> Markdown:
     """Render a person's markdown with claims.
 
     Raises:
         InputError: it uses a claim that does not exist, or does something that the sandbox forbids.
     """
     try:
-        return environment().from_string(text).render(facts)
+        return Markdown(environment().from_string(text).render(facts))
     except (TemplateError, ArithmeticError, TypeError, ValueError, AttributeError) as error:
         line = getattr(error, "lineno", None)
         raise InputError(f"{name}{f':{line}' if line else ''}: {error}") from None

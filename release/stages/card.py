@@ -2,13 +2,25 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pruner.drop_map import read_drop_map
+from pruner.drop_map import DropMap, read_drop_map
 from pruner.files import atomic_folder, canonical_json, sha256_bytes
-from release.card.claims import Claim, claims_in
-from release.card.facts import Facts, contamination_facts, file_facts, protocol_facts, quant_facts, run_facts, weight_facts
+from release.card.claims import CONFIDENCE, Claim, claims_in
+from release.card.facts import (
+    Facts,
+    contamination_facts,
+    earlier_facts,
+    file_facts,
+    prior_facts,
+    protocol_facts,
+    quant_facts,
+    run_facts,
+    statistics_facts,
+    weight_facts,
+)
 from release.card.front_matter import gguf_front_matter, license_of, weights_front_matter
 from release.card.metadata import eval_results, leaderboard_yaml
 from release.card.pictures.canvas import libraries
@@ -19,17 +31,19 @@ from release.context import Context
 from release.evaluation.evidence import read_evidence
 from release.evaluation.gates import read_gated_run, require_reference
 from release.evaluation.protocol import Protocol, protocol_digest
-from release.manifest import Compare, Leaderboard, PinnedFile
+from release.manifest import Compare, Leaderboard, LoadedManifest, Manifest, PinnedFile
 from release.stages.evaluate import calibration_digests, evidence_of, protocol_of, reference_of
 from release.stages.lock_draft import draft_lock
 from release.stages.pictures import draw_pictures, picture_facts, picture_files, quality_path
 from release.stages.prune import drop_map_path, plan_of, skip_base_release
 from release.stages.quantize import read_summaries
 from release.stages.stage import Stage
+from release.stages.verify import read_verified
 
 if TYPE_CHECKING:
     from huggingface_hub import EvalResult
 
+HELLO = "Say hello."
 LEADERBOARD_FOLDER = "eval_results"
 
 
@@ -118,12 +132,19 @@ def collect_facts(context: Context) -> Facts:
             "metadata": Claim(manifest.weights.metadata, "text", "manifest.yaml: weights.metadata"),
         },
         "publish": manifest.publish.model_dump() if manifest.publish else None,
-        "drop_map_digest": drop_map.digest,
-        "statistics": drop_map.provenance.get("statistics"),
+        "drop_map_digest": Claim(drop_map.digest, "digest", "drop_map.json: digest"),
+        "statistics": statistics_facts(drop_map),
         "files": file_facts(lock, "weights/"),
         "tools": lock.inputs.tools,
+        "draft": None,
+        "question": question_of(manifest),
+        "confidence": CONFIDENCE,
+        "earlier": earlier_facts(drop_map, context.base.architecture.experts, earlier_maps(context.loaded)),
+        "prior": prior_facts(read_verified(context)),
         "quants": [],
+        "imatrix": [],
         "runs": [],
+        "rows": [],
         "protocol": None,
         "contamination": None,
         **weight_facts(context.base, plan_of(context, drop_map), _method(context)),
@@ -131,7 +152,7 @@ def collect_facts(context: Context) -> Facts:
     if manifest.gguf:
         names = {quant.name: context.gguf_file(quant.name).name for quant in manifest.gguf.quants}
         facts["quants"] = quant_facts(read_summaries(context), names)
-        facts["imatrix"] = [*file_facts(lock, "imatrix/")]
+        facts["imatrix"] = file_facts(lock, "imatrix/")
     if manifest.eval:
         facts |= _evaluation(context)
     return facts
@@ -146,7 +167,17 @@ def _method(context: Context) -> str:
     words = [
         f"with {name.replace('_', ' ')}" if isinstance(value, dict) else f"{name} {value}" for name, value in parameters.items()
     ]
-    return ", ".join([f"`{prune.ranking.method}`", *words])
+    return ", ".join([prune.ranking.method, *words])
+
+
+def question_of(manifest: Manifest) -> str:
+    """What the card's example asks, as a string literal of Python."""
+    return json.dumps(manifest.publish.question if manifest.publish else HELLO, ensure_ascii=False)
+
+
+def earlier_maps(loaded: LoadedManifest) -> dict[str, DropMap]:
+    """Drop maps of earlier variants by what the manifest calls them."""
+    return {label: read_drop_map(loaded.file(pinned)) for label, pinned in loaded.content.card.earlier_maps.items()}
 
 
 def _entry(context: Context, protocol: Protocol, row: Compare) -> Entry:

@@ -47,7 +47,13 @@ def check_inputs(loaded: LoadedManifest) -> None:
     pinned = [matrix.text, matrix.file] if matrix else []
     pinned += [quant.tensor_types for quant in manifest.gguf.quants] if manifest.gguf else []
     for file in filter(
-        None, [*pinned, *(prior.file for prior in manifest.prior), *(row.evidence or row.lm_eval for row in manifest.compare)]
+        None,
+        [
+            *pinned,
+            *manifest.card.earlier_maps.values(),
+            *(prior.file for prior in manifest.prior),
+            *(row.evidence or row.lm_eval for row in manifest.compare),
+        ],
     ):
         loaded.file(file)
     if manifest.eval:

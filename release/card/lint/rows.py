@@ -32,22 +32,24 @@ def comparing_rows(document: Document) -> Iterator[Row]:
     for table in document.tables:
         deltas = [column for column, title in enumerate(table.header) if DELTA.search(title)]
         for row in table.rows:
-            if (found := _table_row(row, table.header, deltas)) is not None:
-                yield found
+            yield from _table_rows(row, table.header, deltas)
     for line in document.lines:
         if line.number not in in_tables and (found := _loose_row(line)) is not None:
             yield found
 
 
-def _table_row(row: Line, header: tuple[str, ...], deltas: list[int]) -> Row | None:
+def _table_rows(row: Line, header: tuple[str, ...], deltas: list[int]) -> Iterator[Row]:
+    """One for each column of differences, and one without when there is none."""
     values = [(column, found[0]) for column, cell in enumerate(row.cells[1:], 1) if (found := quantities(cell))]
     plain = [value for column, value in values if column not in deltas and not value.signed]
+    if len(header) != 3 + len(deltas) or len(plain) != 2 or plain[0].kind != plain[1].kind:  # noqa: PLR2004
+        return
     changes = [(column, value) for column, value in values if column in deltas]
-    if len(header) != 3 + len(deltas) or len(plain) != 2 or plain[0].kind != plain[1].kind or len(changes) > 1:  # noqa: PLR2004
-        return None
-    column, delta = changes[0] if changes else (0, None)
-    removed = bool(delta) and not delta.signed and bool(REMOVED.search(header[column])) if delta else False
-    return Row(row.number, row.cells[0], plain[0], plain[1], delta, removed)
+    for column, delta in changes:
+        removed = not delta.signed and bool(REMOVED.search(header[column]))
+        yield Row(row.number, row.cells[0], plain[0], plain[1], delta, removed)
+    if not changes:
+        yield Row(row.number, row.cells[0], plain[0], plain[1], None)
 
 
 def _loose_row(line: Line) -> Row | None:
