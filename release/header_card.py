@@ -63,6 +63,8 @@ def header_facts(context: Context) -> Facts:
     unknown = list(not_buildable(context.loaded))
     if drop_map is None and manifest.prune.analysis is not None:
         unknown.append("the experts have not been measured, so there is no drop map yet")
+    if manifest.card.license is None:
+        unknown.append("the license is UNKNOWN: it is read from the base's own card")
     plan = plan_of(context, drop_map or counted_map(context))
     entries = [Entry(row.label, "manifest.yaml: compare", reported=row.reported) for row in manifest.compare if row.reported]
     experts = context.base.architecture.experts

@@ -116,8 +116,8 @@ class Base(Document):
     name: str | None = Field(None, description="What cards call a base given by path; default: the folder's name.")
     headers: PinnedFile | None = Field(
         None,
-        description="A description of the base's headers, for `plan` and `card` with --from-headers.  Only with it may the revision "
-        "be left out when it is not known; then nothing can be built.",
+        description="A description of the base's headers, for `plan` and `card` with --from-headers.  Only with it may the "
+        "revision be left out when it is not known; then nothing can be built.",
     )
 
     @model_validator(mode="after")

@@ -179,7 +179,7 @@ def command_line(words: Sequence[str]) -> str:
 
 
 def statistics_facts(drop_map: DropMap) -> Facts | None:
-    """What a map says of the statistics that it was made from; a foreign map may say anything, so only what has the form counts."""
+    """What a map says of the statistics that it was made from; a foreign map may say anything: only the known form counts."""
     said = drop_map.provenance.get("statistics")
     if not isinstance(said, dict) or type(said.get("questions")) is not int or not isinstance(said.get("sha256"), str):
         return None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from markdown_it.token import Token
 
 LARGEST = 1 << 20
+LONGEST_LINE = 4000
+"""Characters of a line that rules look at."""
 FRONT_MATTER = re.compile(r"\A---\r?\n.*?^---[ \t]*$", re.DOTALL | re.MULTILINE)
 TAG = re.compile(r"<!--.*?-->|</?[A-Za-z][^<>]*>", re.DOTALL)
 HTML_LINK = re.compile(r"<(?:a|img)\b[^<>]*?\b(?:href|src)\s*=\s*[\"']([^\"'<>]+)[\"']", re.IGNORECASE)
@@ -116,8 +118,12 @@ def parse_document(text: str) -> Document:
     body = FRONT_MATTER.sub(lambda match: "\n" * match[0].count("\n"), text, count=1)
     tokens = MarkdownIt("commonmark", {"maxNesting": 20}).enable("table").parse(body)
     _collect(document, tokens)
-    document.lines.sort(key=lambda line: line.number)
+    document.lines = sorted((_shortened(line) for line in document.lines), key=lambda line: line.number)
     return document
+
+
+def _shortened(line: Line) -> Line:
+    return line if len(line.text) <= LONGEST_LINE else replace(line, text=line.text[:LONGEST_LINE])
 
 
 def _collect(document: Document, tokens: Sequence[Token]) -> None:
@@ -184,7 +190,7 @@ def _lines_of(document: Document, token: Token, number: int) -> Iterator[tuple[i
             names.append(child.content)
         elif child.type == "html_inline":
             document.links += [Link(number, target) for target in HTML_LINK.findall(child.content)]
-            document.anchors.update(HTML_ANCHOR.findall(child.content))
+            document.anchors.update(anchor.lower() for anchor in HTML_ANCHOR.findall(child.content))
         elif child.type in ("link_open", "image"):
             document.links.append(Link(number, str(child.attrs.get("href") or child.attrs.get("src") or "")))
             text += child.content if child.type == "image" else ""
@@ -196,7 +202,7 @@ def _lines_of(document: Document, token: Token, number: int) -> Iterator[tuple[i
 def _html(document: Document, content: str, first: int) -> None:
     for offset, line in enumerate(content.split("\n")):
         document.links += [Link(first + offset, target) for target in HTML_LINK.findall(line)]
-        document.anchors.update(HTML_ANCHOR.findall(line))
+        document.anchors.update(anchor.lower() for anchor in HTML_ANCHOR.findall(line))
     blanked = TAG.sub(lambda match: "\n" * match[0].count("\n"), content)
     document.lines += [Line(first + i, line.strip()) for i, line in enumerate(blanked.split("\n")) if line.strip()]
 

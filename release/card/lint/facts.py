@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from release.card.lint.document import Document
-from release.card.lint.quantities import Quantity, quantities
+from release.card.lint.quantities import Fraction, Quantity, fractions, quantities
 
 KEYS: Mapping[str, re.Pattern[str]] = {
     "layers": re.compile(r"(?:number of |decoder |hidden )?layers|num_hidden_layers", re.IGNORECASE),
@@ -21,6 +21,9 @@ KEYS: Mapping[str, re.Pattern[str]] = {
     "context length": re.compile(r"context (?:length|window)|max_position_embeddings", re.IGNORECASE),
 }
 ENTRY = re.compile(r"^[\s•*\-–·]*(?P<key>[A-Za-z][\w \-]{2,40}?)\s*[:=]\s*(?P<value>.+)$")
+
+
+RAW = re.compile(r"\braw\b", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -74,3 +77,13 @@ def architecture_of(document: Document) -> CardArchitecture | None:
         )
     except KeyError:
         return None
+
+
+def raw_scores(document: Document) -> list[tuple[int, Fraction]]:
+    """Line and counts of every score that is called raw: the first counts behind the word, in a line that is no table's row."""
+    found = []
+    for line in document.lines:
+        match = None if line.cells else RAW.search(line.text)
+        counts = [each for each in fractions(line.text) if match and each.start > match.end() and each.part <= each.whole]
+        found += [(line.number, each) for each in counts[:1]]
+    return found

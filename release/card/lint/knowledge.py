@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -14,6 +15,8 @@ from release.card.lint.document import Document
 from release.card.lint.finding import Finding
 
 MOST_FILES = 100_000
+MOST_PARTS = 4
+"""Of a pattern: more wildcards than that are no name of a shard."""
 NUMBERED = re.compile(r"(?<![A-Za-z0-9])[N#*]+(?![A-Za-z])|0*N+(?![A-Za-z])|\*")
 
 
@@ -24,17 +27,25 @@ class Knowledge:
     files: frozenset[str] | None = None
     claims: Mapping[str, Mapping[str, Any]] | None = None
 
+    @cached_property
+    def _names(self) -> frozenset[str]:
+        """File names without their folders."""
+        return frozenset(file.rpartition("/")[2] for file in self.files or ())
+
+    @cached_property
+    def _folders(self) -> frozenset[str]:
+        return frozenset(str(parent) for file in self.files or () for parent in PurePosixPath(file).parents)
+
     def has(self, name: str) -> bool:
         """Whether the repository holds a file or folder: by path, by name, or by a pattern (`model-0000N-of-00009`)."""
-        path = str(PurePosixPath(name)).removeprefix("./")
-        files = self.files or frozenset()
-        if path in files or any(file.startswith(f"{path.rstrip('/')}/") for file in files):
-            return True
-        if "/" not in path and any(file.rpartition("/")[2] == path for file in files):
+        path = str(PurePosixPath(name))
+        if path in (self.files or ()) or path in self._folders or ("/" not in path and path in self._names):
             return True
         parts = [re.escape(part) for part in NUMBERED.split(path)]
-        pattern = re.compile(r"[0-9]+".join(parts) if "*" not in path else ".*".join(parts))
-        return len(parts) > 1 and any(pattern.fullmatch(file) or pattern.fullmatch(file.rpartition("/")[2]) for file in files)
+        if not 1 < len(parts) <= MOST_PARTS:
+            return False
+        pattern = re.compile(("[^/]*" if "*" in path else "[0-9]+").join(parts))
+        return any(pattern.fullmatch(file) for file in (*(self.files or ()), *self._names))
 
 
 Rule = Callable[[Document, Knowledge], Iterator[Finding]]

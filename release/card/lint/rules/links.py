@@ -29,8 +29,7 @@ def _broken(target: str, document: Document, knowledge: Knowledge) -> str | None
     if parts.scheme:
         return _remote(parts.scheme, host, target)
     if not parts.path:
-        known = {each.lower() for each in document.anchors}
-        return None if unquote(parts.fragment).lower() in known else "no heading of this card has this anchor"
+        return None if unquote(parts.fragment).lower() in document.anchors else "no heading of this card has this anchor"
     path = unquote(parts.path)
     elsewhere = path.startswith(("/", "../"))  # another page of the Hub
     return None if elsewhere or knowledge.files is None or knowledge.has(path) else "the repository has no such file"

@@ -21,10 +21,11 @@ MOST = 10_000
 def find(document: Document, _: Knowledge) -> Iterator[Finding]:
     """A line that gives k of n, what guessing gives, and calls the difference real: the chance of k or more by guessing."""
     for line in document.lines:
-        expected, counts = EXPECTED.search(line.text), fractions(line.text)
+        expected = EXPECTED.search(line.text)
+        counts = [each for each in fractions(line.text) if expected and each.end <= expected.start()]
         if expected is None or not counts or not SIGNAL.search(line.text):
             continue
-        count, luck = counts[0], float(expected["count"])
+        count, luck = counts[-1], float(expected["count"])
         if not 0 < luck < count.whole <= MOST or count.part > count.whole:
             continue
         tail = chance_tail(count.part, count.whole, luck / count.whole)

@@ -6,15 +6,13 @@ import re
 from collections.abc import Iterator
 
 from release.card.lint.document import Document
-from release.card.lint.facts import Stated, stated_facts
+from release.card.lint.facts import Stated, raw_scores, stated_facts
 from release.card.lint.finding import Finding
 from release.card.lint.knowledge import Knowledge
-from release.card.lint.quantities import fractions
 
 KIND = "given twice"
 SHARDS = re.compile(r"(?<![\w./\-])(?P<count>\d{1,5})\s+(?:safetensors\s+)?shards?\b", re.IGNORECASE)
 NUMBERED = re.compile(r"-of-(?P<count>\d{5})(?!\d)")
-RAW = re.compile(r"\braw\b", re.IGNORECASE)
 RAW_COUNT = re.compile(
     r"(?<![\w./,\-+])(?P<count>\d{1,6})\s+(?:correct|right)\s+(?:\w+\s+){0,2}raw\b|\braw\b[^.\d]{0,30}?(?<![\w./,\-])(?P<behind>\d{1,6})\s+(?:correct|right)\b"
 )
@@ -47,12 +45,7 @@ def _shards(document: Document) -> Iterator[Finding]:
 
 def _raw(document: Document) -> Iterator[Finding]:
     """A score called raw as k/n in one place, and "j correct from raw" in another."""
-    scores = {
-        (line.number, count.part, count.whole)
-        for line in document.lines
-        if RAW.search(line.text) and len(found := fractions(line.text)) == 1
-        for count in found
-    }
+    scores = {(number, count.part, count.whole) for number, count in raw_scores(document)}
     if len({(part, whole) for _, part, whole in scores}) != 1:
         return
     where, part, whole = min(scores)
