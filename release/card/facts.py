@@ -174,8 +174,8 @@ def command_line(words: Sequence[str]) -> str:
     for word in words:
         if word.startswith("--") or not lines:
             lines.append([])
-        lines[-1].append(word)
-    return " \\\n  ".join(shlex.join(line) for line in lines)
+        lines[-1].append(shlex.quote(word) if word.isprintable() else f"${word!r}")  # $'\n' for a shell
+    return " \\\n  ".join(" ".join(line) for line in lines)
 
 
 def statistics_facts(drop_map: DropMap) -> Facts | None:

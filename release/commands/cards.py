@@ -21,7 +21,8 @@ def card(
         Path | None, typer.Option("--lint", metavar="FILE", help="Check any model card instead; exit code 1 with findings.")
     ] = None,
     files: Annotated[
-        Path | None, typer.Option("--files", metavar="DIR|LIST", help="For --lint: the files of the card's repository.")
+        list[Path] | None,
+        typer.Option("--files", metavar="DIR|LIST", help="For --lint: the files of the card's repository; repeatable."),
     ] = None,
     claims: Annotated[
         Path | None, typer.Option("--claims", metavar="FILE", help="For --lint: its claims.json; one beside the card is found.")
@@ -39,7 +40,7 @@ def card(
     elif manifest is not None:
         run_stages(manifest, work=work, until="card", llama_cpp=llama_cpp, as_json=as_json)
     elif lint is not None:
-        _lint(lint, files, claims, as_json=as_json)
+        _lint(lint, files or [], claims, as_json=as_json)
 
 
 def _from_headers(manifest: Path, work: Path | None, *, as_json: bool) -> None:
@@ -66,7 +67,7 @@ def table(
     typer.echo({"markdown": tables_markdown, "csv": tables_csv, "json": tables_json}[form](tables))
 
 
-def _lint(path: Path, files: Path | None, claims: Path | None, *, as_json: bool) -> None:
+def _lint(path: Path, files: list[Path], claims: Path | None, *, as_json: bool) -> None:
     from release.card.lint.run import lint_file, lint_json, lint_text
 
     findings = lint_file(path, files=files, claims=claims)

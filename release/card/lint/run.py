@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -60,8 +61,8 @@ def lint(document: Document, knowledge: Knowledge = Knowledge()) -> tuple[Findin
     return tuple(sorted({finding for rule in RULES for finding in rule(document, knowledge)}))
 
 
-def lint_file(card: Path, *, files: Path | None = None, claims: Path | None = None) -> tuple[Finding, ...]:
-    """Lint a card, with the files of its repository and its claims if they are given; a claims.json beside it is taken.
+def lint_file(card: Path, *, files: Sequence[Path] = (), claims: Path | None = None) -> tuple[Finding, ...]:
+    """Lint a card, with the files of its repositories and its claims if they are given; a claims.json beside it is taken.
 
     Raises:
         InputError: one of the files cannot be read.
@@ -69,7 +70,7 @@ def lint_file(card: Path, *, files: Path | None = None, claims: Path | None = No
     if not card.is_file():
         raise InputError(f"{card}: does not exist; give a model card, such as README.md")
     claims = claims or claims_beside(card)
-    known = Knowledge(read_files(files) if files else None, read_claims(claims) if claims else None)
+    known = Knowledge(frozenset().union(*map(read_files, files)) if files else None, read_claims(claims) if claims else None)
     return lint(read_document(card), known)
 
 

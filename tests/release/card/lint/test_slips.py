@@ -57,14 +57,14 @@ def listing(tmp_path: Path) -> Path:
 
 
 def test_every_slip_is_found_with_its_line_and_its_reason(listing: Path) -> None:
-    found = lint_file(CARD, files=listing)
+    found = lint_file(CARD, files=[listing])
     for line, kind, words in EXPECTED:
         assert [each for each in found if (each.line, each.kind) == (line, kind) and words in each.message], (line, kind, words)
     assert {(each.line, each.kind) for each in found} == {(line, kind) for line, kind, _ in EXPECTED}
 
 
 def test_a_secret_is_never_repeated(listing: Path) -> None:
-    assert not [each for each in lint_file(CARD, files=listing) if "abcdefghij" in each.message]
+    assert not [each for each in lint_file(CARD, files=[listing]) if "abcdefghij" in each.message]
 
 
 def test_without_the_files_nothing_is_said_of_them() -> None:
@@ -106,7 +106,7 @@ def test_inputs_that_do_not_exist_are_named(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="does not exist; give a model card"):
         lint_file(tmp_path / "none.md")
     with pytest.raises(InputError, match="give a folder, or a list of files"):
-        lint_file(CARD, files=tmp_path / "none")
+        lint_file(CARD, files=[tmp_path / "none"])
     (tmp_path / "claims.json").write_text('{"a": {"shown": 3}}')
     with pytest.raises(InputError, match=r"claims.json: is no claims.json"):
         lint_file(CARD, claims=tmp_path / "claims.json")
