@@ -122,6 +122,7 @@ def collect_facts(context: Context) -> Facts:
         "statistics": drop_map.provenance.get("statistics"),
         "files": file_facts(lock, "weights/"),
         "tools": lock.inputs.tools,
+        "pictures": {},
         "quants": [],
         "runs": [],
         "protocol": None,
