@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,9 @@ import pytest
 from pruner.errors import InputError
 from release.card.claims import Claim
 from release.card.render import alt, own_templates, render
+from release.manifest import load_manifest
+from release.stages.preflight import check_inputs
+from tests.conftest import MANIFESTS
 
 FACTS: dict[str, Any] = {
     "name": "variant",
@@ -115,3 +119,22 @@ def test_no_folder_no_templates() -> None:
 
 def test_a_description_cannot_leave_its_brackets() -> None:
     assert alt("a](http://x) ![b]\n`c` <script>") == "a\\](http://x) !\\[b\\] \\`c\\` \\<script>"
+
+
+def checked(manifests: Path, card: str) -> None:
+    manifest = manifests / "tiny-gemma4-4e.yaml"
+    manifest.write_text(manifest.read_text().replace("card: {", f"card: {{{card}, "))
+    check_inputs(load_manifest(manifest))
+
+
+def test_check_finds_what_would_stop_the_card_hours_later(tmp_path: Path) -> None:
+    for name, card, message in (
+        ("a", "templates: nowhere", "nowhere is no folder"),
+        ("b", "templates: protocols", "holds no"),
+        ("c", "leaderboard: {task: diamond}", "name the data set on the Hub"),
+    ):
+        shutil.copytree(MANIFESTS, tmp_path / name)
+        with pytest.raises(InputError, match=message):
+            checked(tmp_path / name, card)
+    shutil.copytree(MANIFESTS, tmp_path / "d")
+    checked(tmp_path / "d", "leaderboard: {task: diamond, dataset: org/exam}")
