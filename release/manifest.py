@@ -353,6 +353,8 @@ class Manifest(Document):
             raise ValueError("publish needs a prune section: a base is not ours to publish again")
         if self.publish and self.publish.gguf and not self.gguf:
             raise ValueError("publish.gguf names a repository, and there is no gguf section to fill it")
+        if self.card.leaderboard and not self.eval:
+            raise ValueError("card.leaderboard lists scores, and there is no eval section to make them")
         if sum(row.reference for row in self.compare) > 1:
             raise ValueError("compare has more than one reference")
         return self

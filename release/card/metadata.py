@@ -70,6 +70,18 @@ def _results_of(run: Evidence, protocol: Protocol, digest: str, weights: str | N
     ]
 
 
+def leaderboard_dataset(leaderboard: Leaderboard, protocol: Protocol) -> str:
+    """The data set on the Hub that the entries belong to.
+
+    Raises:
+        InputError: neither the manifest nor the protocol names one.
+    """
+    dataset = leaderboard.dataset or protocol.data.repository
+    if dataset is None:
+        raise InputError("card.leaderboard: the protocol's questions are a file; name the data set on the Hub as `dataset`")
+    return dataset
+
+
 def leaderboard_yaml(
     runs: Sequence[Evidence], protocol: Protocol, digest: str, leaderboard: Leaderboard, weights: str | None
 ) -> str:
@@ -81,9 +93,7 @@ def leaderboard_yaml(
     import yaml
     from huggingface_hub import EvalResultEntry, eval_result_entries_to_yaml
 
-    dataset = leaderboard.dataset or protocol.data.repository
-    if dataset is None:
-        raise InputError("card.leaderboard: the protocol's questions are a file; name the data set on the Hub as `dataset`")
+    dataset = leaderboard_dataset(leaderboard, protocol)
     entries = [
         EvalResultEntry(
             dataset_id=dataset,

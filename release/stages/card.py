@@ -141,6 +141,7 @@ def collect_facts(context: Context) -> Facts:
         "confidence": CONFIDENCE,
         "earlier": earlier_facts(drop_map, context.base.architecture.experts, earlier_maps(context.loaded)),
         "prior": prior_facts(read_verified(context)),
+        "pictures": {},
         "quants": [],
         "imatrix": [],
         "runs": [],

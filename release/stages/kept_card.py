@@ -29,7 +29,7 @@ def with_kept_parts(context: Context, repository: Repository) -> Repository:
     """The repository's files, its card with the hand-written parts of the one on the Hub; shows what changes in it.
 
     Raises:
-        CheckFailedError: somebody changed the card on the Hub outside of its hand-written parts, and --replace-card was not said.
+        CheckFailedError: somebody changed the card on the Hub outside of its hand-written parts; --replace-card allows it.
     """
     from release.hub.remote import hub_api, remote_tree
 
@@ -81,8 +81,8 @@ def _require_ours(context: Context, api: HfApi, repository: Repository, tree: Re
     locked = _locked_cards(_text(api, weights, tree, LOCK, LARGEST_LOCK))
     if not any(only_parts_changed(existing, digest) for digest in locked):
         raise CheckFailedError(
-            f"{repository.repo}: its {CARD} was written or changed by somebody else, outside of hand-written parts; put their text "
-            "between <!-- hand-written: notes --> and <!-- end of hand-written: notes --> there, or say --replace-card"
+            f"{repository.repo}: its {CARD} was written or changed by somebody else, outside of hand-written parts; put their "
+            "text between <!-- hand-written: notes --> and <!-- end of hand-written: notes --> there, or say --replace-card"
         )
 
 

@@ -8,6 +8,8 @@ from pathlib import Path
 from pruner.errors import UnavailableError
 from pruner.files import path_inside, require_space
 from release.base import base_folder
+from release.card.metadata import leaderboard_dataset
+from release.card.render import own_templates
 from release.context import Context
 from release.evaluation.remote import check_url
 from release.gguf.names import check_tags
@@ -56,10 +58,13 @@ def check_inputs(loaded: LoadedManifest) -> None:
         ],
     ):
         loaded.file(file)
+    own_templates(loaded.root, manifest.card.templates)
     if manifest.eval:
         from release.evaluation.protocol import load_protocol
 
         protocol = load_protocol(path_inside(loaded.root, manifest.eval.protocol), loaded.root)
+        if manifest.card.leaderboard:
+            leaderboard_dataset(manifest.card.leaderboard, protocol)
         if manifest.prune and protocol.gates.reference:
             from release.evaluation.gates import require_reference
             from release.stages.evaluate import reference_of

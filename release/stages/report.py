@@ -34,8 +34,8 @@ from release.stages.pictures import FOLDER
 from release.stages.prune import skip_base_release
 from release.stages.stage import Stage
 
-BEFORE = ("preflight", "resolve", "analyze", "rank", "prune", "verify", "convert", "calibrate", "quantize", "eval", "card")
-"""The stages whose times the page shows."""
+BEFORE = ("resolve", "analyze", "rank", "prune", "verify", "convert", "calibrate", "quantize", "eval", "card")
+"""The stages whose times the page shows: those that leave something behind."""
 
 
 def report_path(context: Context) -> Path:
