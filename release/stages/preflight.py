@@ -33,15 +33,7 @@ def check_inputs(loaded: LoadedManifest) -> None:
     manifest = loaded.content
     if manifest.base.path is not None:
         base_folder(loaded)
-    if manifest.prune and manifest.prune.drop_map:
-        from pruner.drop_map import read_drop_map
-
-        if not absent_map(loaded):
-            read_drop_map(loaded.file(manifest.prune.drop_map))
-    if manifest.base.headers:
-        from release.base_headers import described_base
-
-        described_base(loaded.file(manifest.base.headers))
+    _check_map_and_headers(loaded)
     dataset = manifest.prune.dataset if manifest.prune else None
     if dataset and dataset.path:
         loaded.file(PinnedFile(path=dataset.path, sha256=dataset.sha256))
@@ -72,6 +64,17 @@ def check_inputs(loaded: LoadedManifest) -> None:
             require_reference(protocol, reference_of(loaded))
     if manifest.card.prose:
         loaded.file(PinnedFile(path=manifest.card.prose))
+
+
+def _check_map_and_headers(loaded: LoadedManifest) -> None:
+    from pruner.drop_map import read_drop_map
+    from release.base_headers import described_base
+
+    prune, headers = loaded.content.prune, loaded.content.base.headers
+    if prune and prune.drop_map and not absent_map(loaded):
+        read_drop_map(loaded.file(prune.drop_map))
+    if headers:
+        described_base(loaded.file(headers))
 
 
 def absent_map(loaded: LoadedManifest) -> str | None:
