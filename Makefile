@@ -6,12 +6,12 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/pip --disable-pip-version-check --quiet
 
-.PHONY: demo test lint types setup toolchain bench clean
+.PHONY: demo test lint types setup toolchain browser bench clean
 
 demo: setup toolchain  ## cut a release of the tiny model, end to end, and publish it to a local Hub
 	$(BIN)/moe-release cut manifests/tiny-gemma4-4e.yaml --hub local
 
-test: setup toolchain lint types  ## the whole test suite
+test: setup toolchain browser lint types  ## the whole test suite
 	$(BIN)/pytest
 
 lint: setup
@@ -23,6 +23,9 @@ types: setup
 
 toolchain: setup  ## the pinned llama.cpp, built once into the user's cache
 	$(BIN)/moe-release toolchain install --if-missing
+
+browser:  ## a Chromium for the tests of pages, where there is none
+	.github/scripts/browser.sh
 
 setup: $(VENV)/.ready
 

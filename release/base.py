@@ -22,6 +22,7 @@ def base_folder(loaded: LoadedManifest) -> Path:
         UnavailableError: the Hub does not answer, or does not give the repository.
     """
     base = loaded.content.base
+    _require_revision(loaded)
     if base.path is None:
         return _download(str(base.repo), str(base.revision))
     folder = path_inside(loaded.root, base.path)
@@ -40,6 +41,7 @@ def base_source(loaded: LoadedManifest) -> Source:
         InputError, UnavailableError: see `base_folder` and `hub_source`.
     """
     base, prune = loaded.content.base, loaded.content.prune
+    _require_revision(loaded)
     if base.path is not None or prune is None or prune.drop_map is None:
         return LocalSource(base_folder(loaded))
     from huggingface_hub import constants, get_token
@@ -48,6 +50,27 @@ def base_source(loaded: LoadedManifest) -> Source:
         return LocalSource(base_folder(loaded))
     remote = hub_source(str(base.repo), str(base.revision), endpoint=None, token=get_token())
     return _cached(remote) or remote
+
+
+def header_source(loaded: LoadedManifest) -> Source:
+    """The base's headers: from the manifest's description of them, else from the base itself.
+
+    Raises:
+        InputError, UnavailableError: see `described_base` and `base_source`.
+    """
+    from release.base_headers import described_base
+
+    headers = loaded.content.base.headers
+    return described_base(loaded.file(headers)) if headers else base_source(loaded)
+
+
+def _require_revision(loaded: LoadedManifest) -> None:
+    base = loaded.content.base
+    if base.repo is not None and base.revision is None:
+        raise InputError(
+            f"{loaded.path}: the commit of {base.repo} is not known; give base.revision to build, "
+            "or use --from-headers to plan and to render"
+        )
 
 
 def _cached(remote: HubSource) -> LocalSource | None:

@@ -15,7 +15,7 @@ import typer
 
 from pruner.errors import InputError, MoeReleaseError, UnavailableError
 from release import __version__
-from release.commands import analysis, comparison, evaluation, pipeline, publishing, weights
+from release.commands import analysis, cards, comparison, evaluation, pipeline, publishing, report, weights
 from release.commands.hub import hub_app
 from release.commands.maps import map_app
 from release.commands.toolchain import toolchain_app
@@ -50,7 +50,9 @@ COMMANDS: tuple[tuple[str, str, Callable[..., None]], ...] = (
     (RELEASE, "quantize", pipeline.quantize),
     (RELEASE, "eval", evaluation.evaluate),
     (RELEASE, "compare", evaluation.compare),
-    (RELEASE, "card", pipeline.write_card),
+    (RELEASE, "card", cards.card),
+    (RELEASE, "table", cards.table),
+    (RELEASE, "report", report.write_report),
     (RELEASE, "rehearse", publishing.rehearse),
     (RELEASE, "publish", publishing.publish),
     (RELEASE, "promote", publishing.promote),

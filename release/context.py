@@ -29,6 +29,8 @@ class Options:
     until: str | None = None
     hub: HubTarget = field(default_factory=HubTarget)
     update_lock: bool = False
+    replace_card: bool = False
+    """Overwrite a published card although somebody changed it outside of its hand-written parts."""
     llama_cpp: Path | None = None
     workers: int | None = None
     servers: int = 1
@@ -38,6 +40,8 @@ class Options:
     prune_remote: bool = False
     rehearsal: bool = False
     """Nothing outside the work folder is written, not even a first lock."""
+    from_headers: bool = False
+    """Plan and render from the base's headers; nothing can be built then."""
     offload: bool = False
     """Measure the base one decoder layer at a time; changes memory and time, never the numbers."""
 
@@ -117,9 +121,9 @@ class Context:
     @cached_property
     def base_source(self) -> Source:
         """Where the build reads the base: its folder, or its repository by ranges."""
-        from release.base import base_source
+        from release.base import base_source, header_source
 
-        return base_source(self.loaded)
+        return header_source(self.loaded) if self.options.from_headers else base_source(self.loaded)
 
     @cached_property
     def base(self) -> Checkpoint:

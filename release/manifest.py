@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from decimal import Decimal
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -42,6 +43,14 @@ class PinnedFile(Document):
 
     path: str = Field(description="Relative to the manifest's folder, and inside it.")
     sha256: Sha256 | None = Field(None, description="Refuse the file when it has another SHA-256.")
+
+
+class PinnedMap(PinnedFile):
+    """A drop map beside the manifest, or the word that nobody has it."""
+
+    absent: str | None = Field(
+        None, description="Why the map is not here; then the variant can be planned and rendered from headers, and not built."
+    )
 
 
 class Prior(Document):
@@ -105,12 +114,19 @@ class Base(Document):
     revision: Revision | None = Field(None, description="Commit of the repository: 40 hexadecimal digits, never a branch.")
     path: str | None = Field(None, description="Folder of a checkpoint, relative to the manifest's folder.")
     name: str | None = Field(None, description="What cards call a base given by path; default: the folder's name.")
+    headers: PinnedFile | None = Field(
+        None,
+        description="A description of the base's headers, for `plan` and `card` with --from-headers.  Only with it may the "
+        "revision be left out when it is not known; then nothing can be built.",
+    )
 
     @model_validator(mode="after")
     def _one_source(self) -> Base:
         if (self.repo is None) == (self.path is None):
             raise ValueError("give either repo and revision, or path")
-        if (self.repo is None) != (self.revision is None):
+        if self.revision is not None and self.repo is None:
+            raise ValueError("a repo needs its revision (40 hexadecimal digits), and a revision its repo")
+        if self.repo is not None and self.revision is None and self.headers is None:
             raise ValueError("a repo needs its revision (40 hexadecimal digits), and a revision its repo")
         return self
 
@@ -144,7 +160,7 @@ class Prune(Document):
     """Which experts go."""
 
     experts: int = Field(gt=0, description="Experts that stay in each layer.")
-    drop_map: PinnedFile | None = Field(None, description="A pinned drop map …")
+    drop_map: PinnedMap | None = Field(None, description="A pinned drop map …")
     calibration: Calibration | None = Field(
         None,
         description="With a pinned map: what it was made from, if that is known; cards then show the overlap with the exam.",
@@ -230,10 +246,36 @@ class Eval(Document):
 class Reported(Document):
     """A score that someone else published and that was not reproduced here."""
 
-    correct: int = Field(ge=0)
+    exam: str | None = Field(None, description="What was asked, such as GPQA Diamond.")
+    quant: str | None = Field(None, description="What answered, such as Q6_K.")
+    correct: int = Field(ge=0, description="Correct answers of the published score, patched if it was.")
     total: int = Field(gt=0)
+    raw_correct: int | None = Field(None, ge=0, description="Correct answers before any patch, where the source tells them.")
+    percent: Annotated[Decimal, Field(ge=0, le=100, max_digits=8)] | None = Field(
+        None, description="The published percentage; it must follow from the counts."
+    )
     url: Annotated[str, StringConstraints(pattern=r"^https://[A-Za-z0-9._~:/?#@!$&'()*+,;=%-]+$")]
-    date: Annotated[str, StringConstraints(pattern=r"^\d{4}-\d{2}-\d{2}$")]
+    date: Annotated[str, StringConstraints(pattern=r"^\d{4}-\d{2}-\d{2}$")] | None = Field(
+        None, description="When it was published; leave it out where the source does not say."
+    )
+
+    @property
+    def origin(self) -> str:
+        """What was asked, where and when it was published."""
+        where = f"{self.url} on {self.date}" if self.date else f"{self.url} (no date given)"
+        return f"{self.exam}, reported at {where}" if self.exam else f"reported at {where}"
+
+    @model_validator(mode="after")
+    def _adds_up(self) -> Reported:
+        for name in ("correct", "raw_correct"):
+            if (value := getattr(self, name)) is not None and value > self.total:
+                raise ValueError(f"{name} is {value}, of {self.total} questions")
+        if self.percent is not None:
+            true = Decimal(100) * self.correct / self.total
+            places = -int(self.percent.as_tuple().exponent)
+            if abs(true - self.percent) > Decimal(5).scaleb(-places - 1):
+                raise ValueError(f"{self.correct} of {self.total} is {true:.2f} %, not {self.percent} %")
+        return self
 
 
 class Compare(Document):
@@ -254,11 +296,26 @@ class Compare(Document):
         return self
 
 
+class Leaderboard(Document):
+    """The data set on the Hub whose page lists scores: they are written to `.eval_results/`."""
+
+    dataset: RepoId | None = Field(None, description="Default: the data set of the protocol.")
+    task: Name = Field(description="The task's id in that data set's eval.yaml, such as diamond.")
+
+
 class Card(Document):
     """What a person writes."""
 
     prose: str | None = Field(None, description="Markdown file beside the manifest; may use {{ claims }}.")
     license: str | None = Field(None, description="Only for a base by path; a base on the Hub brings its own.")
+    earlier_maps: dict[str, PinnedFile] = Field(
+        default_factory=dict,
+        description="Drop maps of earlier variants by name; the card tells how far it agrees.",
+    )
+    templates: str | None = Field(
+        None, description="Folder of your own templates beside the manifest; they may extend the shipped ones of their name."
+    )
+    leaderboard: Leaderboard | None = None
 
 
 class Supersedes(Document):
@@ -318,6 +375,8 @@ class Manifest(Document):
             raise ValueError("publish.gguf names a repository, and there is no gguf section to fill it")
         if self.publish and self.publish.supersedes and self.publish.supersedes.gguf and not self.publish.gguf:
             raise ValueError("publish.supersedes.gguf needs publish.gguf, the repository that comes after it")
+        if self.card.leaderboard and not self.eval:
+            raise ValueError("card.leaderboard lists scores, and there is no eval section to make them")
         if sum(row.reference for row in self.compare) > 1:
             raise ValueError("compare has more than one reference")
         return self
@@ -350,6 +409,11 @@ class LoadedManifest:
             InputError: it is missing, outside the folder, or has another digest.
         """
         path = path_inside(self.root, pinned.path)
+        if not path.is_file() and isinstance(pinned, PinnedMap) and pinned.absent:
+            raise InputError(
+                f"{self.path}: the drop map {pinned.path} is absent: {pinned.absent}; nothing can be built without it, "
+                "--from-headers plans and renders"
+            )
         if not path.is_file():
             raise InputError(f"{self.path}: {pinned.path} does not exist beside the manifest")
         if pinned.sha256 and (found := sha256_file(path)) != pinned.sha256:

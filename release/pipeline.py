@@ -25,6 +25,7 @@ from release.stages import (
     quantize,
     rank,
     read_back,
+    report,
     resolve,
     verify,
 )
@@ -42,6 +43,7 @@ STAGES: tuple[Stage, ...] = (
     quantize.STAGE,  # one GGUF per quant
     evaluate.STAGE,  # the locked exam, with its patch pass
     card.STAGE,  # model cards and results table
+    report.STAGE,  # one page for the person who decides
     lock.STAGE,  # digests of everything made, against the lock beside the manifest
     publish.STAGE,  # one commit per repository
     read_back.STAGE,  # every digest from the Hub, and an answer from the published quant
@@ -66,10 +68,10 @@ def stage_names() -> tuple[str, ...]:
     return tuple(stage.name for stage in STAGES)
 
 
-def run_pipeline(context: Context, report: Callable[[StageResult], None] = lambda _result: None) -> list[StageResult]:
+def run_pipeline(context: Context, tell: Callable[[StageResult], None] = lambda _result: None) -> list[StageResult]:
     """Run the stages in order, each at most once; stop at the first error.
 
-    `report` is called after each stage.
+    `tell` is called after each stage.
 
     Raises:
         MoeReleaseError: with the stage's title in front.
@@ -82,7 +84,7 @@ def run_pipeline(context: Context, report: Callable[[StageResult], None] = lambd
         for stage in STAGES:
             result = _run_stage(stage, context, missing)
             results.append(result)
-            report(result)
+            tell(result)
             if stage.name == context.options.until:
                 break
     return results

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pruner.calibration import overlapping_questions
 from pruner.checkpoint import Checkpoint
+from pruner.drop_map import DropMap
 from pruner.plan import Plan
-from release.card.claims import Claim, Unit
+from release.card.claims import Claim, SourcedText, Unit
 from release.evaluation.evidence import Evidence
 from release.evaluation.protocol import Protocol
+from release.evaluation.settings import server_flags
 from release.evaluation.stats import chance_tail
 from release.lock import Lock
+from release.map_report import difference
 
 Facts = dict[str, Any]
 
@@ -27,6 +31,7 @@ def weight_facts(base: Checkpoint, plan: Plan, method: str) -> Facts:
             "variant": Claim(after, unit, planned),
             "removed": Claim(before - after, unit, f"{headers} and {planned}"),
             "removed_share": Claim((before - after) / before, "share", f"{headers} and {planned}"),
+            "change": Claim((after - before) / before, "change", f"{headers} and {planned}"),
         }
 
     experts = base.architecture.experts
@@ -35,6 +40,7 @@ def weight_facts(base: Checkpoint, plan: Plan, method: str) -> Facts:
             "base": Claim(experts, "count", "config.json of the base"),
             "variant": Claim(plan.experts, "count", "config.json"),
             "dropped": Claim(experts - plan.experts, "count", "expert_drop_metadata.json"),
+            "change": Claim((plan.experts - experts) / experts, "change", "config.json, of the base and of the variant"),
             "top_k": Claim(base.architecture.top_k, "count", "config.json"),
             "layers": Claim(len(base.layers), "count", "headers of the base"),
         },
@@ -55,6 +61,7 @@ def architecture_rows(base: Checkpoint, plan: Plan) -> list[tuple[str, Claim]]:
         "Expert intermediate size": "moe_intermediate_size",
         "Dense intermediate size": "intermediate_size",
         "Attention heads": "num_attention_heads",
+        "Key and value heads": "num_key_value_heads",
         "Head dimension": "head_dim",
         "Head dimension of global layers": "global_head_dim",
         "Vocabulary": "vocab_size",
@@ -66,6 +73,9 @@ def architecture_rows(base: Checkpoint, plan: Plan) -> list[tuple[str, Claim]]:
         for title, key in keys.items()
         if isinstance(config.get(key), int)
     ]
+    types = config.get("layer_types")
+    if isinstance(types, list) and "full_attention" in types:
+        rows.append(("Layers with global attention", Claim(types.count("full_attention"), "count", "config.json: layer_types")))
     return rows
 
 
@@ -153,8 +163,65 @@ def protocol_facts(protocol: Protocol, digest: str, evidence: Sequence[Evidence]
         "patch": Claim(protocol.patch.method if protocol.patch else "none", "text", source),
         "patch_outcomes": [Claim(name, "text", source) for name in protocol.patch.outcomes] if protocol.patch else [],
         "settings": settings,
+        "server": SourcedText(command_line(server_flags(protocol)), f"{source}: server and sampling"),
         "toolchain": Claim(evidence[0].toolchain_commit, "digest", "evidence: toolchain_commit") if evidence else None,
     }
+
+
+def command_line(words: Sequence[str]) -> str:
+    """Words of a command as a shell takes them, one option a line."""
+    lines: list[list[str]] = []
+    for word in words:
+        if word.startswith("--") or not lines:
+            lines.append([])
+        lines[-1].append(shlex.quote(word) if word.isprintable() else f"${word!r}")  # $'\n' for a shell
+    return " \\\n  ".join(" ".join(line) for line in lines)
+
+
+def statistics_facts(drop_map: DropMap) -> Facts | None:
+    """What a map says of the statistics that it was made from; a foreign map may say anything: only the known form counts."""
+    said = drop_map.provenance.get("statistics")
+    if not isinstance(said, dict) or type(said.get("questions")) is not int or not isinstance(said.get("sha256"), str):
+        return None
+    source = "drop_map.json: statistics"
+    return {
+        "questions": Claim(said["questions"], "count", source),
+        "digest": Claim(said["sha256"], "digest", source),
+    }
+
+
+def earlier_facts(drop_map: DropMap, experts: int, earlier: Mapping[str, DropMap]) -> list[Facts]:
+    """How many of this map's drop decisions each earlier variant's map made too; maps of other layers are refused.
+
+    Raises:
+        InputError: an earlier map has no layer in common with this one.
+    """
+    found = []
+    for label, other in earlier.items():
+        total = difference(drop_map, other, experts)["total"]
+        source = f"drop_map.json and the drop map of {label}"
+        found.append(
+            {
+                "label": SourcedText(label, "manifest.yaml: card.earlier_maps"),
+                "dropped": Claim(total["first"], "count", source),
+                "both": Claim(total["both"], "count", source),
+                "kept_there": Claim(total["only_first"], "count", source),
+                "share": Claim(total["both"] / total["first"], "share", source),
+            }
+        )
+    return found
+
+
+def prior_facts(equal: Mapping[str, tuple[int, int]]) -> list[Facts]:
+    """Rows of the rebuild table: an earlier build, how many of its files this build equals byte for byte, and of how many."""
+    return [
+        {
+            "label": SourcedText(label, "manifest.yaml: prior"),
+            "equal": Claim(same, "count", f"SHA-256 of this build and of {label}"),
+            "files": Claim(files, "count", label),
+        }
+        for label, (same, files) in equal.items()
+    ]
 
 
 def _settings(protocol: Protocol) -> dict[str, Any]:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from typing import Annotated
 
 import typer
 
 from release.commands.options import (
+    HeadersOption,
     HubOption,
     JsonOption,
     LimitOption,
@@ -17,6 +17,7 @@ from release.commands.options import (
     OffloadOption,
     PruneRemoteOption,
     PullRequestOption,
+    ReplaceCardOption,
     ServerOption,
     ServersOption,
     UpdateLockOption,
@@ -29,7 +30,7 @@ from release.commands.running import context_of, run_stages
 def check(manifest: ManifestArgument, as_json: JsonOption = False) -> None:
     """Validate a manifest and every file that it names; nothing is built."""
     from release.manifest import load_manifest
-    from release.stages.preflight import check_inputs
+    from release.stages.preflight import check_inputs, not_buildable
 
     loaded = load_manifest(manifest)
     check_inputs(loaded)
@@ -37,6 +38,8 @@ def check(manifest: ManifestArgument, as_json: JsonOption = False) -> None:
         typer.echo(loaded.content.model_dump_json(by_alias=True, indent=2))
     else:
         typer.echo(f"{manifest}: a valid manifest of {loaded.content.name}")
+        for reason in not_buildable(loaded):
+            typer.echo(f"  cannot be built: {reason}")
 
 
 def schema() -> None:
@@ -64,11 +67,16 @@ def doctor(llama_cpp: LlamaOption = None, as_json: JsonOption = False) -> None:
         raise typer.Exit(3)
 
 
-def plan(manifest: ManifestArgument, work: WorkOption = None, as_json: JsonOption = False) -> None:
-    """Show what a build will write, from headers alone; needs a drop map, pinned or already ranked."""
+def plan(
+    manifest: ManifestArgument, work: WorkOption = None, from_headers: HeadersOption = False, as_json: JsonOption = False
+) -> None:
+    """Show what a build will write, from headers alone; needs a drop map, pinned or already ranked, but with --from-headers."""
+    from release.context import Options
     from release.plan_report import describe_plan, plan_table
 
-    report = describe_plan(context_of(manifest, work))
+    context = context_of(manifest, work)
+    context.options = Options(from_headers=from_headers)
+    report = describe_plan(context)
     typer.echo(json.dumps(report, indent=2) if as_json else plan_table(report))
 
 
@@ -79,6 +87,7 @@ def cut(
     until: Annotated[str | None, typer.Option("--until", metavar="STAGE", help="Stop after this stage.")] = None,
     hub: HubOption = None,
     update_lock: UpdateLockOption = False,
+    replace_card: ReplaceCardOption = False,
     llama_cpp: LlamaOption = None,
     offload: OffloadOption = "none",
     workers: WorkersOption = None,
@@ -97,6 +106,7 @@ def cut(
         until=until,
         hub=hub,
         update_lock=update_lock,
+        replace_card=replace_card,
         llama_cpp=llama_cpp,
         offload=offload,
         workers=workers,
@@ -109,38 +119,12 @@ def cut(
     )
 
 
-def stage_command(stage: str, help_text: str) -> Callable[..., None]:
-    """A command that runs the pipeline up to one stage; what is up to date is not run again."""
-
-    def command(
-        manifest: ManifestArgument,
-        work: WorkOption = None,
-        hub: HubOption = None,
-        update_lock: UpdateLockOption = False,
-        llama_cpp: LlamaOption = None,
-        workers: WorkersOption = None,
-        as_json: JsonOption = False,
-    ) -> None:
-        run_stages(
-            manifest,
-            work=work,
-            until=stage,
-            hub=hub,
-            update_lock=update_lock,
-            llama_cpp=llama_cpp,
-            workers=workers,
-            as_json=as_json,
-        )
-
-    command.__doc__ = help_text
-    return command
-
-
-def write_card(
-    manifest: ManifestArgument, work: WorkOption = None, llama_cpp: LlamaOption = None, as_json: JsonOption = False
+def quantize(
+    manifest: ManifestArgument,
+    work: WorkOption = None,
+    llama_cpp: LlamaOption = None,
+    workers: WorkersOption = None,
+    as_json: JsonOption = False,
 ) -> None:
-    """Write model cards and the results table, every number from the lock or the evidence."""
-    run_stages(manifest, work=work, until="card", llama_cpp=llama_cpp, as_json=as_json)
-
-
-quantize = stage_command("quantize", "Convert, calibrate and quantize with llama.cpp.")
+    """Convert, calibrate and quantize with llama.cpp."""
+    run_stages(manifest, work=work, until="quantize", llama_cpp=llama_cpp, workers=workers, as_json=as_json)

@@ -65,10 +65,8 @@ def _compare(locked: Lock, found: Lock, *, everything: bool) -> str:
 
     Files that are missing are no difference when stages were skipped: they were not made by this run.
     """
-    if changed_inputs := _changed_inputs(locked, found):
-        raise CheckFailedError(
-            f"made from other inputs than the lock: {', '.join(changed_inputs)}; accept them with --update-lock"
-        )
+    if others := changed_inputs(locked, found):
+        raise CheckFailedError(f"made from other inputs than the lock: {', '.join(others)}; accept them with --update-lock")
     changed = [each for each in differences(locked.outputs, found.outputs) if everything or each.kind != "missing"]
     wrong = [each for each in changed if each.explained is None]
     if wrong:
@@ -79,7 +77,7 @@ def _compare(locked: Lock, found: Lock, *, everything: bool) -> str:
     return f"all {len(found.outputs)} outputs equal"
 
 
-def _changed_inputs(locked: Lock, found: Lock) -> list[str]:
+def changed_inputs(locked: Lock, found: Lock) -> list[str]:
     """Names of the inputs that differ."""
     before, here = locked.inputs, found.inputs
     names = [each.path for each in differences(before.files, here.files)]

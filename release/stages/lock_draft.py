@@ -7,6 +7,7 @@ from pathlib import Path
 
 from pruner.drop_map import read_drop_map
 from release import __version__
+from release.card.pictures.canvas import libraries
 from release.context import Context
 from release.lock import Lock, LockedFile, LockedInputs, locked_weights
 from release.records import read_record
@@ -18,6 +19,9 @@ from release.stages.resolve import locked_base, locked_files
 
 MEASURED = ("analyze", "calibrate", "quantize", "eval", "card")
 """Stages whose bytes also depend on the tools and the processor: sums of floating-point numbers."""
+
+PICTURES = "card/pictures/"
+"""Their bytes depend on what draws them too: with another matplotlib they are not comparable, and no fault."""
 
 UNPUBLISHED = ("quants.json", "build.json", "ranking_report.json")
 
@@ -56,7 +60,12 @@ def _made_by(context: Context, stage: str) -> dict[str, LockedFile]:
     summaries = read_summaries(context) if stage == "quantize" else {}
     tensor_data = {f"gguf/{context.gguf_file(name).name}": summary["tensor_digest"] for name, summary in summaries.items()}
     return {
-        path: LockedFile(sha256=output.sha256, size=output.size, tensor_data=tensor_data.get(path), made_with=made_with)
+        path: LockedFile(
+            sha256=output.sha256,
+            size=output.size,
+            tensor_data=tensor_data.get(path),
+            made_with={**(made_with or {}), **libraries()} if path.startswith(PICTURES) else made_with,
+        )
         for path, output in record.outputs.items()
         if path not in UNPUBLISHED
     }

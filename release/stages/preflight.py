@@ -8,6 +8,8 @@ from pathlib import Path
 from pruner.errors import UnavailableError
 from pruner.files import path_inside, require_space
 from release.base import base_folder
+from release.card.metadata import leaderboard_dataset
+from release.card.render import own_templates
 from release.context import Context
 from release.evaluation.remote import check_url
 from release.gguf.names import check_tags
@@ -34,10 +36,7 @@ def check_inputs(loaded: LoadedManifest) -> None:
     manifest = loaded.content
     if manifest.base.path is not None:
         base_folder(loaded)
-    if manifest.prune and manifest.prune.drop_map:
-        from pruner.drop_map import read_drop_map
-
-        read_drop_map(loaded.file(manifest.prune.drop_map))
+    _check_map_and_headers(loaded)
     dataset = manifest.prune.dataset if manifest.prune else None
     if dataset and dataset.path:
         loaded.file(PinnedFile(path=dataset.path, sha256=dataset.sha256))
@@ -45,13 +44,22 @@ def check_inputs(loaded: LoadedManifest) -> None:
     pinned = [matrix.text, matrix.file] if matrix else []
     pinned += [quant.tensor_types for quant in manifest.gguf.quants] if manifest.gguf else []
     for file in filter(
-        None, [*pinned, *(prior.file for prior in manifest.prior), *(row.evidence or row.lm_eval for row in manifest.compare)]
+        None,
+        [
+            *pinned,
+            *manifest.card.earlier_maps.values(),
+            *(prior.file for prior in manifest.prior),
+            *(row.evidence or row.lm_eval for row in manifest.compare),
+        ],
     ):
         loaded.file(file)
+    own_templates(loaded.root, manifest.card.templates)
     if manifest.eval:
         from release.evaluation.protocol import load_protocol
 
         protocol = load_protocol(path_inside(loaded.root, manifest.eval.protocol), loaded.root)
+        if manifest.card.leaderboard:
+            leaderboard_dataset(manifest.card.leaderboard, protocol)
         if manifest.prune and protocol.gates.reference:
             from release.evaluation.gates import require_reference
             from release.stages.evaluate import reference_of
@@ -59,6 +67,35 @@ def check_inputs(loaded: LoadedManifest) -> None:
             require_reference(protocol, reference_of(loaded))
     if manifest.card.prose:
         loaded.file(PinnedFile(path=manifest.card.prose))
+
+
+def _check_map_and_headers(loaded: LoadedManifest) -> None:
+    from pruner.drop_map import read_drop_map
+    from release.base_headers import described_base
+
+    prune, headers = loaded.content.prune, loaded.content.base.headers
+    if prune and prune.drop_map and not absent_map(loaded):
+        read_drop_map(loaded.file(prune.drop_map))
+    if headers:
+        described_base(loaded.file(headers))
+
+
+def absent_map(loaded: LoadedManifest) -> str | None:
+    """Why the pinned drop map is not here, when the manifest says so and it is not."""
+    pinned = loaded.content.prune.drop_map if loaded.content.prune else None
+    if pinned is None or pinned.absent is None or path_inside(loaded.root, pinned.path).exists():
+        return None
+    return pinned.absent
+
+
+def not_buildable(loaded: LoadedManifest) -> list[str]:
+    """What a manifest says that it does not know, and without which nothing can be built: it can be planned and rendered."""
+    base, reasons = loaded.content.base, []
+    if base.repo is not None and base.revision is None:
+        reasons.append(f"the commit of {base.repo} is UNKNOWN")
+    if (absent := absent_map(loaded)) is not None:
+        reasons.append(f"the drop map is absent: {absent}")
+    return reasons
 
 
 def _ahead(context: Context, stage: str) -> bool:

@@ -10,7 +10,7 @@ from pruner.files import sha256_file
 from release import reproduce
 from release.context import Context
 from release.lock import read_lock
-from release.stages.card import card_folder
+from release.stages.card import LEADERBOARD_FOLDER, card_folder
 from release.stages.lock import gguf_sums_path, page_path, sums_path, work_lock_path
 
 
@@ -61,13 +61,19 @@ def _locked_files(context: Context, *folders: str) -> dict[str, Path]:
 
 def _weights_files(context: Context) -> dict[str, Path]:
     card = {"README.md": card_folder(context) / "README.md"}
-    return {**_locked_files(context, "weights/"), **card, **_reproduce_files(context)}
+    scores = _locked_files(context, f"card/{LEADERBOARD_FOLDER}/")
+    leaderboard = {f".eval_results/{name}": path for name, path in scores.items()}
+    return {**_locked_files(context, "weights/"), **card, **_pictures(context), **leaderboard, **_reproduce_files(context)}
+
+
+def _pictures(context: Context) -> dict[str, Path]:
+    return {f"pictures/{name}": path for name, path in _locked_files(context, "card/pictures/").items()}
 
 
 def _gguf_files(context: Context) -> dict[str, Path]:
     folders = ("gguf/", "imatrix/") if context.gguf.imatrix else ("gguf/",)
     extra = {"README.md": card_folder(context) / "README.gguf.md", reproduce.SUMS: gguf_sums_path(context)}
-    return {**_locked_files(context, *folders), **extra}
+    return {**_locked_files(context, *folders), **extra, **_pictures(context)}
 
 
 def _reproduce_files(context: Context) -> dict[str, Path]:

@@ -8,6 +8,7 @@ from pruner.errors import CheckFailedError
 from pruner.files import canonical_json, write_atomic
 from release.context import Context
 from release.publication_report import plan_lines
+from release.stages.kept_card import with_kept_parts
 from release.stages.publication import Repository, repositories
 from release.stages.stage import Stage
 
@@ -24,14 +25,13 @@ def skip_unpublished(context: Context) -> str | None:
 def _run(context: Context) -> str:
     from release.hub.secret_scan import require_no_secrets
 
-    planned = repositories(context)
+    planned = [with_kept_parts(context, repository) for repository in repositories(context)]
     for repository in planned:
         folders = (context.work.resolve(), context.loaded.root.resolve())
         require_no_secrets(repository.files, folders, _inherited(context, repository))
     for plan in [publication_plan(context, repository) for repository in planned]:
         for line in plan_lines(plan, base_on_hub=context.manifest.base.repo is not None):
             context.progress.note(line)
-        _look_at_card(context, plan)
     done = [_published(context, repository) for repository in planned]
     commits = {each.repo: each.commit for each in done}
     write_atomic(context.work / "published.json", canonical_json(commits))
@@ -49,31 +49,6 @@ def _inherited(context: Context, repository: Repository) -> frozenset[str]:
 def _said(done: Publication) -> str:
     proposed = f" as pull request {done.pull_request}" if done.pull_request else ""
     return f"{done.repo}@{done.commit[:12]}{proposed}{'' if done.changed else ' (nothing to change)'}"
-
-
-def existing_card(context: Context, repo: str) -> str | None:
-    """The card that a repository has on the run's Hub now, None when it has none or does not exist.
-
-    Raises:
-        CheckFailedError: what stands there is no card.
-        UnavailableError: the Hub cannot be reached.
-    """
-    from release.hub.card_check import remote_card
-    from release.hub.remote import hub_api, remote_tree
-
-    api = hub_api(context.options.hub.endpoint, context.options.hub.token)
-    tree = remote_tree(api, repo)
-    return remote_card(api, repo, tree) if tree else None
-
-
-def _look_at_card(context: Context, plan: PublicationPlan) -> None:
-    """Before anything is uploaded: what people wrote on a card that will be replaced is said, so that it can be kept."""
-    from release.hub.card_check import CARD
-
-    if CARD not in {file.path for file in plan.changes}:
-        return
-    if card := existing_card(context, plan.repo):
-        context.progress.note(f"{plan.repo}: replaces a {CARD} of {len(card.splitlines())} lines")
 
 
 def publication_plan(context: Context, repository: Repository) -> PublicationPlan:

@@ -8,6 +8,7 @@ from typing import Any
 
 from pruner.files import canonical_json, write_atomic
 from release.context import Context
+from release.stages.kept_card import with_kept_card
 from release.stages.publication import Repository, repositories
 from release.stages.publish import skip_unpublished
 from release.stages.stage import Stage
@@ -18,7 +19,7 @@ def _run(context: Context) -> str:
 
     hub = context.options.hub
     commits: dict[str, str] = json.loads((context.work / "published.json").read_bytes())
-    published = repositories(context)
+    published = _published(context)
     for repository in published:
         with context.progress.task(f"reading back {repository.repo}", None):
             read_back(repository.repo, commits[repository.repo], repository.digests, endpoint=hub.endpoint, token=hub.token)
@@ -56,6 +57,11 @@ def announce(context: Context) -> str:
     return "".join(f"; {each}" for each in done)
 
 
+def _published(context: Context) -> list[Repository]:
+    """What was sent, with the cards that were merged."""
+    return [with_kept_card(context, repository) for repository in repositories(context)]
+
+
 def _answer(context: Context, published: list[Repository]) -> str:
     """Load the first quant with `llama-server -hf`, from the very Hub that it was published to, and ask it something."""
     if not context.publish.gguf:
@@ -91,7 +97,7 @@ def _patience(size: int) -> float:
 
 def _inputs(context: Context) -> Any:
     published = json.loads((context.work / "published.json").read_bytes())
-    digests = [repository.digests for repository in repositories(context)]
+    digests = [repository.digests for repository in _published(context)]
     return [context.options.hub.label, published, digests, context.publish.model_dump(), context.options.pull_request]
 
 

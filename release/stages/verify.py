@@ -8,7 +8,7 @@ from typing import Any
 
 from pruner.drop_map import read_drop_map
 from pruner.errors import CheckFailedError, InputError
-from pruner.files import git_blob_id, sha256_file
+from pruner.files import canonical_json, git_blob_id, read_json, sha256_file, write_atomic
 from pruner.hub_source import hub_source
 from pruner.sources import SourceFile
 from release.context import Context
@@ -99,9 +99,30 @@ def _locked(file: SourceFile, path: str, work: Path, found: Lock) -> LockedFile:
 def _run(context: Context) -> str:
     result = compare_weights(context)
     require_equal(context, result)
+    write_atomic(_verified_path(context), canonical_json(_equal_files(context, result)))
     shards = sum(path.endswith(".safetensors") for path in weights_lock(context).outputs)
     against = ", ".join(name for name in result if name != "build") or "nothing yet: no lock and no prior build"
     return f"{shards} shards equal to {against}" if len(result) > 1 else f"compared with {against}"
+
+
+def _verified_path(context: Context) -> Path:
+    return context.work / "verified.json"
+
+
+def _equal_files(context: Context, result: Mapping[str, tuple[Difference, ...]]) -> dict[str, list[int]]:
+    """By prior build, how many shards are equal to it, and how many this build has."""
+    shards = {path for path in weights_lock(context).outputs if path.endswith(".safetensors")}
+    priors = {prior.label for prior in context.manifest.prior}
+    other = {label: {each.path for each in found} for label, found in result.items() if label in priors}
+    return {label: [len(shards - changed), len(shards)] for label, changed in other.items()}
+
+
+def read_verified(context: Context) -> dict[str, tuple[int, int]]:
+    """Shards that equal each prior build, and how many there are; empty without priors or before they were compared."""
+    if not context.manifest.prior or not _verified_path(context).exists():
+        return {}
+    found = read_json(_verified_path(context), "what was verified")
+    return {str(label): (int(equal), int(files)) for label, (equal, files) in found.items()}
 
 
 def require_equal(context: Context, result: Mapping[str, tuple[Difference, ...]]) -> None:
@@ -136,6 +157,7 @@ STAGE = Stage(
     title="verifying digests",
     run=_run,
     inputs=_inputs,
+    outputs=lambda context: (_verified_path(context),),
     skip=skip_base_release,
     needs=("prune",),
 )

@@ -65,6 +65,7 @@ def test_every_shipped_manifest_is_valid(manifests: Path) -> None:
         (MINIMAL + "prior: [{repo: a/b}]\n", "needs its revision"),
         (MINIMAL + "prior: [{path: x, repo: a/b}]\n", "either repo and revision, or path"),
         (MINIMAL + "prior: [{file: x}]\n", "unknown key"),
+        (MINIMAL + "card: {leaderboard: {task: diamond}}\n", "there is no eval section"),
     ],
 )
 def test_what_is_no_manifest_is_one_line_with_its_place(tmp_path: Path, text: str, message: str) -> None:
