@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pruner.drop_map import read_drop_map
 from pruner.errors import CheckFailedError
-from pruner.files import sha256_file
+from pruner.files import path_inside, sha256_file
 from release import reproduce
 from release.lock import Lock
 from release.references import parse_sums
@@ -14,7 +14,7 @@ from release.verification.verdict import Finding, Pieces, Verdict
 
 def check_consistency(published: Published) -> Finding:
     """The finding on `reproduce/` itself."""
-    pieces = Pieces("consistency")
+    pieces = Pieces("consistency", published.folder)
     for name, check in {
         reproduce.MANIFEST: _manifest,
         reproduce.LOCK: _lock_names_the_manifest,
@@ -67,10 +67,13 @@ def _drop_map(published: Published) -> None:
 def _protocol(published: Published) -> None:
     from release.evaluation.protocol import load_protocol, protocol_digest
 
-    if published.manifest.content.eval is None:
+    section = published.manifest.content.eval
+    if section is None:
         return
-    path = published.path(reproduce.PROTOCOL)
-    found = protocol_digest(load_protocol(path, path.parent))
+    named = path_inside(published.manifest.root, section.protocol)
+    if sha256_file(named) != sha256_file(published.path(reproduce.PROTOCOL)):
+        raise CheckFailedError(f"differs from {section.protocol}, which the manifest names")
+    found = protocol_digest(load_protocol(named, published.manifest.root))
     if found != published.lock.inputs.protocol:
         raise CheckFailedError(f"has digest {found}, the lock pins {published.lock.inputs.protocol}")
 

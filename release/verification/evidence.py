@@ -16,7 +16,7 @@ def check_evidence(published: Published) -> Finding | None:
     section = published.manifest.content.eval
     if section is None:
         return None
-    pieces = Pieces(PART)
+    pieces = Pieces(PART, published.folder)
     shown = []
     for quant in section.quants:
         name = reproduce.evidence_name(quant)

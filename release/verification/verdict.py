@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from enum import StrEnum
+from pathlib import Path
 from typing import Any
 
 from pruner.errors import CheckFailedError, InputError, UnavailableError
@@ -39,9 +40,10 @@ def worst(verdicts: list[Verdict]) -> Verdict:
 
 @dataclass
 class Pieces:
-    """Pieces of a part while they are checked."""
+    """Pieces of a part while they are checked; paths below `folder`, a temporary one, are shown without it."""
 
     part: str
+    folder: Path | None = None
     items: list[tuple[str, Verdict, str]] = field(default_factory=list)
 
     def add(self, name: str, verdict: Verdict, reason: str = "") -> None:
@@ -54,9 +56,12 @@ class Pieces:
         try:
             yield
         except (CheckFailedError, InputError) as error:
-            self.add(name, Verdict.BAD, str(error))
+            self.add(name, Verdict.BAD, self._shown(error))
         except UnavailableError as error:
-            self.add(name, Verdict.UNKNOWN, str(error))
+            self.add(name, Verdict.UNKNOWN, self._shown(error))
+
+    def _shown(self, error: Exception) -> str:
+        return str(error).replace(f"{self.folder}/", "") if self.folder else str(error)
 
     def finding(self, good: str) -> Finding:
         """The verdict on the part: its worst piece speaks for it, `good` when all hold."""
