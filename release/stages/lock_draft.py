@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import platform
-from pathlib import Path
-
 from pruner.drop_map import read_drop_map
 from release import __version__
 from release.context import Context
 from release.lock import Lock, LockedFile, LockedInputs, locked_weights
+from release.processes import processor
 from release.records import read_record
 from release.stages.calibrate import imatrix_of
 from release.stages.evaluate import protocol_of
@@ -79,16 +77,6 @@ def _torch_versions(context: Context) -> dict[str, str]:
     from release.stages.analyze import statistics_path
 
     return dict(read_statistics(statistics_path(context)).header.libraries)
-
-
-def processor() -> str:
-    """The kind of processor: its model where the system tells, else its architecture."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return platform.machine()
-    model = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), "")
-    return f"{platform.machine()} {model}".strip()
 
 
 def _tools(context: Context) -> dict[str, str]:
