@@ -69,6 +69,7 @@ def _made_with(context: Context, stage: str) -> dict[str, str]:
     if stage in ("calibrate", "quantize", "eval", "card") and context.manifest.gguf:
         toolchain = context.toolchain
         versions |= {"llama.cpp": toolchain.commit, "compiler": toolchain.compiler, "flags": " ".join(toolchain.flags)}
+        versions |= {} if context.self_test.bit_exact else {"golden self-test": "not bit-exact"}
     return versions
 
 
@@ -83,6 +84,7 @@ def _tools(context: Context) -> dict[str, str]:
     tools = {"moe-release": __version__}
     if context.manifest.gguf:
         tools["llama.cpp"] = context.toolchain.commit
+        tools["golden self-test"] = "bit-exact" if context.self_test.bit_exact else "not bit-exact"
     if context.manifest.eval:
         protocol = protocol_of(context)
         tools |= {"lm-eval": protocol.lm_eval, "task": f"{protocol.task.name} {protocol.task.version}"}

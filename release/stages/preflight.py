@@ -111,6 +111,8 @@ def _require_tools(context: Context) -> None:
                 read_tensor_types(context.loaded.file(quant.tensor_types))
     if wanted:
         context.notes["toolchain"] = f"llama.cpp {context.toolchain.commit[:9]} ({context.toolchain.origin})"
+    if "quantize" in context.planned and not context.self_test.bit_exact:
+        context.notes["toolchain"] += f", {context.self_test}"
 
 
 def _require_room(context: Context) -> None:
