@@ -35,6 +35,8 @@ class Options:
     servers: int = 1
     server_urls: tuple[str, ...] = ()
     limit: int | None = None
+    memory: int | None = None
+    """Bytes for quants that run side by side; the manifest's or half of the free memory when None."""
     offload: bool = False
     """Measure the base one decoder layer at a time; changes memory and time, never the numbers."""
 

@@ -12,6 +12,7 @@ from release.card.claims import Claim, Unit
 from release.evaluation.evidence import Evidence
 from release.evaluation.protocol import Protocol
 from release.evaluation.stats import chance_tail
+from release.gguf.golden import SelfTest
 from release.lock import Lock
 
 Facts = dict[str, Any]
@@ -82,19 +83,40 @@ def file_facts(lock: Lock, prefix: str) -> list[Facts]:
     ]
 
 
-def quant_facts(summaries: Mapping[str, Mapping[str, Any]], names: Mapping[str, str]) -> list[Facts]:
-    """One entry per quant in the manifest's order, read back from its file; `names` gives the file of each quant."""
-    return [
-        {
-            "name": Claim(name, "text", "manifest.yaml"),
-            "file": Claim(file, "text", "lock.json"),
-            "size": Claim(summaries[name]["file_size"], "bytes", f"{file}: size"),
-            "bits_per_weight": Claim(summaries[name]["bits_per_weight"], "number", f"{file}: tensor headers"),
-            "composition": Claim(summaries[name]["composition"], "text", f"{file}: tensor types"),
-            "sha256": Claim(summaries[name]["sha256"], "digest", "lock.json"),
-        }
-        for name, file in names.items()
-    ]
+def quant_facts(summaries: Mapping[str, Mapping[str, Any]], names: Sequence[str]) -> list[Facts]:
+    """One entry per quant in the manifest's order, read back from its file, or its shards, of which `file` is the first."""
+    return [_quant_facts(name, summaries[name]) for name in names]
+
+
+def _quant_facts(name: str, summary: Mapping[str, Any]) -> Facts:
+    files = summary["files"]
+    file = files[0]["name"]
+    return {
+        "name": Claim(name, "text", "manifest.yaml"),
+        "file": Claim(file, "text", "lock.json"),
+        "shards": Claim(len(files), "count", "lock.json"),
+        "files": [
+            {
+                "name": Claim(each["name"], "text", "lock.json"),
+                "size": Claim(each["size"], "bytes", f"{each['name']}: size"),
+                "sha256": Claim(each["sha256"], "digest", "lock.json"),
+            }
+            for each in files
+        ],
+        "size": Claim(summary["file_size"], "bytes", f"{file}: size"),
+        "bits_per_weight": Claim(summary["bits_per_weight"], "number", f"{file}: tensor headers"),
+        "composition": Claim(summary["composition"], "text", f"{file}: tensor types"),
+    }
+
+
+def self_test_facts(tested: SelfTest, summaries: Mapping[str, Mapping[str, Any]]) -> Facts:
+    """Whether the quants may be called bit-identical: only when the toolchain met the golden digests of every type in them."""
+    source = "lock.json: tools: golden self-test"
+    types = {kind for summary in summaries.values() for kind in summary["types"]}
+    return {
+        "bit_exact": tested.covers(types),
+        "result": Claim("bit-exact" if tested.bit_exact else "not bit-exact", "text", source),
+    }
 
 
 def run_facts(evidence: Evidence, options: int) -> Facts:

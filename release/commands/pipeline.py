@@ -14,6 +14,7 @@ from release.commands.options import (
     LimitOption,
     LlamaOption,
     ManifestArgument,
+    MemoryOption,
     OffloadOption,
     ServerOption,
     ServersOption,
@@ -83,6 +84,7 @@ def cut(
     servers: ServersOption = 1,
     server: ServerOption = None,
     limit: LimitOption = None,
+    memory: MemoryOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Cut a release: every stage from preflight to reading back what was published."""
@@ -99,6 +101,7 @@ def cut(
         servers=servers,
         server_urls=tuple(server or ()),
         limit=limit,
+        memory=memory,
         as_json=as_json,
     )
 
@@ -137,5 +140,28 @@ def write_card(
     run_stages(manifest, work=work, until="card", llama_cpp=llama_cpp, as_json=as_json)
 
 
-quantize = stage_command("quantize", "Convert, calibrate and quantize with llama.cpp.")
+def quantize(
+    manifest: ManifestArgument,
+    work: WorkOption = None,
+    hub: HubOption = None,
+    update_lock: UpdateLockOption = False,
+    llama_cpp: LlamaOption = None,
+    workers: WorkersOption = None,
+    memory: MemoryOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Convert, calibrate and quantize with llama.cpp; quants run side by side within --memory."""
+    run_stages(
+        manifest,
+        work=work,
+        hub=hub,
+        until="quantize",
+        update_lock=update_lock,
+        llama_cpp=llama_cpp,
+        workers=workers,
+        memory=memory,
+        as_json=as_json,
+    )
+
+
 publish = stage_command("publish", "Publish to the Hub: one commit per repository.")

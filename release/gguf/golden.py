@@ -1,8 +1,8 @@
 """The golden self-test of a toolchain: whether its llama-quantize gives the bytes that every other exact build gives.
 
 A small model whose numbers come from integer arithmetic is quantized to every K-quant and to the types that rows fall back to,
-with and without an importance matrix; `golden_digests.py` has the tensors' digests.  A build that gives others is not wrong (compilers
-may fuse a multiplication and an addition), but it is not bit-exact: nobody can expect its quants of another machine.
+with and without an importance matrix; `golden_digests.py` has the tensors' digests.  A build that gives others is not wrong
+(compilers may fuse a multiplication and an addition), but it is not bit-exact: nobody can expect its quants of another machine.
 """
 
 from __future__ import annotations

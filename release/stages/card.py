@@ -8,7 +8,16 @@ from typing import Any
 from pruner.drop_map import read_drop_map
 from pruner.files import atomic_folder, canonical_json, sha256_bytes
 from release.card.claims import Claim, claims_in
-from release.card.facts import Facts, contamination_facts, file_facts, protocol_facts, quant_facts, run_facts, weight_facts
+from release.card.facts import (
+    Facts,
+    contamination_facts,
+    file_facts,
+    protocol_facts,
+    quant_facts,
+    run_facts,
+    self_test_facts,
+    weight_facts,
+)
 from release.card.front_matter import gguf_front_matter, license_of, weights_front_matter
 from release.card.prose import require_no_numbers
 from release.card.render import render, render_prose, template_folder
@@ -85,14 +94,15 @@ def collect_facts(context: Context) -> Facts:
         "files": file_facts(lock, "weights/"),
         "tools": lock.inputs.tools,
         "quants": [],
+        "self_test": None,
         "runs": [],
         "protocol": None,
         "contamination": None,
         **weight_facts(context.base, plan_of(context, drop_map), _method(context)),
     }
     if manifest.gguf:
-        names = {quant.name: context.gguf_file(quant.name).name for quant in manifest.gguf.quants}
-        facts["quants"] = quant_facts(read_summaries(context), names)
+        facts["quants"] = quant_facts(read_summaries(context), [quant.name for quant in manifest.gguf.quants])
+        facts["self_test"] = self_test_facts(context.self_test, read_summaries(context))
         facts["imatrix"] = [*file_facts(lock, "imatrix/")]
     if manifest.eval:
         facts |= _evaluation(context)

@@ -52,7 +52,7 @@ def _made_by(context: Context, stage: str) -> dict[str, LockedFile]:
     measured = stage in MEASURED or (stage == "rank" and context.manifest.prune is not None and context.manifest.prune.analysis)
     made_with = _made_with(context, stage) if measured else None
     summaries = read_summaries(context) if stage == "quantize" else {}
-    tensor_data = {f"gguf/{context.gguf_file(name).name}": summary["tensor_digest"] for name, summary in summaries.items()}
+    tensor_data = {f"gguf/{file['name']}": file["tensor_digest"] for each in summaries.values() for file in each["files"]}
     return {
         path: LockedFile(sha256=output.sha256, size=output.size, tensor_data=tensor_data.get(path), made_with=made_with)
         for path, output in record.outputs.items()

@@ -41,6 +41,7 @@ def check_inputs(loaded: LoadedManifest) -> None:
     matrix = manifest.gguf.imatrix if manifest.gguf else None
     pinned = [matrix.text, matrix.file] if matrix else []
     pinned += [quant.tensor_types for quant in manifest.gguf.quants] if manifest.gguf else []
+    pinned += [manifest.gguf.quality.text] if manifest.gguf and manifest.gguf.quality else []
     for file in filter(
         None, [*pinned, *(prior.file for prior in manifest.prior), *(row.evidence or row.lm_eval for row in manifest.compare)]
     ):
