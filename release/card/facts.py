@@ -13,6 +13,7 @@ from release.evaluation.evidence import Evidence
 from release.evaluation.protocol import Protocol
 from release.evaluation.stats import chance_tail
 from release.gguf.golden import SelfTest
+from release.gguf.quality import Estimate, Quality
 from release.lock import Lock
 
 Facts = dict[str, Any]
@@ -106,6 +107,39 @@ def _quant_facts(name: str, summary: Mapping[str, Any]) -> Facts:
         "size": Claim(summary["file_size"], "bytes", f"{file}: size"),
         "bits_per_weight": Claim(summary["bits_per_weight"], "number", f"{file}: tensor headers"),
         "composition": Claim(summary["composition"], "text", f"{file}: tensor types"),
+    }
+
+
+def quality_facts(quality: Quality) -> Facts:
+    """How far each quant is from the unquantized GGUF, with standard errors, and what was measured."""
+    rows = []
+    for name, quant in quality.quants.items():
+        found = {"kl_divergence": quant.divergence.kl_divergence, "perplexity": quant.divergence.perplexity}
+        rows.append(
+            {
+                "name": Claim(name, "text", "quality.json"),
+                "size": Claim(quant.size, "bytes", f"quality.json: quants.{name}.size"),
+                "same_top": Claim(quant.divergence.same_top.value, "share", f"quality.json: quants.{name}.same_top"),
+                **{key: _estimate(each, f"quality.json: quants.{name}.{key}") for key, each in found.items()},
+            }
+        )
+    text = quality.text
+    return {
+        "rows": rows,
+        "type": Claim(quality.source.type, "text", "quality.json: source.type"),
+        "perplexity": _estimate(quality.source.perplexity, "quality.json: source.perplexity"),
+        "text": Claim(text.name, "text", "quality.json: text.name"),
+        "text_sha256": Claim(text.sha256, "digest", "quality.json: text.sha256"),
+        "chunks": Claim(text.chunks, "count", "quality.json: text.chunks"),
+        "context": Claim(text.context, "count", "quality.json: text.context"),
+        "tokens": Claim(text.tokens, "count", "quality.json: text.tokens"),
+    }
+
+
+def _estimate(estimate: Estimate, source: str) -> Facts:
+    return {
+        "value": Claim(estimate.value, "measure", f"{source}.value"),
+        "error": Claim(estimate.error, "measure", f"{source}.error"),
     }
 
 

@@ -13,6 +13,7 @@ from release.card.facts import (
     contamination_facts,
     file_facts,
     protocol_facts,
+    quality_facts,
     quant_facts,
     run_facts,
     self_test_facts,
@@ -26,10 +27,12 @@ from release.context import Context
 from release.evaluation.evidence import read_evidence
 from release.evaluation.gates import read_gated_run, require_reference
 from release.evaluation.protocol import Protocol, protocol_digest
+from release.gguf.quality import read_quality
 from release.manifest import Compare, PinnedFile
 from release.stages.evaluate import calibration_digests, evidence_of, protocol_of, reference_of
 from release.stages.lock_draft import draft_lock
 from release.stages.prune import drop_map_path, plan_of, skip_base_release
+from release.stages.quality import quality_path, wants_quality
 from release.stages.quantize import read_summaries
 from release.stages.stage import Stage
 
@@ -95,6 +98,7 @@ def collect_facts(context: Context) -> Facts:
         "tools": lock.inputs.tools,
         "quants": [],
         "self_test": None,
+        "quality": quality_facts(read_quality(quality_path(context))) if wants_quality(context) else None,
         "runs": [],
         "protocol": None,
         "contamination": None,
@@ -157,5 +161,5 @@ STAGE = Stage(
     inputs=_inputs,
     outputs=lambda context: (card_folder(context),),
     skip=skip_base_release,
-    needs=("prune", "quantize", "eval"),
+    needs=("prune", "quantize", "quality", "eval"),
 )

@@ -11,7 +11,7 @@ from release.lock import Lock, differences, read_lock, write_lock
 from release.stages.lock_draft import draft_lock
 from release.stages.stage import Stage
 
-STAGES = ("rank", "analyze", "calibrate", "quantize", "eval", "card")
+STAGES = ("rank", "analyze", "calibrate", "quantize", "quality", "eval", "card")
 
 
 def work_lock_path(context: Context) -> Path:

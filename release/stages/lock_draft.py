@@ -11,16 +11,20 @@ from release.records import read_record
 from release.stages.calibrate import imatrix_of
 from release.stages.evaluate import protocol_of
 from release.stages.prune import build_result, drop_map_path
+from release.stages.quality import wants_quality
 from release.stages.quantize import read_summaries
 from release.stages.resolve import locked_base, locked_files
 
-MEASURED = ("analyze", "calibrate", "quantize", "eval", "card")
+MEASURED = ("analyze", "calibrate", "quantize", "quality", "eval", "card")
 """Stages whose bytes also depend on the tools and the processor: sums of floating-point numbers."""
+
+DRAFTED = ("rank", "analyze", "calibrate", "quantize", "quality", "eval")
+"""Stages before the card."""
 
 UNPUBLISHED = ("quants.json", "build.json", "ranking_report.json")
 
 
-def draft_lock(context: Context, *, stages: tuple[str, ...] = ("rank", "analyze", "calibrate", "quantize", "eval")) -> Lock:
+def draft_lock(context: Context, *, stages: tuple[str, ...] = DRAFTED) -> Lock:
     """A lock of the weights and of everything that `stages` have made so far."""
     from release.evaluation.protocol import protocol_digest
 
@@ -48,6 +52,8 @@ def _made_by(context: Context, stage: str) -> dict[str, LockedFile]:
     record = read_record(context.work, stage)
     if record is None or (stage == "calibrate" and imatrix_of(context) is None):
         return {}
+    if stage == "quality" and not wants_quality(context):
+        return {}
     # The map's own digest is among the inputs; its file names the statistics, so it is as measured as they are.
     measured = stage in MEASURED or (stage == "rank" and context.manifest.prune is not None and context.manifest.prune.analysis)
     made_with = _made_with(context, stage) if measured else None
@@ -66,7 +72,7 @@ def _made_with(context: Context, stage: str) -> dict[str, str]:
     versions: dict[str, str] = {"processor": processor()}
     if stage in ("analyze", "rank") or (stage == "card" and uses_torch):
         versions |= _torch_versions(context)
-    if stage in ("calibrate", "quantize", "eval", "card") and context.manifest.gguf:
+    if stage in ("calibrate", "quantize", "quality", "eval", "card") and context.manifest.gguf:
         toolchain = context.toolchain
         versions |= {"llama.cpp": toolchain.commit, "compiler": toolchain.compiler, "flags": " ".join(toolchain.flags)}
         versions |= {} if context.self_test.bit_exact else {"golden self-test": "not bit-exact"}

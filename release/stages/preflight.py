@@ -19,6 +19,7 @@ from release.stages.stage import Stage
 
 MODULES = {"analysis": ("torch", "transformers"), "eval": ("lm_eval",)}
 TOOLS = {"calibrate": "llama-imatrix", "quantize": "llama-quantize", "eval": "llama-server"}
+SPLITTER, COMPARER = "llama-gguf-split", "llama-perplexity"
 
 
 def check_inputs(loaded: LoadedManifest) -> None:
@@ -100,6 +101,8 @@ def _require_lm_eval(context: Context) -> None:
 def _require_tools(context: Context) -> None:
     """Tools and recipes of the GGUF stages: an unknown type is found now and not after hours."""
     wanted = [tool for stage, tool in TOOLS.items() if stage in context.planned]
+    wanted += [SPLITTER] if context.gguf.max_shard_size and "quantize" in context.planned else []
+    wanted += [COMPARER] if context.gguf.quality and "quality" in context.planned else []
     for tool in wanted:
         context.toolchain.binary(tool)
     if _ahead(context, "convert"):

@@ -11,6 +11,7 @@ from release.context import Context
 from release.lock import read_lock
 from release.stages.card import card_folder
 from release.stages.lock import sums_path, work_lock_path
+from release.stages.quality import quality_path, wants_quality
 
 
 @dataclass(frozen=True)
@@ -65,7 +66,9 @@ def _weights_files(context: Context) -> dict[str, Path]:
 
 def _gguf_files(context: Context) -> dict[str, Path]:
     folders = ("gguf/", "imatrix/") if context.gguf.imatrix else ("gguf/",)
-    return {**_locked_files(context, *folders), "README.md": card_folder(context) / "README.gguf.md"}
+    card = {"README.md": card_folder(context) / "README.gguf.md"}
+    quality = {"quality.json": quality_path(context)} if wants_quality(context) else {}
+    return {**_locked_files(context, *folders), **card, **quality}
 
 
 def _reproduce_files(context: Context) -> dict[str, Path]:
