@@ -13,6 +13,7 @@ from release.evaluation.evidence import Evidence
 from release.evaluation.protocol import Protocol
 from release.evaluation.stats import chance_tail
 from release.gguf.golden import SelfTest
+from release.gguf.imatrix import ImatrixSummary
 from release.gguf.quality import Estimate, Quality
 from release.lock import Lock
 
@@ -110,10 +111,10 @@ def _quant_facts(name: str, summary: Mapping[str, Any]) -> Facts:
     }
 
 
-def quality_facts(quality: Quality) -> Facts:
-    """How far each quant is from the unquantized GGUF, with standard errors, and what was measured."""
+def quality_facts(quality: Quality, names: Sequence[str]) -> Facts:
+    """How far each quant, in the manifest's order, is from the unquantized GGUF, with standard errors, and on what text."""
     rows = []
-    for name, quant in quality.quants.items():
+    for name, quant in ((name, quality.quants[name]) for name in names):
         found = {"kl_divergence": quant.divergence.kl_divergence, "perplexity": quant.divergence.perplexity}
         rows.append(
             {
@@ -140,6 +141,16 @@ def _estimate(estimate: Estimate, source: str) -> Facts:
     return {
         "value": Claim(estimate.value, "measure", f"{source}.value"),
         "error": Claim(estimate.error, "measure", f"{source}.error"),
+    }
+
+
+def imatrix_facts(summary: ImatrixSummary) -> Facts:
+    """What the importance matrix was made of, and the experts that its text never reached."""
+    source = "the published imatrix"
+    return {
+        "chunks": Claim(summary.chunks, "count", f"{source}: imatrix.chunk_count"),
+        "context": Claim(summary.context, "count", f"{source}: imatrix.chunk_size"),
+        "unreached": Claim(summary.unreached_experts, "count", f"{source}: counts"),
     }
 
 

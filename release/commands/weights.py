@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from pruner.errors import InputError
-from release.commands.options import JsonOption, WorkersOption, WorkOption
+from release.commands.options import JsonOption, LlamaOption, WorkersOption, WorkOption
 from release.commands.running import console_progress, context_of, run_stages
 
 
@@ -57,11 +57,25 @@ def verify(
         str | None,
         typer.Option(metavar="LOCK|SHA256SUMS|hf://org/name@revision", help="What the weights must equal.", show_default=False),
     ] = None,
+    requantize: Annotated[
+        bool, typer.Option("--requantize", help="Also make a manifest's quants again, from the locked imatrix.")
+    ] = False,
+    imatrix: Annotated[
+        Path | None, typer.Option("--imatrix", metavar="FILE", help="The locked imatrix, if it is not in the work folder.")
+    ] = None,
+    llama_cpp: LlamaOption = None,
     work: WorkOption = None,
     workers: WorkersOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Compare digests: a manifest's weights with lock and prior builds, or any weights --against; exit code 1 on a mismatch."""
+    if requantize and against is not None:
+        raise InputError("verify: --requantize compares a manifest's quants with its lock; leave out --against")
+    if requantize:
+        from release.commands.requantize import requantize_manifest
+
+        requantize_manifest(Path(target), work, imatrix=imatrix, llama_cpp=llama_cpp, workers=workers, as_json=as_json)
+        return
     if against is None:
         _verify_manifest(Path(target), work, as_json=as_json)
         return

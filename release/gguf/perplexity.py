@@ -105,13 +105,11 @@ def predict(
         if text.stat().st_size < 2 * context:
             raise InputError(f"{text}: the text has {text.stat().st_size:,} bytes, two chunks need {2 * context:,} tokens")
         require_space(target.parent, need, "the unquantized model's predictions")
-        words = [
-            *(toolchain.binary(TOOL), "-m", MODEL, "-f", TEXT, "--chunks", str(chunks), "--log-file", TOOL_LOG),
-            *("--kl-divergence-base", OUTPUT, *_shape(context, threads)),
-        ]
-        with progress.task("predicting with the unquantized model", chunks) as advance:
-            with follow_chunks(folder / TOOL_LOG, chunks, advance), tool_space(folder):
-                run_tool(words, log=log, folder=folder, on_line=lambda line: short.extend(_TOO_SHORT.findall(line)))
+        words: list[str | Path] = [toolchain.binary(TOOL), "-m", MODEL, "-f", TEXT, "--kl-divergence-base", OUTPUT]
+        words += ["--chunks", str(chunks), *_shape(context, threads), "--log-file", TOOL_LOG]
+        task = progress.task("predicting with the unquantized model", chunks)
+        with task as advance, follow_chunks(folder / TOOL_LOG, chunks, advance), tool_space(folder):
+            run_tool(words, log=log, folder=folder, on_line=lambda line: short.extend(_TOO_SHORT.findall(line)))
         found = _check(folder / OUTPUT, text, context, short)
         deliver(folder, target)
     if found.chunks < chunks:
@@ -191,17 +189,8 @@ def compare_quant(
         UnavailableError: the tool is missing, fails or is killed.
         CheckFailedError: its statistics cannot be read, or it lost them each time.
     """
-    words = [
-        *(
-            toolchain.binary(TOOL),
-            "-m",
-            model.absolute(),
-            "--kl-divergence",
-            "--kl-divergence-base",
-            predictions.path.absolute(),
-        ),
-        *_shape(predictions.context, threads),
-    ]
+    words: list[str | Path] = [toolchain.binary(TOOL), "-m", model.absolute(), *_shape(predictions.context, threads)]
+    words += ["--kl-divergence", "--kl-divergence-base", predictions.path.absolute()]
     for _ in range(ATTEMPTS):
         lines: list[str] = []
         with progress.task(title, predictions.chunks) as advance:

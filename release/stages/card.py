@@ -12,6 +12,7 @@ from release.card.facts import (
     Facts,
     contamination_facts,
     file_facts,
+    imatrix_facts,
     protocol_facts,
     quality_facts,
     quant_facts,
@@ -27,8 +28,10 @@ from release.context import Context
 from release.evaluation.evidence import read_evidence
 from release.evaluation.gates import read_gated_run, require_reference
 from release.evaluation.protocol import Protocol, protocol_digest
+from release.gguf.imatrix import read_imatrix
 from release.gguf.quality import read_quality
 from release.manifest import Compare, PinnedFile
+from release.stages.calibrate import imatrix_of
 from release.stages.evaluate import calibration_digests, evidence_of, protocol_of, reference_of
 from release.stages.lock_draft import draft_lock
 from release.stages.prune import drop_map_path, plan_of, skip_base_release
@@ -98,15 +101,20 @@ def collect_facts(context: Context) -> Facts:
         "tools": lock.inputs.tools,
         "quants": [],
         "self_test": None,
-        "quality": quality_facts(read_quality(quality_path(context))) if wants_quality(context) else None,
+        "quality": None,
+        "calibration": None,
         "runs": [],
         "protocol": None,
         "contamination": None,
         **weight_facts(context.base, plan_of(context, drop_map), _method(context)),
     }
     if manifest.gguf:
-        facts["quants"] = quant_facts(read_summaries(context), [quant.name for quant in manifest.gguf.quants])
+        names = [quant.name for quant in manifest.gguf.quants]
+        facts["quants"] = quant_facts(read_summaries(context), names)
+        facts["quality"] = quality_facts(read_quality(quality_path(context)), names) if wants_quality(context) else None
         facts["self_test"] = self_test_facts(context.self_test, read_summaries(context))
+        matrix = imatrix_of(context)
+        facts["calibration"] = imatrix_facts(read_imatrix(matrix)) if matrix else None
         facts["imatrix"] = [*file_facts(lock, "imatrix/")]
     if manifest.eval:
         facts |= _evaluation(context)

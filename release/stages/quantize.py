@@ -142,7 +142,7 @@ def _make(context: Context, quant: Quant) -> dict[str, Any]:
     """Make one quant and its record, which is written last."""
     from release.gguf.summary import fallbacks
 
-    summary, files = make_quant(context, quant, context.gguf_file(quant.name))
+    summary, files = make_quant(context, quant, context.gguf_file(quant.name), imatrix_of(context))
     shown = {**summary.to_json(), "composition": fallbacks(summary, quant.type), "files": files}
     shown["file_size"] = sum(file["size"] for file in files)
     path = _summary_path(context, quant.name)
@@ -159,7 +159,7 @@ def _output(path: Path, sha256: str) -> Output:
     return Output(sha256, state.st_size, state.st_mtime_ns)
 
 
-def make_quant(context: Context, quant: Quant, target: Path) -> tuple[GgufSummary, list[dict[str, Any]]]:
+def make_quant(context: Context, quant: Quant, target: Path, imatrix: Path | None) -> tuple[GgufSummary, list[dict[str, Any]]]:
     """Quantize to `target`, and split it when it is larger than the manifest's shards may be.
 
     Returns:
@@ -174,7 +174,7 @@ def make_quant(context: Context, quant: Quant, target: Path) -> tuple[GgufSummar
         source_gguf(context),
         target,
         quant_type=quant.type,
-        imatrix=imatrix_of(context),
+        imatrix=imatrix,
         tensor_types=context.loaded.file(quant.tensor_types) if quant.tensor_types else None,
         threads=context.gguf.threads,
         log=log,
