@@ -113,10 +113,12 @@ def write_quality(path: Path, quality: Quality) -> None:
 
 _NUMBER = r"\s*(-?\d+(?:\.\d+)?)"
 _SPREAD = rf"{_NUMBER}\s*±{_NUMBER}"
+_RATIO_SPREAD = rf"{_NUMBER}\s*±\s*(-?nan|-?\d+(?:\.\d+)?)"
+"""Of a quant that predicts almost the same, the tool takes the root of a variance that rounding made negative: no error at all."""
 _PAIRS = {
     "perplexity": rf"Mean PPL\(Q\)\s*:{_SPREAD}",
     "source_perplexity": rf"Mean PPL\(base\)\s*:{_SPREAD}",
-    "perplexity_ratio": rf"Mean PPL\(Q\)/PPL\(base\)\s*:{_SPREAD}",
+    "perplexity_ratio": rf"Mean PPL\(Q\)/PPL\(base\)\s*:{_RATIO_SPREAD}",
     "kl_divergence": rf"Mean\s+KLD:{_SPREAD}",
     "same_top": rf"Same top p:{_SPREAD}\s*%",
 }
@@ -136,12 +138,16 @@ def parse_divergence(report: str) -> tuple[Divergence, Estimate]:
     Raises:
         CheckFailedError: a line is missing, stands twice, or holds no finite number.
     """
-    pairs = {name: [float(part) for part in _only(report, pattern)] for name, pattern in _PAIRS.items()}
+    pairs = {name: [_number(part) for part in _only(report, pattern)] for name, pattern in _PAIRS.items()}
     singles = {name: float(_only(report, pattern)[0]) for name, pattern in _SINGLES.items()}
     pairs["same_top"] = [round(part / 100, 7) for part in pairs["same_top"]]
     found = {name: Estimate(value=value, error=error) for name, (value, error) in pairs.items()}
     source = found.pop("source_perplexity")
     return Divergence.model_validate({**found, **singles}), source
+
+
+def _number(text: str) -> float:
+    return 0.0 if text.endswith("nan") else float(text)
 
 
 def _only(report: str, pattern: str) -> tuple[str, ...]:

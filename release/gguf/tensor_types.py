@@ -22,8 +22,8 @@ MAXIMUM_PATTERN = 200
 LONGEST_NAME = 64
 """Characters of a tensor's name in ggml."""
 MAXIMUM_WAYS = 1 << 22
-"""Bound of the ways in which a pattern can be laid over a name.  Regular expressions, Python's and llama-quantize's, try them one
-by one: four million take a second or less, and a pattern with thirty repeats would never end."""
+"""Bound of the ways in which a pattern can be laid over a name.  Regular expressions, Python's and llama-quantize's, try them
+one by one: four million take a second or less, and a pattern with thirty repeats would never end."""
 _ATOM = re.compile(r"\\.|\[\^?\]?(?:\\.|[^\]\\])*\]|\(\?.?|\{[^}]*\}|.", re.DOTALL)
 """An escape, a class of characters, the beginning of a special group, a counted repeat, or one character."""
 USABLE = sorted(name for name, kind in BY_NAME.items() if kind.quantized or name in {"F32", "F16", "BF16"})
