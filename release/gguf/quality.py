@@ -114,7 +114,7 @@ def write_quality(path: Path, quality: Quality) -> None:
 _NUMBER = r"\s*(-?\d+(?:\.\d+)?)"
 _SPREAD = rf"{_NUMBER}\s*±{_NUMBER}"
 _RATIO_SPREAD = rf"{_NUMBER}\s*±\s*(-?nan|-?\d+(?:\.\d+)?)"
-"""Of a quant that predicts almost the same, the tool takes the root of a variance that rounding made negative: no error at all."""
+"""Of a quant that predicts the same, the tool takes the root of a variance that rounding made negative: no error at all."""
 _PAIRS = {
     "perplexity": rf"Mean PPL\(Q\)\s*:{_SPREAD}",
     "source_perplexity": rf"Mean PPL\(base\)\s*:{_SPREAD}",

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Callable, Sequence
-from concurrent.futures import Executor, Future, ThreadPoolExecutor, wait
+from concurrent.futures import Executor, ThreadPoolExecutor, wait
 from contextlib import suppress
 from typing import TypeVar
 
@@ -64,35 +65,39 @@ def run_all(jobs: Sequence[Callable[[], Result]], executor: Executor | None = No
 
     Args:
         jobs: each runs its tool with `run_tool`.
-        executor: who runs them; threads of our own when None.
+        executor: of threads, since jobs only wait; threads of our own when None.
         at_a_time: number of these threads.
 
     Raises:
         Exception: that of the first job, in order, that failed.
     """
     pool = executor or ThreadPoolExecutor(at_a_time)
-    futures: list[Future[Result]] = [pool.submit(job) for job in jobs]
+    failed = threading.Event()
+    futures = [pool.submit(_run, job, failed) for job in jobs]
     try:
-        _finish(futures)
+        wait(futures)
     except BaseException:  # Ctrl-C or SIGTERM: not an error of a job, those stay in their futures
-        for future in futures:
-            future.cancel()
+        failed.set()
         stop_tools()
         raise
     finally:
         if executor is None:
             pool.shutdown(wait=True, cancel_futures=True)
-    failed = [error for each in futures if not each.cancelled() and (error := each.exception())]
-    if failed:
-        raise failed[0]
+    if errors := [error for each in futures if (error := each.exception()) and not isinstance(error, _NotBegunError)]:
+        raise errors[0]
     return [each.result() for each in futures]
 
 
-def _finish(futures: Sequence[Future[Result]]) -> None:
-    """Wait for all; after the first failure those that wait are not begun."""
-    waiting = set(futures)
-    while waiting:
-        done, waiting = wait(waiting, return_when="FIRST_COMPLETED")
-        if any(not each.cancelled() and each.exception() for each in done):
-            for each in waiting:
-                each.cancel()
+class _NotBegunError(Exception):
+    """A job that was not begun because another one had failed."""
+
+
+def _run(job: Callable[[], Result], failed: threading.Event) -> Result:
+    """Run a job unless one failed; said in the worker, for the caller hears of a failure when the next job has begun."""
+    if failed.is_set():
+        raise _NotBegunError
+    try:
+        return job()
+    except BaseException:
+        failed.set()
+        raise

@@ -233,7 +233,8 @@ def test_a_broken_tool_gets_one_line(tmp_path: Path, small_model: Path, fake_too
 def test_statistics_that_were_lost_once_are_asked_for_again(
     tmp_path: Path, small_model: Path, fake_tools: FakeTools, recorder: Any
 ):
-    body = f"mark = pathlib.Path({str(tmp_path / 'mark')!r})\nif mark.exists(): print({REPORT!r})\nif '-m' in sys.argv: mark.touch()"
+    mark = f"mark = pathlib.Path({str(tmp_path / 'mark')!r})"
+    body = f"{mark}\nif mark.exists(): print({REPORT!r})\nif '-m' in sys.argv: mark.touch()"
     found = read_predictions(put_predictions(tmp_path / "p"))
     assert found
     tools = fake_tools({"llama-perplexity": body})
