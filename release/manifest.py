@@ -16,6 +16,7 @@ from pruner.files import path_inside, sha256_file
 from pruner.ranking_options import CoverageRanking, Gates, Ranking
 from pruner.safetensors_format import Metadata
 from release.documents import Document, load_document
+from release.gguf.quality import MINIMUM_TOKENS
 
 Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 Revision = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{40}$")]
@@ -220,13 +221,34 @@ def _quant(value: Any) -> Any:
     return {"name": value, "type": value} if isinstance(value, str) else value
 
 
+class QualityCheck(Document):
+    """How quants are compared with the unquantized GGUF: the text that both predict, and how much of it."""
+
+    text: PinnedFile = Field(description="A text that neither map nor imatrix was made from.")
+    chunks: int = Field(100, gt=0, description="Chunks of the text that are used, at most.")
+    context: int = Field(512, ge=16, description="Tokens of a chunk; the second half of them is scored.")
+
+    @model_validator(mode="after")
+    def _enough(self) -> QualityCheck:
+        if self.chunks * (self.context - 1 - self.context // 2) < MINIMUM_TOKENS:
+            raise ValueError(f"chunks × half the context is under {MINIMUM_TOKENS} tokens, too few for statistics")
+        return self
+
+
 class Gguf(Document):
     """The quantized files."""
 
     outtype: Literal["bf16", "f16", "f32"] = "bf16"
     imatrix: Imatrix | None = None
     threads: int = Field(2, gt=0, description="Threads of llama.cpp's tools; results do not depend on them.")
+    memory: Size | None = Field(
+        None, description="Memory for quantizing; quants run side by side as far as it reaches. Default: half of what is free."
+    )
+    max_shard_size: Annotated[int, BeforeValidator(parse_size), Field(ge=10**6)] | None = Field(
+        None, description="A larger quant is split by llama-gguf-split: cap of a shard in bytes of tensor data, in whole MB."
+    )
     quants: list[Annotated[Quant, BeforeValidator(_quant)]] = Field(min_length=1)
+    quality: QualityCheck | None = Field(None, description="Measure perplexity and KL divergence of every quant.")
 
     @model_validator(mode="after")
     def _distinct(self) -> Gguf:

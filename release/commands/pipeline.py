@@ -14,6 +14,7 @@ from release.commands.options import (
     LimitOption,
     LlamaOption,
     ManifestArgument,
+    MemoryOption,
     OffloadOption,
     PruneRemoteOption,
     PullRequestOption,
@@ -96,6 +97,7 @@ def cut(
     limit: LimitOption = None,
     pull_request: PullRequestOption = False,
     prune_remote: PruneRemoteOption = False,
+    memory: MemoryOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Cut a release: every stage from preflight to reading back what was published."""
@@ -115,6 +117,7 @@ def cut(
         limit=limit,
         pull_request=pull_request,
         prune_remote=prune_remote,
+        memory=memory,
         as_json=as_json,
     )
 
@@ -124,7 +127,8 @@ def quantize(
     work: WorkOption = None,
     llama_cpp: LlamaOption = None,
     workers: WorkersOption = None,
+    memory: MemoryOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Convert, calibrate and quantize with llama.cpp."""
-    run_stages(manifest, work=work, until="quantize", llama_cpp=llama_cpp, workers=workers, as_json=as_json)
+    """Convert, calibrate and quantize with llama.cpp; quants run side by side within --memory."""
+    run_stages(manifest, work=work, until="quantize", llama_cpp=llama_cpp, workers=workers, memory=memory, as_json=as_json)

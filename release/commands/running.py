@@ -54,6 +54,7 @@ def running(
     servers: int = 1,
     server_urls: tuple[str, ...] = (),
     limit: int | None = None,
+    memory: str | None = None,
 ) -> Iterator[Context]:
     """A manifest's context with what the command line says, progress on the screen, and its Hub."""
     from release.context import Options
@@ -74,6 +75,7 @@ def running(
             servers=servers,
             server_urls=server_urls,
             limit=limit,
+            memory=_size(memory),
             offload=offload == "layers",
             pull_request=pull_request,
             prune_remote=prune_remote,
@@ -81,6 +83,16 @@ def running(
         )
         context.progress = progress
         yield context
+
+
+def _size(text: str | None) -> int | None:
+    """Bytes of an option such as `8GiB`."""
+    from release.manifest import parse_size
+
+    try:
+        return None if text is None else int(parse_size(text))
+    except ValueError as error:
+        raise InputError(f"--memory: {error}") from None
 
 
 def run_stages(manifest: Path, *, as_json: bool = False, **options: Any) -> None:

@@ -10,7 +10,7 @@ import typer
 
 from pruner.errors import InputError
 from pruner.sources import HUB_PREFIX
-from release.commands.options import JsonOption, WorkersOption, WorkOption
+from release.commands.options import JsonOption, LlamaOption, WorkersOption, WorkOption
 from release.commands.running import console_progress, context_of, run_stages
 
 
@@ -61,11 +61,25 @@ def verify(
     base: Annotated[
         str | None, typer.Option("--base", help="A published release's base: a folder, or hf://…; default: its manifest's.")
     ] = None,
+    requantize: Annotated[
+        bool, typer.Option("--requantize", help="Also make a manifest's quants again, from the locked imatrix.")
+    ] = False,
+    imatrix: Annotated[
+        Path | None, typer.Option("--imatrix", metavar="FILE", help="The locked imatrix, if it is not in the work folder.")
+    ] = None,
+    llama_cpp: LlamaOption = None,
     work: WorkOption = None,
     workers: WorkersOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Verify a release on the Hub, part by part; a manifest's weights against lock and priors; or any weights --against."""
+    if requantize and against is not None:
+        raise InputError("verify: --requantize compares a manifest's quants with its lock; leave out --against")
+    if requantize:
+        from release.commands.requantize import requantize_manifest
+
+        requantize_manifest(Path(target), work, imatrix=imatrix, llama_cpp=llama_cpp, workers=workers, as_json=as_json)
+        return
     if against is None and target.startswith(HUB_PREFIX):
         _verify_published(target, base, workers, as_json=as_json)
         return

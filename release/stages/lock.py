@@ -13,7 +13,7 @@ from release.reproduce import page
 from release.stages.lock_draft import draft_lock
 from release.stages.stage import Stage
 
-STAGES = ("rank", "analyze", "calibrate", "quantize", "eval", "card")
+STAGES = ("rank", "analyze", "calibrate", "quantize", "quality", "eval", "card")
 
 
 def work_lock_path(context: Context) -> Path:

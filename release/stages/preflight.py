@@ -24,6 +24,7 @@ LARGEST_QUANT = 8.5 / 16
 """Size of a Q8_0 in relation to bf16: 34 bytes for 32 weights."""
 UNQUANTIZED = ("F16", "BF16", "F32")
 TOOLS = {"calibrate": "llama-imatrix", "quantize": "llama-quantize", "eval": "llama-server"}
+SPLITTER, COMPARER = "llama-gguf-split", "llama-perplexity"
 
 
 def check_inputs(loaded: LoadedManifest) -> None:
@@ -43,6 +44,7 @@ def check_inputs(loaded: LoadedManifest) -> None:
     matrix = manifest.gguf.imatrix if manifest.gguf else None
     pinned = [matrix.text, matrix.file] if matrix else []
     pinned += [quant.tensor_types for quant in manifest.gguf.quants] if manifest.gguf else []
+    pinned += [manifest.gguf.quality.text] if manifest.gguf and manifest.gguf.quality else []
     for file in filter(
         None,
         [
@@ -167,6 +169,8 @@ def _require_lm_eval(context: Context) -> None:
 def _require_tools(context: Context) -> None:
     """Tools and recipes of the GGUF stages: an unknown type is found now and not after hours."""
     wanted = [tool for stage, tool in TOOLS.items() if stage in context.planned]
+    wanted += [SPLITTER] if context.gguf.max_shard_size and "quantize" in context.planned else []
+    wanted += [COMPARER] if context.gguf.quality and "quality" in context.planned else []
     for tool in wanted:
         context.toolchain.binary(tool)
     if _ahead(context, "convert"):
@@ -179,6 +183,8 @@ def _require_tools(context: Context) -> None:
                 read_tensor_types(context.loaded.file(quant.tensor_types))
     if wanted:
         context.notes["toolchain"] = f"llama.cpp {context.toolchain.commit[:9]} ({context.toolchain.origin})"
+    if "quantize" in context.planned and not context.self_test.bit_exact:
+        context.notes["toolchain"] += f", {context.self_test}"
 
 
 def _require_priors(context: Context) -> None:

@@ -12,6 +12,7 @@ from release.context import Context
 from release.lock import read_lock
 from release.stages.card import LEADERBOARD_FOLDER, card_folder
 from release.stages.lock import gguf_sums_path, page_path, sums_path, work_lock_path
+from release.stages.quality import quality_path, wants_quality
 
 
 @dataclass(frozen=True)
@@ -73,7 +74,8 @@ def _pictures(context: Context) -> dict[str, Path]:
 def _gguf_files(context: Context) -> dict[str, Path]:
     folders = ("gguf/", "imatrix/") if context.gguf.imatrix else ("gguf/",)
     extra = {"README.md": card_folder(context) / "README.gguf.md", reproduce.SUMS: gguf_sums_path(context)}
-    return {**_locked_files(context, *folders), **extra, **_pictures(context)}
+    quality = {"quality.json": quality_path(context)} if wants_quality(context) else {}
+    return {**_locked_files(context, *folders), **extra, **quality, **_pictures(context)}
 
 
 def _reproduce_files(context: Context) -> dict[str, Path]:

@@ -11,6 +11,7 @@ from release.context import Context
 from release.stages.kept_card import with_kept_card
 from release.stages.publication import Repository, repositories
 from release.stages.publish import skip_unpublished
+from release.stages.quantize import model_file, quant_files
 from release.stages.stage import Stage
 
 
@@ -81,10 +82,10 @@ def _answer(context: Context, published: list[Repository]) -> str:
             token=hub.token,
             log=context.logs / "llama-server-hf.log",
             digests=repository.digests,
-            file=context.gguf_file(quant).name,
+            file=model_file(context, quant).name,
             question=context.publish.question,
             scratch=context.work,
-            timeout=_patience(context.gguf_file(quant).stat().st_size),
+            timeout=_patience(sum(path.stat().st_size for path in quant_files(context, quant))),
         )
     write_atomic(context.work / "readback.json", canonical_json({"quant": quant, "file": check.file, "answer": check.reply}))
     return f"; llama-server -hf {repository.repo}:{quant} answers"
