@@ -92,9 +92,25 @@ def quant_facts(summaries: Mapping[str, Mapping[str, Any]], names: Mapping[str, 
             "bits_per_weight": Claim(summaries[name]["bits_per_weight"], "number", f"{file}: tensor headers"),
             "composition": Claim(summaries[name]["composition"], "text", f"{file}: tensor types"),
             "sha256": Claim(summaries[name]["sha256"], "digest", "lock.json"),
+            **_origin(summaries[name].get("cut_from"), f"lock.json: outputs.gguf/{file}.cut_from"),
         }
         for name, file in names.items()
     ]
+
+
+def _origin(cut_from: Mapping[str, Any] | None, source: str) -> Facts:
+    """Where a quant that was cut comes from; nothing of one that llama-quantize made."""
+    if cut_from is None:
+        return {}
+    notes = "metadata of the base's GGUF"
+    return {
+        "cut_from": Claim(cut_from["label"], "text", source),
+        "cut_from_sha256": Claim(cut_from["sha256"], "digest", f"lock.json: inputs.files.{cut_from['label']}"),
+        "base_imatrix": Claim("was made with an imatrix", "text", f"{notes}: quantize.imatrix")
+        if cut_from["imatrix"]
+        else None,
+        "cut_notes": [Claim(note, "text", notes) for note in cut_from["notes"]],
+    }
 
 
 def run_facts(evidence: Evidence, options: int) -> Facts:

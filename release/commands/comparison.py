@@ -61,9 +61,7 @@ def infer_drop_map(
 def prove(
     target: Annotated[
         str,
-        typer.Argument(
-            metavar="TARGET", help="A folder, hf://org/name@revision, or a .gguf file of either.", show_default=False
-        ),
+        typer.Argument(metavar="TARGET", help="A folder, hf://org/name@revision, or a .gguf file.", show_default=False),
     ],
     base: Annotated[
         str,

@@ -30,7 +30,7 @@ Checked = Literal["read", "listed"]
 
 @dataclass(frozen=True)
 class CutGguf:
-    """A finished cut; `checked` says how the base's pinned digest was compared: by reading the base, or with the Hub's listing."""
+    """A finished cut; `checked` says how the base's pinned digest was compared: by reading it, or with the Hub's listing."""
 
     size: int
     sha256: str
@@ -72,7 +72,7 @@ def cut(
         target.parent.mkdir(parents=True, exist_ok=True)
         with _partial_file(target) as partial:
             follower = FollowingSource(base.source, {base.name: pinned} if pinned and checked == "read" else {})
-            work = _Work(plan, plan.digest(base.source), partial, _note(target))
+            work = _Work(plan, plan.digest(base.source), partial, partial_files(target)[1])
             with progress.task(f"cutting {target.name}", plan.size, "bytes") as advance:
                 sha256 = work.write(follower, advance)
             follower.finish()
@@ -83,17 +83,14 @@ def cut(
     return CutGguf(plan.size, sha256, checked)
 
 
-def partial_path(target: Path) -> Path:
-    """Where an unfinished cut of `target` grows."""
-    return target.with_name(f".{target.name}.partial")
-
-
-def _note(target: Path) -> Path:
-    return target.with_name(f".{target.name}.partial.json")
+def partial_files(target: Path) -> tuple[Path, Path]:
+    """Where an unfinished cut of `target` grows, and where the digest of its beginning is noted."""
+    partial = target.with_name(f".{target.name}.partial")
+    return partial, partial.with_name(f"{partial.name}.json")
 
 
 def _require_space(plan: CutPlan, target: Path) -> None:
-    partial = partial_path(target)
+    partial, _ = partial_files(target)
     there = partial.stat().st_size if partial.exists() else 0
     require_space(target.parent, plan.size - there, f"the cut GGUF {target.name}")
 
@@ -133,27 +130,28 @@ def _read_note(path: Path) -> dict[str, Any]:
 @contextmanager
 def _partial_file(target: Path) -> Iterator[BinaryIO]:
     """The open file of an unfinished cut; it stays for the next run unless it is of no use to it."""
-    partial = partial_path(target)
+    partial, _ = partial_files(target)
     with os.fdopen(os.open(partial, os.O_RDWR | os.O_CREAT, 0o644), "rb+", buffering=0) as file:
         try:
             fcntl.flock(file.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise InputError(f"{target}: another process is writing it; wait for it or choose another name") from None
         try:
-            yield file  # type: ignore[misc]  # a FileIO has what is used of a BinaryIO
+            yield file
         except (CheckFailedError, InputError, OSError):  # a wrong or shrunken base, a full disk
             _forget(target)
             raise
 
 
 def _forget(target: Path) -> None:
-    for path in (partial_path(target), _note(target)):
+    for path in partial_files(target):
         path.unlink(missing_ok=True)
 
 
 def _deliver(target: Path) -> None:
-    partial_path(target).replace(target)
-    _note(target).unlink(missing_ok=True)
+    partial, note = partial_files(target)
+    partial.replace(target)
+    note.unlink(missing_ok=True)
     fsync_folder(target.parent)
 
 
@@ -199,7 +197,7 @@ class _Work:
         noted = _read_note(self.note)
         length = noted.get("bytes")
         usable = noted.get("plan") == self.identity and type(length) is int and 0 < length <= self.plan.size
-        digest, done = self._beginning(length) if usable else (hashlib.sha256(), 0)
+        digest, done = self._beginning(int(str(length))) if usable else (hashlib.sha256(), 0)
         if done and digest.hexdigest() != noted.get("sha256"):
             digest, done = hashlib.sha256(), 0
         self.file.truncate(done)

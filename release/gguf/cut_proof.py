@@ -1,4 +1,4 @@
-"""Proofs of cut GGUFs: the digest that a plan would have, computed from the base's GGUF without writing, against the target's."""
+"""Proofs of cut GGUFs: the digest that a plan would have, computed from the base's GGUF, against the target's."""
 
 from __future__ import annotations
 

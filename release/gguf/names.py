@@ -2,8 +2,8 @@
 
 llama.cpp (`llama-server -hf user/repo:TAG`, `find_best_model` in common/download.cpp): of the repository's paths in order, the
 first that matches `TAG[.-]`, upper or lower case, anywhere.  A model whose name contains a quant's label therefore answers for
-that quant.  The Hub (its file browser, and the programs that it offers for a file; `parseGGUFQuantLabel` of huggingface.js): the
-last quant label in a file's name.
+that quant.  The Hub (its file browser and the programs that it offers for a file; `parseGGUFQuantLabel` of huggingface.js):
+the last quant label in a file's name.
 """
 
 from __future__ import annotations

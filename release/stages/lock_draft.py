@@ -40,10 +40,18 @@ def draft_lock(context: Context, *, stages: tuple[str, ...] = ("rank", "analyze"
         base=locked_base(context),
         drop_map=drop_map,
         protocol=protocol_digest(protocol_of(context)) if context.manifest.eval else None,
-        files=locked_files(context),
+        files={**locked_files(context), **_base_quants(context)},
         tools=_tools(context),
     )
     return Lock(name=context.manifest.name, inputs=inputs, tensor_data=tensor_data, outputs=dict(sorted(outputs.items())))
+
+
+def _base_quants(context: Context) -> dict[str, LockedFile]:
+    """The base's GGUFs that quants were cut from, by address; their digests were compared with the manifest's."""
+    if context.manifest.gguf is None or not context.manifest.gguf.cut or read_record(context.work, "quantize") is None:
+        return {}
+    origins = [summary["cut_from"] for summary in read_summaries(context).values() if "cut_from" in summary]
+    return {origin["label"]: LockedFile(sha256=origin["sha256"], size=origin["size"]) for origin in origins}
 
 
 def _made_by(context: Context, stage: str) -> dict[str, LockedFile]:
@@ -54,9 +62,16 @@ def _made_by(context: Context, stage: str) -> dict[str, LockedFile]:
     measured = stage in MEASURED or (stage == "rank" and context.manifest.prune is not None and context.manifest.prune.analysis)
     made_with = _made_with(context, stage) if measured else None
     summaries = read_summaries(context) if stage == "quantize" else {}
-    tensor_data = {f"gguf/{context.gguf_file(name).name}": summary["tensor_digest"] for name, summary in summaries.items()}
+    quants = {f"gguf/{context.gguf_file(name).name}": summary for name, summary in summaries.items()}
+    cut_from = {path: summary["cut_from"]["label"] for path, summary in quants.items() if "cut_from" in summary}
     return {
-        path: LockedFile(sha256=output.sha256, size=output.size, tensor_data=tensor_data.get(path), made_with=made_with)
+        path: LockedFile(
+            sha256=output.sha256,
+            size=output.size,
+            tensor_data=quants[path]["tensor_digest"] if path in quants else None,
+            cut_from=cut_from.get(path),
+            made_with=None if path in cut_from else made_with,  # a cut's bytes are the base's on every machine
+        )
         for path, output in record.outputs.items()
         if path not in UNPUBLISHED
     }
@@ -68,7 +83,7 @@ def _made_with(context: Context, stage: str) -> dict[str, str]:
     versions: dict[str, str] = {"processor": processor()}
     if stage in ("analyze", "rank") or (stage == "card" and uses_torch):
         versions |= _torch_versions(context)
-    if stage in ("calibrate", "quantize", "eval", "card") and context.manifest.gguf:
+    if stage in ("calibrate", "quantize", "eval", "card") and context.uses_llama_cpp:
         toolchain = context.toolchain
         versions |= {"llama.cpp": toolchain.commit, "compiler": toolchain.compiler, "flags": " ".join(toolchain.flags)}
     return versions
@@ -93,7 +108,7 @@ def processor() -> str:
 
 def _tools(context: Context) -> dict[str, str]:
     tools = {"moe-release": __version__}
-    if context.manifest.gguf:
+    if context.uses_llama_cpp:
         tools["llama.cpp"] = context.toolchain.commit
     if context.manifest.eval:
         protocol = protocol_of(context)

@@ -10,11 +10,14 @@ from pruner.files import path_inside, require_space
 from release.base import base_folder
 from release.context import Context
 from release.evaluation.remote import check_url
+from release.gguf.experts import find_experts
 from release.gguf.names import check_tags
 from release.gguf.quantize import check_type
 from release.gguf.tensor_types import read_tensor_types
 from release.manifest import LoadedManifest, PinnedFile
 from release.records import read_record
+from release.stages.calibrate import imatrix_path
+from release.stages.cut_quant import base_quant
 from release.stages.stage import Stage
 
 MODULES = {"analysis": ("torch", "transformers"), "eval": ("lm_eval",)}
@@ -41,6 +44,9 @@ def check_inputs(loaded: LoadedManifest) -> None:
     matrix = manifest.gguf.imatrix if manifest.gguf else None
     pinned = [matrix.text, matrix.file] if matrix else []
     pinned += [quant.tensor_types for quant in manifest.gguf.quants] if manifest.gguf else []
+    for source in manifest.gguf.cut.values() if manifest.gguf else ():
+        if source.path is not None:
+            find_experts(base_quant(loaded, source).header)
     for file in filter(
         None, [*pinned, *(prior.file for prior in manifest.prior), *(row.evidence or row.lm_eval for row in manifest.compare)]
     ):
@@ -76,7 +82,7 @@ def _run(context: Context) -> str | None:
     if manifest.prune and manifest.prune.analysis and _ahead(context, "analyze"):
         require_extra("analysis")
     if manifest.gguf:
-        check_tags({quant.name: context.gguf_file(quant.name).name for quant in manifest.gguf.quants})
+        check_names(context)
         _require_tools(context)
     if manifest.eval and _ahead(context, "eval"):
         require_extra("eval")
@@ -89,6 +95,16 @@ def _run(context: Context) -> str | None:
     return context.notes.get("toolchain")
 
 
+def check_names(context: Context) -> None:
+    """Check that each quant's name will find its file, and no other, in the repository that is published.
+
+    Raises:
+        InputError: a name would find another file, or none.
+    """
+    others = ["README.md", *([imatrix_path(context).name] if context.gguf.imatrix else [])]
+    check_tags({quant.name: context.gguf_file(quant.name).name for quant in context.gguf.quants}, others)
+
+
 def _require_lm_eval(context: Context) -> None:
     from release.evaluation.harness import require_version
     from release.evaluation.protocol import load_protocol
@@ -98,19 +114,29 @@ def _require_lm_eval(context: Context) -> None:
 
 def _require_tools(context: Context) -> None:
     """Tools and recipes of the GGUF stages: an unknown type is found now and not after hours."""
-    wanted = [tool for stage, tool in TOOLS.items() if stage in context.planned]
+    wanted = [tool for stage, tool in TOOLS.items() if stage in context.planned and _uses(context, stage)]
     for tool in wanted:
         context.toolchain.binary(tool)
-    if _ahead(context, "convert"):
+    if context.gguf.quantized and _ahead(context, "convert"):
         context.toolchain.converter()
         require_extra("analysis")
     if "quantize" in context.planned:
-        for quant in context.gguf.quants:
-            check_type(context.toolchain, quant.type)
+        for quant in context.gguf.quantized:
+            check_type(context.toolchain, str(quant.type))
             if quant.tensor_types:
                 read_tensor_types(context.loaded.file(quant.tensor_types))
+    if _ahead(context, "quantize"):
+        for source in context.gguf.cut.values():
+            find_experts(base_quant(context.loaded, source).header)
     if wanted:
         context.notes["toolchain"] = f"llama.cpp {context.toolchain.commit[:9]} ({context.toolchain.origin})"
+
+
+def _uses(context: Context, stage: str) -> bool:
+    """Whether a stage needs its tool; without quants to make, llama-server is for an exam and for reading back."""
+    publish = context.manifest.publish
+    serves = context.manifest.eval is not None or (publish is not None and publish.gguf is not None)
+    return bool(context.gguf.quantized) or (stage == "eval" and serves)
 
 
 def _require_room(context: Context) -> None:
@@ -120,7 +146,7 @@ def _require_room(context: Context) -> None:
         return  # sizes are known once the base is resolved; the build checks again
     folder = context.loaded.root / manifest.base.path
     weights = sum(path.stat().st_size for path in folder.glob("*.safetensors"))
-    copies = (1 if manifest.prune else 0) + (1 + len(manifest.gguf.quants) if manifest.gguf else 0)
+    copies = (1 if manifest.prune else 0) + (bool(manifest.gguf.quantized) + len(manifest.gguf.quants) if manifest.gguf else 0)
     if not _anything_built(context.work):
         require_space(context.work, weights * copies, "this release")
 
