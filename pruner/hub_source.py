@@ -163,12 +163,13 @@ def _listed(
     from huggingface_hub import HfApi, RepoFile
 
     api = HfApi(endpoint=endpoint, token=token, library_name="moe-release")
+    inside = f"{folder}/" if folder else ""
 
     def listing() -> tuple[str, dict[str, SourceFile]]:
         commit = str(api.model_info(repo, revision=revision).sha)
         tree = api.list_repo_tree(repo, path_in_repo=folder or None, revision=commit)
         items = [item for item in tree if isinstance(item, RepoFile)]
-        plain = sorted((item for item in items if is_plain_name(item.path.rpartition("/")[2])), key=lambda item: item.path)
+        plain = sorted((item for item in items if is_plain_name(item.path.removeprefix(inside))), key=lambda item: item.path)
         return commit, {item.path: _file(item) for item in plain}
 
     waits = iter(pauses)

@@ -199,9 +199,7 @@ class BaseQuant(Document):
     revision: Revision | None = Field(None, description="… at this commit: 40 hexadecimal digits, never a branch;")
     file: str | None = Field(None, description="the file's path in it.")
     path: str | None = Field(None, description="Or a file, relative to the manifest's folder.")
-    sha256: Sha256 = Field(
-        description="What the file must have: compared with the Hub's listing, or while a local file is cut."
-    )
+    sha256: Sha256 = Field(description="What the file must have: by the Hub's listing, or by reading it while it is cut.")
 
     @model_validator(mode="after")
     def _one_source(self) -> BaseQuant:

@@ -101,15 +101,11 @@ def quant_facts(summaries: Mapping[str, Mapping[str, Any]], names: Mapping[str, 
 def _origin(cut_from: Mapping[str, Any] | None, source: str) -> Facts:
     """Where a quant that was cut comes from; nothing of one that llama-quantize made."""
     if cut_from is None:
-        return {}
-    notes = "metadata of the base's GGUF"
+        return {"cut_from": None}
     return {
         "cut_from": Claim(cut_from["label"], "text", source),
         "cut_from_sha256": Claim(cut_from["sha256"], "digest", f"lock.json: inputs.files.{cut_from['label']}"),
-        "base_imatrix": Claim("was made with an imatrix", "text", f"{notes}: quantize.imatrix")
-        if cut_from["imatrix"]
-        else None,
-        "cut_notes": [Claim(note, "text", notes) for note in cut_from["notes"]],
+        "cut_notes": [Claim(note, "text", "metadata of the base's GGUF") for note in cut_from["notes"]],
     }
 
 

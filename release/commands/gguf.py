@@ -37,5 +37,5 @@ def gguf_cut(
         typer.echo(json.dumps(summary, indent=2))
         return
     for note in summary["notes"]:
-        typer.echo(f"note: {note}", err=True)
+        typer.echo(f"note: cut from {summary['base']}, {note}", err=True)
     typer.echo(f"{summary['sha256']}  {out.name}")

@@ -65,12 +65,12 @@ def model_name_of(out: Path) -> str:
 
 
 def notes(plan: CutPlan) -> list[str]:
-    """What a cut GGUF is that one quantized from the pruned model would not be."""
+    """How a cut GGUF differs from one quantized from the pruned model, as clauses that go on after "cut from …"."""
     found = []
     if plan.imatrix:
-        found.append("the base was quantized with an imatrix of its own; one made on the pruned model would give other bytes")
+        found.append("which was made with an imatrix of the base: not the bytes that an imatrix of the pruned model would give")
     if plan.other_types is not None:
-        found.append(f"the types are those of the base's file; {plan.other_types}")
+        found.append(f"whose types it keeps: {plan.other_types}")
     return found
 
 
