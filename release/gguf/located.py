@@ -41,8 +41,10 @@ class LocatedGguf:
         return self.source.files[self.name].sha256
 
 
-def locate(address: str | Path) -> LocatedGguf:
+def locate(address: str | Path, *, endpoint: str | None = None, token: str | None = None) -> LocatedGguf:
     """Open a GGUF by path or as `hf://owner/repo@revision/path/file.gguf`, and read and check its header.
+
+    Without `endpoint` and `token` those of huggingface_hub's environment and store are used.
 
     Raises:
         InputError: there is no such file, or it is no usable GGUF.
@@ -59,10 +61,10 @@ def locate(address: str | Path) -> LocatedGguf:
     match = _ADDRESS.fullmatch(text)
     if match is None:
         raise InputError(f"{text}: expected hf://owner/repo@revision/file.gguf")
-    return locate_on_hub(match["repo"], match["revision"] or "main", match["path"])
+    return locate_on_hub(match["repo"], match["revision"] or "main", match["path"], endpoint=endpoint, token=token)
 
 
-def locate_on_hub(repo: str, revision: str, path: str) -> LocatedGguf:
+def locate_on_hub(repo: str, revision: str, path: str, *, endpoint: str | None = None, token: str | None = None) -> LocatedGguf:
     """The same for a file of a repository, whose revision is resolved to its commit once.
 
     Raises:
@@ -70,7 +72,7 @@ def locate_on_hub(repo: str, revision: str, path: str) -> LocatedGguf:
     """
     from pruner.hub_source import hub_file
 
-    source = hub_file(repo, revision, path)
+    source = hub_file(repo, revision, path, endpoint=endpoint, token=token)
     return _opened(source, path, Path(f"{source.label}/{path}"))
 
 
