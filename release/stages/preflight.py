@@ -135,7 +135,8 @@ def _require_tools(context: Context) -> None:
 def _uses(context: Context, stage: str) -> bool:
     """Whether a stage needs its tool; without quants to make, llama-server is for an exam and for reading back."""
     publish = context.manifest.publish
-    serves = context.manifest.eval is not None or (publish is not None and publish.gguf is not None)
+    reads_back = publish is not None and publish.gguf is not None and "readback" in context.planned
+    serves = context.manifest.eval is not None or reads_back
     return bool(context.gguf.quantized) or (stage == "eval" and serves)
 
 

@@ -41,9 +41,9 @@ from tests.release.gguf.moe_gguf import (
 )
 
 
-def run(base: Path, out: Path, drop: dict[str, tuple[int, ...]] = DROP, **options: Any) -> Path:
+def run(base: Path, out: Path, drop: dict[str, tuple[int, ...]] = DROP, *, experts: int | None = None, **options: Any) -> Path:
     found = locate(base)
-    cut(found, plan_cut(found, DropMap(drop), name="cut", where="map.json"), out, **options)
+    cut(found, plan_cut(found, DropMap(drop, experts), name="cut", where="map.json"), out, **options)
     return out
 
 
@@ -51,8 +51,7 @@ def refused(base: Path, tmp_path: Path, drop: dict[str, tuple[int, ...]] = DROP,
     """The line of an InputError, after which nothing stands."""
     (tmp_path / "out").mkdir(exist_ok=True)
     with pytest.raises(InputError) as caught:
-        found = locate(base)
-        cut(found, plan_cut(found, DropMap(drop, experts), name="cut", where="map.json"), tmp_path / "out" / "cut.gguf")
+        run(base, tmp_path / "out" / "cut.gguf", drop, experts=experts)
     assert "\n" not in str(caught.value)
     assert not list((tmp_path / "out").iterdir())
     return str(caught.value)
