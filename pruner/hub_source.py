@@ -129,14 +129,47 @@ def hub_source(
         InputError: the name of the repository or revision is none.
         UnavailableError: the Hub does not answer, or does not give the repository.
     """
+    return _listed(repo, revision, "", endpoint, token, pauses)
+
+
+def hub_file(
+    repo: str,
+    revision: str,
+    path: str,
+    *,
+    endpoint: str | None = None,
+    token: str | None = None,
+    pauses: tuple[float, ...] = BACK_OFF,
+) -> HubSource:
+    """The source that has one file of a repository, which may stand in a folder of it, and no other.
+
+    Raises:
+        InputError: the name of the repository, revision or file is none, or the repository has no such file.
+        UnavailableError: the Hub does not answer, or does not give the repository.
+    """
+    where = f"hf://{repo}@{revision}/{path}"
+    if not all(is_plain_name(part) and part not in (".", "") for part in path.split("/")):
+        raise InputError(f"{where}: {path!r} is no path of a file in a repository")
+    found = _listed(repo, revision, path.rpartition("/")[0], endpoint, token, pauses)
+    if path not in found.files:
+        raise InputError(f"{where}: the repository has no such file; look at its list of files")
+    return replace(found, files={path: found.files[path]})
+
+
+def _listed(
+    repo: str, revision: str, folder: str, endpoint: str | None, token: str | None, pauses: tuple[float, ...]
+) -> HubSource:
+    """A revision's commit and the files of one folder."""
     from huggingface_hub import HfApi, RepoFile
 
     api = HfApi(endpoint=endpoint, token=token, library_name="moe-release")
+    inside = f"{folder}/" if folder else ""
 
     def listing() -> tuple[str, dict[str, SourceFile]]:
         commit = str(api.model_info(repo, revision=revision).sha)
-        items = [item for item in api.list_repo_tree(repo, revision=commit) if isinstance(item, RepoFile)]
-        plain = sorted((item for item in items if is_plain_name(item.path)), key=lambda item: item.path)
+        tree = api.list_repo_tree(repo, path_in_repo=folder or None, revision=commit)
+        items = [item for item in tree if isinstance(item, RepoFile)]
+        plain = sorted((item for item in items if is_plain_name(item.path.removeprefix(inside))), key=lambda item: item.path)
         return commit, {item.path: _file(item) for item in plain}
 
     waits = iter(pauses)

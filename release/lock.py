@@ -18,7 +18,8 @@ from release.documents import Document
 class LockedFile(Document):
     """A file's digest and size.
 
-    `tensors` stands for shards only.  `made_with` names the tools that a file's bytes depend on beside its inputs: two builds
+    `tensors` stands for shards only.  `cut_from` names the base's GGUF that a quant was cut from.  `made_with` names
+    the tools that a file's bytes depend on beside its inputs: two builds
     with other tools cannot be expected to agree, two with the same must.
     """
 
@@ -26,6 +27,7 @@ class LockedFile(Document):
     size: int
     tensors: dict[str, dict[str, Any]] | None = None
     tensor_data: str | None = None
+    cut_from: str | None = None
     made_with: dict[str, str] | None = None
 
 

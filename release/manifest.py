@@ -209,12 +209,44 @@ class Imatrix(Document):
         return self
 
 
+class BaseQuant(Document):
+    """A GGUF of the base: a file of a repository on the Hub at one commit, or a file beside the manifest."""
+
+    repo: RepoId | None = Field(None, description="Repository on the Hub, such as ggml-org/gemma-4-26B-A4B-it-GGUF …")
+    revision: Revision | None = Field(None, description="… at this commit: 40 hexadecimal digits, never a branch;")
+    file: str | None = Field(None, description="the file's path in it.")
+    path: str | None = Field(None, description="Or a file, relative to the manifest's folder.")
+    sha256: Sha256 = Field(description="What the file must have: by the Hub's listing, or by reading it while it is cut.")
+
+    @model_validator(mode="after")
+    def _one_source(self) -> BaseQuant:
+        if (self.repo is None) == (self.path is None):
+            raise ValueError("give either repo with revision and file, or path")
+        if (self.repo is None, self.repo is None) != (self.revision is None, self.file is None):
+            raise ValueError("a GGUF on the Hub needs repo, revision (40 hexadecimal digits) and file")
+        return self
+
+    @property
+    def label(self) -> str:
+        """What cards and locks call it."""
+        return self.path or f"hf://{self.repo}@{self.revision}/{self.file}"
+
+
 class Quant(Document):
-    """One GGUF to publish."""
+    """One GGUF to publish: quantized from the pruned weights, or cut from the base's GGUF of the same type."""
 
     name: Name
-    type: str = Field(description="A type that llama-quantize knows.")
+    type: str | None = Field(None, description="A type that llama-quantize knows …")
+    from_: BaseQuant | None = Field(None, alias="from", description="… or the GGUF of the base to cut this one from.")
     tensor_types: PinnedFile | None = Field(None, description="Types per tensor, for llama-quantize --tensor-type-file.")
+
+    @model_validator(mode="after")
+    def _one_source(self) -> Quant:
+        if (self.type is None) == (self.from_ is None):
+            raise ValueError("give either type (to quantize) or from (to cut the base's GGUF)")
+        if self.from_ is not None and self.tensor_types is not None:
+            raise ValueError("tensor_types is for llama-quantize; a quant that is cut has the types of the base's GGUF")
+        return self
 
 
 def _quant(value: Any) -> Any:
@@ -250,8 +282,20 @@ class Gguf(Document):
     quants: list[Annotated[Quant, BeforeValidator(_quant)]] = Field(min_length=1)
     quality: QualityCheck | None = Field(None, description="Measure perplexity and KL divergence of every quant.")
 
+    @property
+    def quantized(self) -> list[Quant]:
+        """Quants that llama.cpp makes."""
+        return [quant for quant in self.quants if quant.from_ is None]
+
+    @property
+    def cut(self) -> dict[str, BaseQuant]:
+        """What the others are cut from, by their names."""
+        return {quant.name: quant.from_ for quant in self.quants if quant.from_ is not None}
+
     @model_validator(mode="after")
     def _distinct(self) -> Gguf:
+        if self.imatrix and not self.quantized:
+            raise ValueError("imatrix: every quant is cut from the base's GGUF, so none would use it")
         names = [quant.name.lower() for quant in self.quants]
         if len(set(names)) != len(names):
             raise ValueError("two quants have the same name")
@@ -393,6 +437,8 @@ class Manifest(Document):
                 raise ValueError(f"eval.quants names {quant!r}, which gguf.quants does not make")
         if self.publish and not self.prune:
             raise ValueError("publish needs a prune section: a base is not ours to publish again")
+        if self.gguf and self.gguf.cut and not self.prune:
+            raise ValueError("gguf.quants: a quant is cut by the drop map, and there is no prune section")
         if self.publish and self.publish.gguf and not self.gguf:
             raise ValueError("publish.gguf names a repository, and there is no gguf section to fill it")
         if self.publish and self.publish.supersedes and self.publish.supersedes.gguf and not self.publish.gguf:

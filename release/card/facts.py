@@ -118,6 +118,7 @@ def _quant_facts(name: str, summary: Mapping[str, Any]) -> Facts:
         "size": Claim(summary["file_size"], "bytes", f"{file}: size"),
         "bits_per_weight": Claim(summary["bits_per_weight"], "number", f"{file}: tensor headers"),
         "composition": Claim(summary["composition"], "text", f"{file}: tensor types"),
+        **_origin(summary.get("cut_from"), f"lock.json: outputs.gguf/{file}.cut_from"),
     }
 
 
@@ -171,6 +172,17 @@ def self_test_facts(tested: SelfTest, summaries: Mapping[str, Mapping[str, Any]]
     return {
         "bit_exact": tested.covers(types),
         "result": Claim("bit-exact" if tested.bit_exact else "not bit-exact", "text", source),
+    }
+
+
+def _origin(cut_from: Mapping[str, Any] | None, source: str) -> Facts:
+    """Where a quant that was cut comes from; nothing of one that llama-quantize made."""
+    if cut_from is None:
+        return {"cut_from": None}
+    return {
+        "cut_from": Claim(cut_from["label"], "text", source),
+        "cut_from_sha256": Claim(cut_from["sha256"], "digest", f"lock.json: inputs.files.{cut_from['label']}"),
+        "cut_notes": [Claim(note, "text", "metadata of the base's GGUF") for note in cut_from["notes"]],
     }
 
 

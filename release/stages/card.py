@@ -164,7 +164,8 @@ def collect_facts(context: Context) -> Facts:
         names = [quant.name for quant in manifest.gguf.quants]
         facts["quants"] = quant_facts(read_summaries(context), names)
         facts["quality"] = quality_facts(read_quality(quality_path(context)), names) if wants_quality(context) else None
-        facts["self_test"] = self_test_facts(context.self_test, read_summaries(context))
+        if manifest.gguf.quantized:
+            facts["self_test"] = self_test_facts(context.self_test, read_summaries(context))
         matrix = imatrix_of(context)
         facts["calibration"] = imatrix_facts(read_imatrix(matrix)) if matrix else None
         facts["imatrix"] = file_facts(lock, "imatrix/")
