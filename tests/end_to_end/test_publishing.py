@@ -17,6 +17,7 @@ from tests.end_to_end.conftest import MANIFEST, Release, run_command
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
 
+pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")  # huggingface_hub 2.4.0's own
 WEIGHTS = "moe-release/tiny-gemma4-4e"
 GGUF = f"{WEIGHTS}-GGUF"
 
