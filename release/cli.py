@@ -15,7 +15,7 @@ import typer
 
 from pruner.errors import InputError, MoeReleaseError, UnavailableError
 from release import __version__
-from release.commands import analysis, cards, comparison, evaluation, pipeline, report, weights
+from release.commands import analysis, cards, comparison, evaluation, pipeline, publishing, report, weights
 from release.commands.hub import hub_app
 from release.commands.maps import map_app
 from release.commands.toolchain import toolchain_app
@@ -53,7 +53,9 @@ COMMANDS: tuple[tuple[str, str, Callable[..., None]], ...] = (
     (RELEASE, "card", cards.card),
     (RELEASE, "table", cards.table),
     (RELEASE, "report", report.write_report),
-    (RELEASE, "publish", pipeline.publish),
+    (RELEASE, "rehearse", publishing.rehearse),
+    (RELEASE, "publish", publishing.publish),
+    (RELEASE, "promote", publishing.promote),
     (WEIGHTS, "diff", comparison.diff_checkpoints),
     (WEIGHTS, "infer", comparison.infer_drop_map),
     (WEIGHTS, "prove", comparison.prove),

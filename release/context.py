@@ -16,6 +16,7 @@ from release.records import Record, read_record
 if TYPE_CHECKING:
     from pruner.checkpoint import Checkpoint
     from pruner.sources import Source
+    from release.gguf.golden import SelfTest
     from release.gguf.toolchain import Toolchain
 
 Section = TypeVar("Section")
@@ -36,8 +37,14 @@ class Options:
     servers: int = 1
     server_urls: tuple[str, ...] = ()
     limit: int | None = None
+    pull_request: bool = False
+    prune_remote: bool = False
+    rehearsal: bool = False
+    """Nothing outside the work folder is written, not even a first lock."""
     from_headers: bool = False
     """Plan and render from the base's headers; nothing can be built then."""
+    memory: int | None = None
+    """Bytes for quants that run side by side; the manifest's or half of the free memory when None."""
     offload: bool = False
     """Measure the base one decoder layer at a time; changes memory and time, never the numbers."""
 
@@ -102,6 +109,13 @@ class Context:
         from release.gguf.toolchain import find_toolchain
 
         return find_toolchain(self.options.llama_cpp)
+
+    @cached_property
+    def self_test(self) -> SelfTest:
+        """Whether the toolchain is bit-exact; made once for a toolchain, then remembered in the user's cache."""
+        from release.gguf.golden import self_test
+
+        return self_test(self.toolchain, progress=self.progress)
 
     def toolchain_inputs(self) -> list[Any]:
         """What of the toolchain determines bytes, for fingerprints: never compared between machines."""

@@ -16,6 +16,7 @@ from pruner.files import path_inside, sha256_file
 from pruner.ranking_options import CoverageRanking, Gates, Ranking
 from pruner.safetensors_format import Metadata
 from release.documents import Document, load_document
+from release.gguf.quality import MINIMUM_TOKENS
 
 Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 Revision = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{40}$")]
@@ -220,13 +221,34 @@ def _quant(value: Any) -> Any:
     return {"name": value, "type": value} if isinstance(value, str) else value
 
 
+class QualityCheck(Document):
+    """How quants are compared with the unquantized GGUF: the text that both predict, and how much of it."""
+
+    text: PinnedFile = Field(description="A text that neither map nor imatrix was made from.")
+    chunks: int = Field(100, gt=0, description="Chunks of the text that are used, at most.")
+    context: int = Field(512, ge=16, description="Tokens of a chunk; the second half of them is scored.")
+
+    @model_validator(mode="after")
+    def _enough(self) -> QualityCheck:
+        if self.chunks * (self.context - 1 - self.context // 2) < MINIMUM_TOKENS:
+            raise ValueError(f"chunks × half the context is under {MINIMUM_TOKENS} tokens, too few for statistics")
+        return self
+
+
 class Gguf(Document):
     """The quantized files."""
 
     outtype: Literal["bf16", "f16", "f32"] = "bf16"
     imatrix: Imatrix | None = None
     threads: int = Field(2, gt=0, description="Threads of llama.cpp's tools; results do not depend on them.")
+    memory: Size | None = Field(
+        None, description="Memory for quantizing; quants run side by side as far as it reaches. Default: half of what is free."
+    )
+    max_shard_size: Annotated[int, BeforeValidator(parse_size), Field(ge=10**6)] | None = Field(
+        None, description="A larger quant is split by llama-gguf-split: cap of a shard in bytes of tensor data, in whole MB."
+    )
     quants: list[Annotated[Quant, BeforeValidator(_quant)]] = Field(min_length=1)
+    quality: QualityCheck | None = Field(None, description="Measure perplexity and KL divergence of every quant.")
 
     @model_validator(mode="after")
     def _distinct(self) -> Gguf:
@@ -318,13 +340,33 @@ class Card(Document):
     leaderboard: Leaderboard | None = None
 
 
+class Supersedes(Document):
+    """Older repositories whose cards are to name these as their new version."""
+
+    weights: RepoId | None = None
+    gguf: RepoId | None = None
+
+
+def _supersedes(value: Any) -> Any:
+    return {"weights": value} if isinstance(value, str) else value
+
+
 class Publish(Document):
     """Where the release goes."""
 
     weights: RepoId
     gguf: RepoId | None = None
     tag: Name | None = None
-    private: bool = True
+    private: bool = Field(default=True, description="Stay private until `promote`; else public once everything was read back.")
+    gated: Literal[False, "auto", "manual"] | None = Field(
+        None, description="Ask readers for their agreement; leave out to keep what the repository has."
+    )
+    collection: Annotated[str, StringConstraints(min_length=1, max_length=160)] | None = Field(
+        None, description="Collection that public repositories join: a slug (org/title-0123…), or a title, made if needed."
+    )
+    supersedes: Annotated[Supersedes, BeforeValidator(_supersedes)] | None = Field(
+        None, description="Older repositories: once ours are public, a pull request writes new_version on each card."
+    )
     question: str = Field("Say hello.", description="What the published quant is asked when it was loaded back from the Hub.")
 
 
@@ -353,6 +395,8 @@ class Manifest(Document):
             raise ValueError("publish needs a prune section: a base is not ours to publish again")
         if self.publish and self.publish.gguf and not self.gguf:
             raise ValueError("publish.gguf names a repository, and there is no gguf section to fill it")
+        if self.publish and self.publish.supersedes and self.publish.supersedes.gguf and not self.publish.gguf:
+            raise ValueError("publish.supersedes.gguf needs publish.gguf, the repository that comes after it")
         if self.card.leaderboard and not self.eval:
             raise ValueError("card.leaderboard lists scores, and there is no eval section to make them")
         if sum(row.reference for row in self.compare) > 1:
@@ -374,7 +418,10 @@ class LoadedManifest:
 
     @property
     def lock_path(self) -> Path:
-        """Where the lock of the variant stands."""
+        """Where the lock of the variant stands: `<name>.lock.json`; in a published `reproduce/`, `lock.json`."""
+        published = self.root / "lock.json"
+        if self.path.name == "manifest.yaml" and published.exists():
+            return published
         return self.root / f"{self.content.name}.lock.json"
 
     def file(self, pinned: PinnedFile) -> Path:

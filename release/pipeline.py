@@ -22,6 +22,7 @@ from release.stages import (
     preflight,
     prune,
     publish,
+    quality,
     quantize,
     rank,
     read_back,
@@ -41,6 +42,7 @@ STAGES: tuple[Stage, ...] = (
     convert.STAGE,  # safetensors to GGUF
     calibrate.STAGE,  # the importance matrix
     quantize.STAGE,  # one GGUF per quant
+    quality.STAGE,  # how far each quant is from the unquantized model
     evaluate.STAGE,  # the locked exam, with its patch pass
     card.STAGE,  # model cards and results table
     report.STAGE,  # one page for the person who decides

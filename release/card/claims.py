@@ -6,7 +6,9 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, fields, is_dataclass
 from typing import Any, Literal
 
-Unit = Literal["count", "bytes", "parameters", "share", "points", "change", "digest", "text", "number", "probability"]
+Unit = Literal[
+    "count", "bytes", "parameters", "share", "points", "change", "digest", "text", "number", "measure", "probability"
+]
 
 GB = 10**9
 MB = 10**6
@@ -88,6 +90,7 @@ _FORMATTERS: dict[Unit, Callable[[Any], str]] = {
     "text": str,
     "probability": lambda value: f"{value:.2g}",
     "number": lambda value: f"{value:.2f}",
+    "measure": lambda value: f"{value:.4g}",
 }
 
 

@@ -15,6 +15,9 @@ from release.evaluation.evidence import Evidence
 from release.evaluation.protocol import Protocol
 from release.evaluation.settings import server_flags
 from release.evaluation.stats import chance_tail
+from release.gguf.golden import SelfTest
+from release.gguf.imatrix import ImatrixSummary
+from release.gguf.quality import Estimate, Quality
 from release.lock import Lock
 from release.map_report import difference
 
@@ -92,19 +95,83 @@ def file_facts(lock: Lock, prefix: str) -> list[Facts]:
     ]
 
 
-def quant_facts(summaries: Mapping[str, Mapping[str, Any]], names: Mapping[str, str]) -> list[Facts]:
-    """One entry per quant in the manifest's order, read back from its file; `names` gives the file of each quant."""
-    return [
-        {
-            "name": Claim(name, "text", "manifest.yaml"),
-            "file": Claim(file, "text", "lock.json"),
-            "size": Claim(summaries[name]["file_size"], "bytes", f"{file}: size"),
-            "bits_per_weight": Claim(summaries[name]["bits_per_weight"], "number", f"{file}: tensor headers"),
-            "composition": Claim(summaries[name]["composition"], "text", f"{file}: tensor types"),
-            "sha256": Claim(summaries[name]["sha256"], "digest", "lock.json"),
-        }
-        for name, file in names.items()
-    ]
+def quant_facts(summaries: Mapping[str, Mapping[str, Any]], names: Sequence[str]) -> list[Facts]:
+    """One entry per quant in the manifest's order, read back from its file, or its shards, of which `file` is the first."""
+    return [_quant_facts(name, summaries[name]) for name in names]
+
+
+def _quant_facts(name: str, summary: Mapping[str, Any]) -> Facts:
+    files = summary["files"]
+    file = files[0]["name"]
+    return {
+        "name": Claim(name, "text", "manifest.yaml"),
+        "file": Claim(file, "text", "lock.json"),
+        "shards": Claim(len(files), "count", "lock.json"),
+        "files": [
+            {
+                "name": Claim(each["name"], "text", "lock.json"),
+                "size": Claim(each["size"], "bytes", f"{each['name']}: size"),
+                "sha256": Claim(each["sha256"], "digest", "lock.json"),
+            }
+            for each in files
+        ],
+        "size": Claim(summary["file_size"], "bytes", f"{file}: size"),
+        "bits_per_weight": Claim(summary["bits_per_weight"], "number", f"{file}: tensor headers"),
+        "composition": Claim(summary["composition"], "text", f"{file}: tensor types"),
+    }
+
+
+def quality_facts(quality: Quality, names: Sequence[str]) -> Facts:
+    """How far each quant, in the manifest's order, is from the unquantized GGUF, with standard errors, and on what text."""
+    rows = []
+    for name, quant in ((name, quality.quants[name]) for name in names):
+        found = {"kl_divergence": quant.divergence.kl_divergence, "perplexity": quant.divergence.perplexity}
+        rows.append(
+            {
+                "name": Claim(name, "text", "quality.json"),
+                "size": Claim(quant.size, "bytes", f"quality.json: quants.{name}.size"),
+                "same_top": Claim(quant.divergence.same_top.value, "share", f"quality.json: quants.{name}.same_top"),
+                **{key: _estimate(each, f"quality.json: quants.{name}.{key}") for key, each in found.items()},
+            }
+        )
+    text = quality.text
+    return {
+        "rows": rows,
+        "type": Claim(quality.source.type, "text", "quality.json: source.type"),
+        "perplexity": _estimate(quality.source.perplexity, "quality.json: source.perplexity"),
+        "text": Claim(text.name, "text", "quality.json: text.name"),
+        "text_sha256": Claim(text.sha256, "digest", "quality.json: text.sha256"),
+        "chunks": Claim(text.chunks, "count", "quality.json: text.chunks"),
+        "context": Claim(text.context, "count", "quality.json: text.context"),
+        "tokens": Claim(text.tokens, "count", "quality.json: text.tokens"),
+    }
+
+
+def _estimate(estimate: Estimate, source: str) -> Facts:
+    return {
+        "value": Claim(estimate.value, "measure", f"{source}.value"),
+        "error": Claim(estimate.error, "measure", f"{source}.error"),
+    }
+
+
+def imatrix_facts(summary: ImatrixSummary) -> Facts:
+    """What the importance matrix was made of, and the experts that its text never reached."""
+    source = "the published imatrix"
+    return {
+        "chunks": Claim(summary.chunks, "count", f"{source}: imatrix.chunk_count"),
+        "context": Claim(summary.context, "count", f"{source}: imatrix.chunk_size"),
+        "unreached": Claim(summary.unreached_experts, "count", f"{source}: counts"),
+    }
+
+
+def self_test_facts(tested: SelfTest, summaries: Mapping[str, Mapping[str, Any]]) -> Facts:
+    """Whether the quants may be called bit-identical: only when the toolchain met the golden digests of every type in them."""
+    source = "lock.json: tools: golden self-test"
+    types = {kind for summary in summaries.values() for kind in summary["types"]}
+    return {
+        "bit_exact": tested.covers(types),
+        "result": Claim("bit-exact" if tested.bit_exact else "not bit-exact", "text", source),
+    }
 
 
 def run_facts(evidence: Evidence, options: int) -> Facts:

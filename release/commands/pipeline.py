@@ -14,7 +14,10 @@ from release.commands.options import (
     LimitOption,
     LlamaOption,
     ManifestArgument,
+    MemoryOption,
     OffloadOption,
+    PruneRemoteOption,
+    PullRequestOption,
     ReplaceCardOption,
     ServerOption,
     ServersOption,
@@ -92,6 +95,9 @@ def cut(
     servers: ServersOption = 1,
     server: ServerOption = None,
     limit: LimitOption = None,
+    pull_request: PullRequestOption = False,
+    prune_remote: PruneRemoteOption = False,
+    memory: MemoryOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Cut a release: every stage from preflight to reading back what was published."""
@@ -109,6 +115,9 @@ def cut(
         servers=servers,
         server_urls=tuple(server or ()),
         limit=limit,
+        pull_request=pull_request,
+        prune_remote=prune_remote,
+        memory=memory,
         as_json=as_json,
     )
 
@@ -118,31 +127,8 @@ def quantize(
     work: WorkOption = None,
     llama_cpp: LlamaOption = None,
     workers: WorkersOption = None,
+    memory: MemoryOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Convert, calibrate and quantize with llama.cpp."""
-    run_stages(manifest, work=work, until="quantize", llama_cpp=llama_cpp, workers=workers, as_json=as_json)
-
-
-def publish(
-    manifest: ManifestArgument,
-    work: WorkOption = None,
-    hub: HubOption = None,
-    update_lock: UpdateLockOption = False,
-    replace_card: ReplaceCardOption = False,
-    llama_cpp: LlamaOption = None,
-    workers: WorkersOption = None,
-    as_json: JsonOption = False,
-) -> None:
-    """Publish to the Hub: one commit per repository."""
-    run_stages(
-        manifest,
-        work=work,
-        until="publish",
-        hub=hub,
-        update_lock=update_lock,
-        replace_card=replace_card,
-        llama_cpp=llama_cpp,
-        workers=workers,
-        as_json=as_json,
-    )
+    """Convert, calibrate and quantize with llama.cpp; quants run side by side within --memory."""
+    run_stages(manifest, work=work, until="quantize", llama_cpp=llama_cpp, workers=workers, memory=memory, as_json=as_json)

@@ -36,7 +36,7 @@ from release.gguf.toolchain import (
     load_managed,
     version_of,
 )
-from release.processes import run_tool
+from release.processes import BUILD_VARIABLES, NETWORK_VARIABLES, inherited, run_tool
 
 REQUIREMENT = "llama-cpp-python==0.3.36"
 SDIST = "llama_cpp_python-0.3.36.tar.gz"
@@ -203,7 +203,7 @@ def _download(sdist: Path, log: Path) -> None:
     requirements = sdist.with_name("requirements.txt")
     write_atomic(requirements, f"{REQUIREMENT} --hash=sha256:{SDIST_SHA256}\n".encode())
     with atomic_folder(sdist.with_name("download")) as folder:
-        run_tool(download_command(requirements, folder), log=log)
+        run_tool(download_command(requirements, folder), log=log, environment=inherited(NETWORK_VARIABLES))
         found = folder / SDIST
         if not found.is_file() or sha256_file(found) != SDIST_SHA256:
             raise CheckFailedError(f"{REQUIREMENT}: pip downloaded no {SDIST} with SHA-256 {SDIST_SHA256}; see {log}")
@@ -264,7 +264,7 @@ def build_tools(
         UnavailableError: cmake or the compiler fails; with the last lines and the log.
     """
     # git must not look for a repository around the cache folder: its commit would get into the binaries.
-    environment = {"GIT_CEILING_DIRECTORIES": str(source.absolute().parent)}
+    environment = {**inherited(BUILD_VARIABLES), "GIT_CEILING_DIRECTORIES": str(source.absolute().parent)}
     with space_errors(build):
         with progress.task("configuring llama.cpp", None):
             run_tool(configure_command(tools, source, build, flags), log=log, environment=environment)

@@ -28,7 +28,7 @@ class DownloadCheck:
     """What `llama-server -hf` made of a repo.
 
     Attributes:
-        file: path in the repo of the GGUF that it chose.
+        file: path in the repo of the GGUF that it chose; of one in shards, the first.
         sha256: digest of that file as it was downloaded.
         reply: its answer (reasoning and content) to one short question.
     """
@@ -61,7 +61,7 @@ def check_download(
         endpoint: address of the Hub.
         token: for a private repo; passed in the environment, None for none.
         log: the server's output is appended here.
-        digests: path in the repo -> sha256 that the chosen file must have.
+        digests: path in the repo -> sha256 that the chosen file, and every further shard, must have.
         file: path in the repo that must be chosen, None when any of `digests` may be.
         question: what the model is asked; a model that knows little needs one that it can answer.
         scratch: folder with space for the GGUF, None for the system's temporary folder.
@@ -75,11 +75,15 @@ def check_download(
         environment = {**client_environment(endpoint, token), "LLAMA_CACHE": cache, "HF_HOME": cache}
         with _server(binary, f"{repo}:{quant}", environment, log, timeout) as url:
             reply = _ask(url, question, log)
-        chosen, digest = _downloaded(Path(cache), repo)
+        found = _downloaded(Path(cache), repo)
+    chosen, digest = next(iter(found.items()))
     if file is not None and chosen != file:
         raise CheckFailedError(f"{repo}:{quant}: llama-server chose {chosen} instead of {file}; rename the files in the repo")
-    if digests is not None and digests.get(chosen) != digest:
-        raise CheckFailedError(f"{repo}:{quant}: {chosen} was downloaded with sha256 {digest}, which is not what was published")
+    for name, sha256 in found.items():
+        if digests is not None and digests.get(name) != sha256:
+            raise CheckFailedError(
+                f"{repo}:{quant}: {name} was downloaded with sha256 {sha256}, which is not what was published"
+            )
     if not reply.strip():
         raise CheckFailedError(f"{repo}:{quant}: the downloaded model gave an empty answer (log: {log})")
     return DownloadCheck(chosen, digest, reply)
@@ -153,11 +157,10 @@ def _ask(url: str, question: str, log: Path) -> str:
         raise UnavailableError(f"llama-server did not answer a chat completion: {error} (log: {log})") from None
 
 
-def _downloaded(cache: Path, repo: str) -> tuple[str, str]:
-    """Path in the repo and digest of the one GGUF in a cache that was empty before."""
+def _downloaded(cache: Path, repo: str) -> dict[str, str]:
+    """Digest of every GGUF in a cache that was empty before, by path in the repo: the chosen one, or its shards in order."""
     snapshots = cache / f"models--{repo.replace('/', '--')}" / "snapshots"
     found = sorted(path for path in snapshots.rglob("*.gguf") if path.is_file())
     if not found:
         raise CheckFailedError(f"{repo}: llama-server left no GGUF in its cache; it may be older than its shared Hub cache")
-    first = found[0]
-    return first.relative_to(snapshots).as_posix().partition("/")[2], sha256_file(first)
+    return {path.relative_to(snapshots).as_posix().partition("/")[2]: sha256_file(path) for path in found}

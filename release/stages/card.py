@@ -14,10 +14,13 @@ from release.card.facts import (
     contamination_facts,
     earlier_facts,
     file_facts,
+    imatrix_facts,
     prior_facts,
     protocol_facts,
+    quality_facts,
     quant_facts,
     run_facts,
+    self_test_facts,
     statistics_facts,
     weight_facts,
 )
@@ -31,11 +34,15 @@ from release.context import Context
 from release.evaluation.evidence import read_evidence
 from release.evaluation.gates import read_gated_run, require_reference
 from release.evaluation.protocol import Protocol, protocol_digest
+from release.gguf.imatrix import read_imatrix
+from release.gguf.quality import read_quality
 from release.manifest import Compare, Leaderboard, LoadedManifest, Manifest, PinnedFile
+from release.stages.calibrate import imatrix_of
 from release.stages.evaluate import calibration_digests, evidence_of, protocol_of, reference_of
 from release.stages.lock_draft import draft_lock
-from release.stages.pictures import draw_pictures, picture_facts, picture_files, quality_path
+from release.stages.pictures import draw_pictures, picture_facts, picture_files
 from release.stages.prune import drop_map_path, plan_of, skip_base_release
+from release.stages.quality import quality_path, wants_quality
 from release.stages.quantize import read_summaries
 from release.stages.stage import Stage
 from release.stages.verify import read_verified
@@ -144,6 +151,9 @@ def collect_facts(context: Context) -> Facts:
         "pictures": {},
         "quants": [],
         "imatrix": [],
+        "self_test": None,
+        "quality": None,
+        "calibration": None,
         "runs": [],
         "rows": [],
         "protocol": None,
@@ -151,8 +161,12 @@ def collect_facts(context: Context) -> Facts:
         **weight_facts(context.base, plan_of(context, drop_map), _method(context)),
     }
     if manifest.gguf:
-        names = {quant.name: context.gguf_file(quant.name).name for quant in manifest.gguf.quants}
+        names = [quant.name for quant in manifest.gguf.quants]
         facts["quants"] = quant_facts(read_summaries(context), names)
+        facts["quality"] = quality_facts(read_quality(quality_path(context)), names) if wants_quality(context) else None
+        facts["self_test"] = self_test_facts(context.self_test, read_summaries(context))
+        matrix = imatrix_of(context)
+        facts["calibration"] = imatrix_facts(read_imatrix(matrix)) if matrix else None
         facts["imatrix"] = file_facts(lock, "imatrix/")
     if manifest.eval:
         facts |= _evaluation(context)
@@ -222,5 +236,5 @@ STAGE = Stage(
     inputs=_inputs,
     outputs=lambda context: (card_folder(context),),
     skip=skip_base_release,
-    needs=("prune", "quantize", "eval"),
+    needs=("prune", "quantize", "quality", "eval"),
 )

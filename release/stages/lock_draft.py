@@ -2,31 +2,32 @@
 
 from __future__ import annotations
 
-import platform
-from pathlib import Path
-
 from pruner.drop_map import read_drop_map
 from release import __version__
 from release.card.pictures.canvas import libraries
 from release.context import Context
 from release.lock import Lock, LockedFile, LockedInputs, locked_weights
+from release.processes import processor
 from release.records import read_record
 from release.stages.calibrate import imatrix_of
 from release.stages.evaluate import protocol_of
 from release.stages.prune import build_result, drop_map_path
+from release.stages.quality import wants_quality
 from release.stages.quantize import read_summaries
 from release.stages.resolve import locked_base, locked_files
 
-MEASURED = ("analyze", "calibrate", "quantize", "eval", "card")
+MEASURED = ("analyze", "calibrate", "quantize", "quality", "eval", "card")
 """Stages whose bytes also depend on the tools and the processor: sums of floating-point numbers."""
 
 PICTURES = "card/pictures/"
 """Their bytes depend on what draws them too: with another matplotlib they are not comparable, and no fault."""
+DRAFTED = ("rank", "analyze", "calibrate", "quantize", "quality", "eval")
+"""Stages before the card."""
 
 UNPUBLISHED = ("quants.json", "build.json", "ranking_report.json")
 
 
-def draft_lock(context: Context, *, stages: tuple[str, ...] = ("rank", "analyze", "calibrate", "quantize", "eval")) -> Lock:
+def draft_lock(context: Context, *, stages: tuple[str, ...] = DRAFTED) -> Lock:
     """A lock of the weights and of everything that `stages` have made so far."""
     from release.evaluation.protocol import protocol_digest
 
@@ -54,11 +55,13 @@ def _made_by(context: Context, stage: str) -> dict[str, LockedFile]:
     record = read_record(context.work, stage)
     if record is None or (stage == "calibrate" and imatrix_of(context) is None):
         return {}
+    if stage == "quality" and not wants_quality(context):
+        return {}
     # The map's own digest is among the inputs; its file names the statistics, so it is as measured as they are.
     measured = stage in MEASURED or (stage == "rank" and context.manifest.prune is not None and context.manifest.prune.analysis)
     made_with = _made_with(context, stage) if measured else None
     summaries = read_summaries(context) if stage == "quantize" else {}
-    tensor_data = {f"gguf/{context.gguf_file(name).name}": summary["tensor_digest"] for name, summary in summaries.items()}
+    tensor_data = {f"gguf/{file['name']}": file["tensor_digest"] for each in summaries.values() for file in each["files"]}
     return {
         path: LockedFile(
             sha256=output.sha256,
@@ -77,9 +80,10 @@ def _made_with(context: Context, stage: str) -> dict[str, str]:
     versions: dict[str, str] = {"processor": processor()}
     if stage in ("analyze", "rank") or (stage == "card" and uses_torch):
         versions |= _torch_versions(context)
-    if stage in ("calibrate", "quantize", "eval", "card") and context.manifest.gguf:
+    if stage in ("calibrate", "quantize", "quality", "eval", "card") and context.manifest.gguf:
         toolchain = context.toolchain
         versions |= {"llama.cpp": toolchain.commit, "compiler": toolchain.compiler, "flags": " ".join(toolchain.flags)}
+        versions |= {} if context.self_test.bit_exact else {"golden self-test": "not bit-exact"}
     return versions
 
 
@@ -90,20 +94,11 @@ def _torch_versions(context: Context) -> dict[str, str]:
     return dict(read_statistics(statistics_path(context)).header.libraries)
 
 
-def processor() -> str:
-    """The kind of processor: its model where the system tells, else its architecture."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return platform.machine()
-    model = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), "")
-    return f"{platform.machine()} {model}".strip()
-
-
 def _tools(context: Context) -> dict[str, str]:
     tools = {"moe-release": __version__}
     if context.manifest.gguf:
         tools["llama.cpp"] = context.toolchain.commit
+        tools["golden self-test"] = "bit-exact" if context.self_test.bit_exact else "not bit-exact"
     if context.manifest.eval:
         protocol = protocol_of(context)
         tools |= {"lm-eval": protocol.lm_eval, "task": f"{protocol.task.name} {protocol.task.version}"}

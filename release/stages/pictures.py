@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from pruner.drop_map import read_drop_map
-from pruner.errors import InputError
-from pruner.files import read_json
 from release.card.claims import Claim
 from release.card.pictures.canvas import Picture
 from release.card.pictures.heat_map import experts_picture
@@ -19,17 +15,14 @@ from release.card.pictures.results import results_picture, score_of
 from release.card.table import Entry
 from release.context import Context
 from release.evaluation.evidence import Evidence
+from release.gguf.quality import read_quality
 from release.stages.evaluate import evidence_of
 from release.stages.prune import drop_map_path
+from release.stages.quality import quality_path, wants_quality
 from release.stages.quantize import read_summaries
 
 FOLDER = "pictures"
 SOURCE = "what the picture is drawn from: evidence, drop_map.json and the sizes of files"
-
-
-def quality_path(context: Context) -> Path:
-    """Where the quants' divergences stand, if they were measured."""
-    return context.work / "quality.json"
 
 
 def draw_pictures(context: Context, entries: Sequence[Entry]) -> list[Picture]:
@@ -56,7 +49,7 @@ def picture_files(pictures: Sequence[Picture]) -> dict[str, bytes]:
 
 
 def _points(context: Context, runs: dict[str, Evidence]) -> list[QuantPoint]:
-    divergence = mean_divergences(quality_path(context))
+    divergence = _divergences(context)
     sizes = {name: summary["file_size"] for name, summary in read_summaries(context).items()}
     points = []
     for name in (quant.name for quant in context.gguf.quants):
@@ -66,19 +59,9 @@ def _points(context: Context, runs: dict[str, Evidence]) -> list[QuantPoint]:
     return points
 
 
-def mean_divergences(path: Path) -> dict[str, float]:
-    """Mean KL divergence in nats by quant; none when nothing was measured.
-
-    Raises:
-        InputError: the file is not of the form moe-release/quality/v1.
-    """
-    if not path.exists():
+def _divergences(context: Context) -> dict[str, float]:
+    """Mean KL divergence in nats by quant; none when the manifest asks for no quality check."""
+    if not wants_quality(context):
         return {}
-    content = read_json(path, "the quality evidence")
-    try:
-        found = {name: float(quant["divergence"]["kl_divergence"]["value"]) for name, quant in content["quants"].items()}
-    except (KeyError, TypeError, ValueError, AttributeError):
-        raise InputError(f"{path}: not usable as quality evidence; measure it again") from None
-    if not all(map(math.isfinite, found.values())):
-        raise InputError(f"{path}: a divergence is not finite; measure it again")
-    return found
+    quality = read_quality(quality_path(context))
+    return {name: quant.divergence.kl_divergence.value for name, quant in quality.quants.items()}

@@ -20,7 +20,11 @@ from release.records import read_record
 from release.stages.stage import Stage
 
 MODULES = {"analysis": ("torch", "transformers"), "eval": ("lm_eval",)}
+LARGEST_QUANT = 8.5 / 16
+"""Size of a Q8_0 in relation to bf16: 34 bytes for 32 weights."""
+UNQUANTIZED = ("F16", "BF16", "F32")
 TOOLS = {"calibrate": "llama-imatrix", "quantize": "llama-quantize", "eval": "llama-server"}
+SPLITTER, COMPARER = "llama-gguf-split", "llama-perplexity"
 
 
 def check_inputs(loaded: LoadedManifest) -> None:
@@ -40,6 +44,7 @@ def check_inputs(loaded: LoadedManifest) -> None:
     matrix = manifest.gguf.imatrix if manifest.gguf else None
     pinned = [matrix.text, matrix.file] if matrix else []
     pinned += [quant.tensor_types for quant in manifest.gguf.quants] if manifest.gguf else []
+    pinned += [manifest.gguf.quality.text] if manifest.gguf and manifest.gguf.quality else []
     for file in filter(
         None,
         [
@@ -122,8 +127,36 @@ def _run(context: Context) -> str | None:
         check_url(url)
     if manifest.publish and "publish" in context.planned:
         context.options.hub.require_token()
+        _require_hub(context)
+    if _ahead(context, "verify"):
+        _require_priors(context)
     _require_room(context)
     return context.notes.get("toolchain")
+
+
+def _require_hub(context: Context) -> None:
+    """Everything that the Hub can refuse at the end is asked at the beginning: rights, names, metadata, collection."""
+    from release.card.front_matter import gguf_front_matter, weights_front_matter
+    from release.hub.announce import require_collection, require_repo
+    from release.hub.card_check import require_valid_card
+    from release.hub.remote import hub_api
+    from release.hub.rights import require_rights
+
+    publish, hub = context.publish, context.options.hub
+    api = hub_api(hub.endpoint, hub.token)
+    repos = [publish.weights, *([publish.gguf] if publish.gguf else [])]
+    account = require_rights(api, repos, pull_request=context.options.pull_request)
+    context.notes["account"] = f"{account.name} at {api.endpoint}"
+    license_name = context.manifest.card.license
+    require_valid_card(api, weights_front_matter(context.manifest, license_name))
+    if publish.gguf:
+        require_valid_card(api, gguf_front_matter(context.manifest, license_name))
+    if hub.label == "local":
+        return  # older repositories and collections are the real Hub's
+    if publish.collection:
+        require_collection(api, publish.collection)
+    for old in filter(None, [publish.supersedes.weights, publish.supersedes.gguf] if publish.supersedes else []):
+        require_repo(api, old)
 
 
 def _require_lm_eval(context: Context) -> None:
@@ -136,6 +169,8 @@ def _require_lm_eval(context: Context) -> None:
 def _require_tools(context: Context) -> None:
     """Tools and recipes of the GGUF stages: an unknown type is found now and not after hours."""
     wanted = [tool for stage, tool in TOOLS.items() if stage in context.planned]
+    wanted += [SPLITTER] if context.gguf.max_shard_size and "quantize" in context.planned else []
+    wanted += [COMPARER] if context.gguf.quality and "quality" in context.planned else []
     for tool in wanted:
         context.toolchain.binary(tool)
     if _ahead(context, "convert"):
@@ -148,18 +183,48 @@ def _require_tools(context: Context) -> None:
                 read_tensor_types(context.loaded.file(quant.tensor_types))
     if wanted:
         context.notes["toolchain"] = f"llama.cpp {context.toolchain.commit[:9]} ({context.toolchain.origin})"
+    if "quantize" in context.planned and not context.self_test.bit_exact:
+        context.notes["toolchain"] += f", {context.self_test}"
+
+
+def _require_priors(context: Context) -> None:
+    """Earlier builds on the Hub are compared after the build; that they are there is asked before it."""
+    from huggingface_hub import get_token
+
+    from pruner.hub_source import hub_source
+
+    for prior in context.manifest.prior:
+        if prior.repo is not None:
+            hub_source(prior.repo, str(prior.revision), endpoint=None, token=get_token())
 
 
 def _require_room(context: Context) -> None:
-    """Rough need: the weights once, a GGUF of the same size, and each quant at most as large."""
+    """Rough need: the weights once, a GGUF of the same size, and each quant as large as its type can be."""
     manifest = context.manifest
-    if manifest.base.path is None:
-        return  # sizes are known once the base is resolved; the build checks again
-    folder = context.loaded.root / manifest.base.path
-    weights = sum(path.stat().st_size for path in folder.glob("*.safetensors"))
-    copies = (1 if manifest.prune else 0) + (1 + len(manifest.gguf.quants) if manifest.gguf else 0)
-    if not _anything_built(context.work):
-        require_space(context.work, weights * copies, "this release")
+    if _anything_built(context.work):
+        return
+    copies = 1.0 if manifest.prune else 0.0
+    if manifest.gguf:
+        copies += 1 + sum(1.0 if quant.type.upper() in UNQUANTIZED else LARGEST_QUANT for quant in manifest.gguf.quants)
+    require_space(context.work, round(_base_weights(context) * copies), "this release")
+
+
+def _base_weights(context: Context) -> int:
+    """Bytes of the base's shards; of a base on the Hub as it lists them, 0 when it cannot be asked now."""
+    base = context.manifest.base
+    if base.path is not None:
+        return sum(path.stat().st_size for path in (context.loaded.root / base.path).glob("*.safetensors"))
+    from huggingface_hub import constants, get_token
+
+    from pruner.hub_source import hub_source
+
+    if constants.HF_HUB_OFFLINE:
+        return 0
+    try:
+        listed = hub_source(str(base.repo), str(base.revision), endpoint=None, token=get_token()).files
+    except UnavailableError:  # a snapshot in the cache may do; the next stage says what is wrong
+        return 0
+    return sum(file.size for name, file in listed.items() if name.endswith(".safetensors"))
 
 
 def _anything_built(work: Path) -> bool:

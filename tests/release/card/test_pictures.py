@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 
 from pruner.drop_map import DropMap
-from pruner.errors import InputError
 from release.card.pictures.canvas import BLUE, FORMS, Form, Picture, shortened
 from release.card.pictures.heat_map import experts_picture
 from release.card.pictures.outcomes import Breakdown, outcomes_picture
@@ -21,7 +20,6 @@ from release.card.pictures.results import Score, results_picture, score_of
 from release.card.table import Entry
 from release.evaluation.evidence import read_evidence
 from release.manifest import Reported
-from release.stages.pictures import mean_divergences
 from tests.conftest import MANIFESTS, ROOT
 
 EVIDENCE = MANIFESTS / "tiny" / "evidence" / "tiny-gemma4-16e-Q6_K.json"
@@ -180,18 +178,3 @@ def test_a_row_of_the_table_becomes_a_score() -> None:
     assert found.span == (run.patched_interval.low, run.patched_interval.high)
     reported = Reported(correct=162, total=198, url="https://example.org/card", date="2026-05-01")
     assert score_of(Entry("x", "m", reported=reported)) == Score("x", 162 / 198, reported=True)
-
-
-def test_divergences_come_from_the_quality_file_if_there_is_one(tmp_path: Path) -> None:
-    path = tmp_path / "quality.json"
-    assert mean_divergences(path) == {}
-    path.write_text('{"quants": {"Q6_K": {"divergence": {"kl_divergence": {"value": 0.0031, "error": 0.1}}}}}')
-    assert mean_divergences(path) == {"Q6_K": 0.0031}
-    for broken in (
-        "[]",
-        '{"quants": {"Q6_K": {}}}',
-        '{"quants": {"Q6_K": {"divergence": {"kl_divergence": {"value": 1e999}}}}}',
-    ):
-        path.write_text(broken)
-        with pytest.raises(InputError, match="measure it again"):
-            mean_divergences(path)
