@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path, PurePosixPath
@@ -14,6 +14,7 @@ from pruner.files import read_json
 from release.card.lint.document import Document
 from release.card.lint.finding import Finding
 
+CONFIG = "config.json"
 MOST_FILES = 100_000
 MOST_PARTS = 4
 """Of a pattern: more wildcards than that are no name of a shard."""
@@ -22,10 +23,11 @@ NUMBERED = re.compile(r"(?<![A-Za-z0-9])[N#*]+(?![A-Za-z])|0*N+(?![A-Za-z])|\*")
 
 @dataclass(frozen=True)
 class Knowledge:
-    """Files by their path in the repository, and claims by name with value, unit and how they are shown; None: not known."""
+    """Files by path in the repository, claims by name with value, unit and how they are shown, config.json; None: not known."""
 
     files: frozenset[str] | None = None
     claims: Mapping[str, Mapping[str, Any]] | None = None
+    config: Mapping[str, Any] | None = None
 
     @cached_property
     def _names(self) -> frozenset[str]:
@@ -69,6 +71,20 @@ def read_files(place: Path) -> frozenset[str]:
     if len(found) > MOST_FILES:
         raise InputError(f"{place}: names {len(found):,} files; at most {MOST_FILES:,} are taken")
     return frozenset(found)
+
+
+def read_config(places: Sequence[Path]) -> Mapping[str, Any] | None:
+    """The language model's part of the config.json in one of the folders, if one holds it.
+
+    Raises:
+        InputError: it is no JSON.
+    """
+    found = next((place / CONFIG for place in places if (place / CONFIG).is_file()), None)
+    content = read_json(found, "the model's config.json") if found else None
+    if not isinstance(content, dict):
+        return None
+    nested = content.get("text_config")
+    return nested if isinstance(nested, dict) else content
 
 
 def read_claims(path: Path) -> Mapping[str, Mapping[str, Any]]:

@@ -10,12 +10,13 @@ from pathlib import Path
 from pruner.errors import InputError
 from release.card.lint.document import Document, read_document
 from release.card.lint.finding import Finding
-from release.card.lint.knowledge import Knowledge, Rule, claims_beside, read_claims, read_files
+from release.card.lint.knowledge import Knowledge, Rule, claims_beside, read_claims, read_config, read_files
 from release.card.lint.rules import (
     breakdown,
     calibration,
     claims,
     commands,
+    config,
     deltas,
     differences,
     files,
@@ -53,6 +54,7 @@ RULES: tuple[Rule, ...] = (
     links.find,
     files.find,
     commands.find,
+    config.find,
 )
 
 
@@ -70,7 +72,11 @@ def lint_file(card: Path, *, files: Sequence[Path] = (), claims: Path | None = N
     if not card.is_file():
         raise InputError(f"{card}: does not exist; give a model card, such as README.md")
     claims = claims or claims_beside(card)
-    known = Knowledge(frozenset().union(*map(read_files, files)) if files else None, read_claims(claims) if claims else None)
+    known = Knowledge(
+        frozenset().union(*map(read_files, files)) if files else None,
+        read_claims(claims) if claims else None,
+        read_config(files),
+    )
     return lint(read_document(card), known)
 
 

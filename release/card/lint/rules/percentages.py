@@ -11,6 +11,8 @@ from release.card.lint.knowledge import Knowledge
 from release.card.lint.quantities import Fraction, Quantity, fractions, quantities, shown
 
 KIND = "percentage"
+FEWEST = 10
+"""Questions of an exam: 24/7 is none."""
 BETWEEN = re.compile(r"[\s|=:(,~≈→*]*(?:correct|right|or|i\.e\.)?[\s|=:(,~≈*]*")
 
 
@@ -24,6 +26,8 @@ def find(document: Document, _: Knowledge) -> Iterator[Finding]:
             if near is None:
                 continue
             if near.part > near.whole:
+                if near.whole < FEWEST:
+                    continue
                 yield Finding(line.number, KIND, f"{near}: more correct than there are questions")
             elif not any(percent.shows(each.percent) for each in counts):
                 yield Finding(
