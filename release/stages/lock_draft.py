@@ -57,8 +57,8 @@ def _made_by(context: Context, stage: str) -> dict[str, LockedFile]:
     # The map's own digest is among the inputs; its file names the statistics, so it is as measured as they are.
     measured = stage in MEASURED or (stage == "rank" and context.manifest.prune is not None and context.manifest.prune.analysis)
     made_with = _made_with(context, stage) if measured else None
-    summaries = read_summaries(context) if stage == "quantize" else {}
-    tensor_data = {f"gguf/{file['name']}": file["tensor_digest"] for each in summaries.values() for file in each["files"]}
+    summaries = read_summaries(context).values() if stage == "quantize" else ()
+    tensor_data = {f"gguf/{file['name']}": file["tensor_digest"] for each in summaries for file in each.get("files", ())}
     return {
         path: LockedFile(sha256=output.sha256, size=output.size, tensor_data=tensor_data.get(path), made_with=made_with)
         for path, output in record.outputs.items()
