@@ -69,7 +69,7 @@ def _made_by(context: Context, stage: str) -> dict[str, LockedFile]:
     measured = stage in MEASURED or (stage == "rank" and context.manifest.prune is not None and context.manifest.prune.analysis)
     made_with = _made_with(context, stage) if measured else None
     summaries = read_summaries(context) if stage == "quantize" else {}
-    files = {f"gguf/{file['name']}": (each, file) for each in summaries.values() for file in each["files"]}
+    files = {f"gguf/{file['name']}": (each, file) for each in summaries.values() for file in each.get("files", ())}
     tensor_data = {path: file["tensor_digest"] for path, (_, file) in files.items()}
     cut_from = {path: each["cut_from"]["label"] for path, (each, _) in files.items() if "cut_from" in each}
     return {
