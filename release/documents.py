@@ -17,9 +17,9 @@ PLAIN_TAGS = frozenset({"tag:yaml.org,2002:map", "tag:yaml.org,2002:seq"})
 
 
 class Document(BaseModel):
-    """Base of every part of a document: immutable, and an unknown key is an error."""
+    """Base of every part of a document: immutable; an unknown key is an error, and so is a number that JSON cannot hold."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 DocumentT = TypeVar("DocumentT", bound=Document)

@@ -42,7 +42,7 @@ def ask_patch(server: Server, protocol: Protocol, patch: Patch, messages: str, r
 
     Args:
         server: running.
-        protocol: its sampling fields are sent.
+        protocol: its sampling fields are sent, with the seed of the reply that needs a patch.
         patch: the protocol's patch.
         messages: the question's messages as JSON.
         reply: the reply that needs a patch.
@@ -56,9 +56,10 @@ def ask_patch(server: Server, protocol: Protocol, patch: Patch, messages: str, r
     return Reply(
         kind="patch",
         question=reply.question,
+        repeat=reply.repeat,
         prompt=reply.prompt,
         attempt=attempt,
-        seed=protocol.sampling.seed,
+        seed=reply.seed,
         status=answer.status,
         text=answer.text,
         seconds=answer.seconds,
@@ -81,6 +82,7 @@ def _ask(server: Server, protocol: Protocol, patch: Patch, messages: str, reply:
     prompt = prompt.removeprefix(str(server.props.get("bos_token") or ""))
     fields: dict[str, Any] = {
         **protocol.sampling.model_dump(mode="json"),
+        "seed": reply.seed,
         "prompt": METHODS[patch.method](patch, prompt, reply),
         "n_predict": patch.max_tokens,
         "cache_prompt": protocol.server.prompt_cache,

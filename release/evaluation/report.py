@@ -42,7 +42,7 @@ class Report:
             lines += ["", f"{each.b} against {each.a}: {each.words}"]
             if isinstance(each, Comparison):
                 if each.raw != each.patched:
-                    lines.append(f"  before the patch: {in_words(each.raw, each.detectable)}")
+                    lines.append(f"  before the patch: {in_words(each.raw)}")
                 lines += [f"  also differs: {difference}" for difference in each.differing]
         return "\n".join(lines)
 
@@ -86,13 +86,15 @@ def score_in_words(run: Run) -> str:
     if isinstance(run, LmEvalRun):
         score = _score(run.correct, run.total, run.interval)
     else:
-        score = _score(run.patched_correct, run.total, run.patched_interval)
-        score += f"; raw {_score(run.raw_correct, run.total, run.raw_interval)}; {run.patched} asked again"
+        score = _score(run.patched_correct, run.total, run.patched_interval, run.patched_error)
+        score += f"; raw {_score(run.raw_correct, run.total, run.raw_interval, run.raw_error)}; {run.patched} asked again"
+        score += f"; {run.asked} questions asked {run.repeats} times" if run.repeats > 1 else ""
     outcomes = ", ".join(f"{name} {count}" for name, count in run.outcomes.items() if count)
     unverified = "; its servers ran elsewhere" if isinstance(run, Evidence) and run.unverified else ""
     return f"{score}; {outcomes}{unverified}{'; partial' if run.partial else ''}"
 
 
-def _score(correct: int, total: int, interval: Interval) -> str:
+def _score(correct: int, total: int, interval: Interval, error: float | None = None) -> str:
     bounds = f"95 % interval {100 * interval.low:.1f}–{100 * interval.high:.1f} %"
+    bounds += f", standard error {100 * error:.2f} pp" if error is not None else ""
     return f"{correct} of {total} = {correct / total:.2%} ({bounds})"
