@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import reprlib
 from collections.abc import Iterator, Sequence
 from itertools import groupby
 from typing import TYPE_CHECKING
@@ -24,7 +25,7 @@ def contradictions(answer: Answered) -> Iterator[str]:
     named += [("patched.letter", answer.patched.letter)] if answer.patched else []
     for name, letter in named:
         if letter is not None and not (len(letter) == 1 and letter in letters):
-            yield f"{name} {letter!r} is none of {letters}"
+            yield f"{name} {reprlib.repr(letter)} is none of {letters}"
     if answer.raw_correct != (answer.raw_letter == answer.target):
         yield _wrongly_scored("raw_correct", answer.raw_correct, answer.raw_letter, answer.target)
     if answer.patched and answer.patched.correct != (answer.patched.letter == answer.target):
@@ -33,7 +34,7 @@ def contradictions(answer: Answered) -> Iterator[str]:
 
 
 def _wrongly_scored(name: str, said: bool, letter: str | None, target: str) -> str:  # noqa: FBT001  # what the evidence says
-    return f"{name} is {said} for the letter {letter!r} where {target!r} is right"
+    return f"{name} is {said} for the letter {reprlib.repr(letter)} where {reprlib.repr(target)} is right"
 
 
 def _impossible_outcome(answer: Answered) -> Iterator[str]:
@@ -43,9 +44,9 @@ def _impossible_outcome(answer: Answered) -> Iterator[str]:
     if answer.outcome == "valid" and answer.raw_letter is None:
         yield "outcome valid without a letter"
     if answer.outcome in {"empty", "unparsable", "failed"} and answer.raw_letter is not None:
-        yield f"outcome {answer.outcome} with the letter {answer.raw_letter!r}"
+        yield f"outcome {answer.outcome} with the letter {reprlib.repr(answer.raw_letter)}"
     if answer.outcome != "failed" and (answer.outcome == "truncated") != (answer.finish_reason == "length"):
-        yield f"outcome {answer.outcome} with finish_reason {answer.finish_reason!r}"
+        yield f"outcome {answer.outcome} with finish_reason {reprlib.repr(answer.finish_reason)}"
 
 
 def disagreements(evidence: Evidence) -> Iterator[str]:
@@ -80,12 +81,13 @@ def _same_question(rows: Sequence[Answered]) -> bool:
 def _patch_disagreements(evidence: Evidence) -> Iterator[str]:
     """The patched answers are those of the named outcomes, all of them and no other."""
     if (evidence.patch_method is None) != (not evidence.patch_outcomes) or "valid" in evidence.patch_outcomes:
-        yield f"patch_method {evidence.patch_method} does not go with patch_outcomes {list(evidence.patch_outcomes)}"
+        method = reprlib.repr(evidence.patch_method)
+        yield f"patch_method {method} does not go with patch_outcomes {list(evidence.patch_outcomes)}"
     for each in evidence.questions:
         if each.patched and each.outcome not in evidence.patch_outcomes:
-            yield f"question {each.id} was patched whose outcome the protocol does not name"
+            yield f"question {reprlib.repr(each.id)} was patched whose outcome the protocol does not name"
         if not each.patched and each.outcome in evidence.patch_outcomes:
-            yield f"question {each.id} was not patched whose outcome the protocol names"
+            yield f"question {reprlib.repr(each.id)} was not patched whose outcome the protocol names"
 
 
 def _bounded(overlap: Sequence[str], questions: int) -> bool:

@@ -45,7 +45,7 @@ class Answered(Document):
     repeat: Annotated[int, Field(ge=0, lt=MOST_REPEATS)] = 0
     question_digest: Sha256
     prompt_digest: Sha256
-    option_order: Annotated[tuple[int, ...], Field(min_length=2, max_length=26)]
+    option_order: Annotated[tuple[Annotated[int, Field(ge=0, lt=26)], ...], Field(min_length=2, max_length=26)]
     target: str
     outcome: OutcomeName
     cause: Cause | None
@@ -251,6 +251,8 @@ def read_evidence(path: Path) -> Evidence:
     value = read_json(path, "evidence", LARGEST_EVIDENCE)
     try:
         return Evidence.model_validate_json(json.dumps(value))
+    except RecursionError:
+        raise InputError(f"{path}: no evidence: it is nested too deeply") from None
     except ValidationError as error:
         problem = error.errors(include_url=False)[0]
         where = ".".join(str(part) for part in problem["loc"])

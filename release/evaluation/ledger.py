@@ -139,6 +139,7 @@ class Ledger:
         for number, line in enumerate(kept.splitlines(), 1):
             try:
                 value = json.loads(line)
+                json.dumps(value, ensure_ascii=False).encode()  # half of a surrogate pair has no digest
                 if number == 1:
                     self._check_header(Header.model_validate(value), header)
                 else:

@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable
 from typing import Any
 
-from release.evaluation.client import Answer, Message, completion_message, post
+from release.evaluation.client import Answer, Message, clean_text, completion_message, post
 from release.evaluation.ledger import Reply
 from release.evaluation.pool import Server
 from release.evaluation.protocol import Patch, Protocol
@@ -75,8 +75,9 @@ def _ask(server: Server, protocol: Protocol, patch: Patch, messages: str, reply:
     template = post(server.client, f"{server.url}/apply-template", rendered, seconds=seconds)
     if template.error is not None:
         return template
-    prompt = template.body.get("prompt")
-    if not isinstance(prompt, str):
+    rendered_prompt = template.body.get("prompt")
+    prompt = clean_text(rendered_prompt) if isinstance(rendered_prompt, str) else None
+    if prompt is None:
         return Answer(template.status, "malformed: /apply-template returned no prompt", template.text, template.seconds)
     # /completion adds the beginning-of-sequence token itself; a literal one would stand twice.
     prompt = prompt.removeprefix(str(server.props.get("bos_token") or ""))
@@ -99,5 +100,5 @@ def _ask(server: Server, protocol: Protocol, patch: Patch, messages: str, reply:
 def patched_letter(patch: Patch, reply: Reply, letters: str) -> str | None:
     """The letter in a patch's reply, or None."""
     found = re.search(patch.answer_pattern, reply.content or "") if not reply.failed else None
-    letter = found.group(1).upper() if found else ""
+    letter = (found.group(1) or "").upper() if found else ""
     return letter if letter and letter in letters else None

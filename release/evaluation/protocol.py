@@ -21,7 +21,7 @@ OutcomeName = Literal["valid", "empty", "truncated", "unparsable", "failed"]
 
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Share = Annotated[float, Field(ge=0, le=1)]
-Count = Annotated[int, Field(ge=1)]
+Count = Annotated[int, Field(ge=1, lt=2**31)]
 Seconds = Annotated[float, Field(gt=0)]
 MOST_REPEATS = 100
 SEEDS = 2**32 - 1
@@ -172,7 +172,7 @@ class Patch(Document):
 
         try:
             groups = re.compile(value).groups
-        except re.error as error:
+        except (re.error, RecursionError, OverflowError) as error:
             raise ValueError(f"no regular expression: {error}") from None
         if groups != 1:
             raise ValueError("must have exactly one group: the letter")

@@ -85,8 +85,9 @@ def changed(evidence: Evidence, *, wrong: int = 0, **fields: Any) -> Evidence:
     for each in evidence.questions:
         spoil = wrong > 0 and each.raw_correct and each.patched is None
         wrong -= spoil
-        questions.append(each.model_copy(update={"raw_correct": False, "raw_letter": None} if spoil else {}))
-    return evidence.model_copy(update={"questions": tuple(questions), **totals(tuple(questions), None), **fields})
+        letter = "A" if each.target != "A" else "B"
+        questions.append(each.model_copy(update={"raw_correct": False, "raw_letter": letter} if spoil else {}))
+    return evidence.model_copy(update={"questions": tuple(questions), **totals(tuple(questions)), **fields})
 
 
 def test_a_run_is_recounted_and_classified(make_run: MakeRun):

@@ -13,6 +13,7 @@ from pydantic import ValidationError
 
 from pruner.errors import CheckFailedError, InputError
 from release.evaluation.compare import compare
+from release.evaluation.data import digest_of_questions
 from release.evaluation.evidence import Answered, Evidence, Patched, evidence_bytes, read_evidence, totals, write_evidence
 from release.evaluation.gates import failed_gates, require_gates, require_reference
 from release.evaluation.protocol import load_protocol, protocol_digest
@@ -32,11 +33,11 @@ def answered(
         "option_order": (0, 1, 2, 3),
         "target": "D",
         "outcome": outcome,
-        "cause": None,
+        "cause": {"valid": None, "truncated": "length", "failed": "http"}.get(outcome, "no answer"),
         "looping": False,
-        "raw_letter": "D" if correct else None,
+        "raw_letter": "D" if correct else "A" if outcome == "valid" else None,
         "raw_correct": correct,
-        "finish_reason": "stop",
+        "finish_reason": {"truncated": "length", "failed": None}.get(outcome, "stop"),
         "prompt_tokens": 60,
         "completion_tokens": 20,
         "reply_digest": digest("reply"),
@@ -63,11 +64,11 @@ def evidence(questions: Sequence[Answered], **changes: Any) -> Evidence:
         "metric": "exact_match",
         "filter": "flexible-extract",
         "data_sha256": digest("data"),
-        "questions_digest": digest("questions"),
+        "questions_digest": digest_of_questions([*{each.question_digest for each in questions}]),
         "patch_method": "prefill-v1",
         "patch_outcomes": ("empty", "truncated", "failed"),
         "questions": tuple(questions),
-        **totals(tuple(questions), 4),
+        **totals(tuple(questions)),
     }
     return Evidence.model_validate(value | changes)
 
@@ -75,7 +76,7 @@ def evidence(questions: Sequence[Answered], **changes: Any) -> Evidence:
 def seed_card() -> list[Answered]:
     """198 questions as the seed card has them: 154 right, 34 wrong, 10 without an answer of which the patch gets 5."""
     right = [answered(number) for number in range(154)]
-    wrong = [answered(number, correct=False, raw_letter="A") for number in range(154, 188)]
+    wrong = [answered(number, correct=False) for number in range(154, 188)]
     empty = [answered(number, correct=False, outcome="empty", patched=number < 193) for number in range(188, 198)]
     return right + wrong + empty
 
@@ -164,8 +165,8 @@ def test_a_question_cannot_be_its_own_evidence_twice():
 
 
 def test_three_of_198_is_no_detectable_difference():
-    base = [answered(number, correct=number < 162, raw_letter=None) for number in range(198)]
-    other = [answered(number, correct=number < 159, raw_letter=None) for number in range(198)]
+    base = [answered(number, correct=number < 162) for number in range(198)]
+    other = [answered(number, correct=number < 159) for number in range(198)]
     found = compare(evidence(base), evidence(other, model_sha256=digest("other")))
     assert found.words == "no detectable difference (3 of 198; p = 0.25; 198 questions can show 6.3 pp)"
     assert (found.patched.only_a, found.patched.only_b, found.patched.difference) == (3, 0, -3)
@@ -173,8 +174,8 @@ def test_three_of_198_is_no_detectable_difference():
 
 
 def test_a_clear_difference_says_which_way():
-    base = [answered(number, correct=number < 150, raw_letter=None) for number in range(198)]
-    other = [answered(number, correct=number < 170, raw_letter=None) for number in range(198)]
+    base = [answered(number, correct=number < 150) for number in range(198)]
+    other = [answered(number, correct=number < 170) for number in range(198)]
     assert compare(evidence(base), evidence(other)).words == "better (20 of 198; p = 2e-06; 198 questions can show 6.3 pp)"
     assert compare(evidence(other), evidence(base)).words.startswith("worse (20 of 198;")
 
