@@ -144,14 +144,14 @@ def _read_samples(path: Path) -> list[_Sample]:
 def _sample(path: Path, number: int, line: str) -> _Sample:
     try:
         sample = _Sample.model_validate(json.loads(line))
-        (sample.doc_hash + sample.prompt_hash).encode()
-        return sample
+        (sample.doc_hash + sample.prompt_hash).encode()  # half of a surrogate pair is no digest
     except ValidationError as error:
         problem = error.errors(include_url=False)[0]
         where = ".".join(str(part) for part in problem["loc"])
         raise InputError(f"{path}:{number}: no sample of lm-eval: {where}: {problem['msg']}") from None
     except (ValueError, RecursionError):
         raise InputError(f"{path}:{number}: not JSON; the file is damaged") from None
+    return sample
 
 
 def _only(names: Sequence[str] | set[str], what: str, path: Path, wanted: str | None = None) -> str:

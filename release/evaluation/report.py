@@ -10,6 +10,7 @@ from typing import Any
 from pruner.errors import InputError
 from release.documents import load_document
 from release.evaluation.compare import Comparison, Contrast, Run, comparable, compare, contrast, in_words, title
+from release.evaluation.differences import differing_evidence
 from release.evaluation.evidence import Evidence, Interval, read_evidence
 from release.evaluation.gates import read_gated_run
 from release.evaluation.lm_eval_run import LmEvalRun
@@ -31,15 +32,21 @@ class Report:
                 for run in self.runs
             ],
             "comparisons": [
-                {**each.model_dump(mode="json"), "tested": isinstance(each, Comparison)} for each in self.comparisons
+                {
+                    **each.model_dump(mode="json"),
+                    "tested": isinstance(each, Comparison),
+                    "not_repeated": not_repeated(self.runs[0], run),
+                }
+                for run, each in zip(self.runs[1:], self.comparisons, strict=True)
             ],
         }
 
     def text(self) -> str:
         """For people."""
         lines = [f"{title(run)}: {score_in_words(run)}" for run in self.runs]
-        for each in self.comparisons:
+        for run, each in zip(self.runs[1:], self.comparisons, strict=True):
             lines += ["", f"{each.b} against {each.a}: {each.words}"]
+            lines += [f"  the same quant under the same protocol, and yet: {what}" for what in not_repeated(self.runs[0], run)]
             if isinstance(each, Comparison):
                 if each.raw != each.patched:
                     lines.append(f"  before the patch: {in_words(each.raw)}")
@@ -79,6 +86,14 @@ def _read(path: Path, protocol: Protocol | None) -> Run:
             f"{path}: an lm-eval run brings no gates of its own; name a protocol whose gates it must pass: --protocol"
         )
     return read_gated_run(path, protocol)
+
+
+def not_repeated(a: Run, b: Run) -> list[str]:
+    """What differs between two files of evidence that should be equal: the same quant, toolchain and protocol."""
+    if not (isinstance(a, Evidence) and isinstance(b, Evidence)):
+        return []
+    same = ("protocol_digest", "model_sha256", "toolchain_commit", "unverified")
+    return differing_evidence(a, b) if all(getattr(a, name) == getattr(b, name) for name in same) else []
 
 
 def score_in_words(run: Run) -> str:
