@@ -158,6 +158,9 @@ def _check_rows(name: str, data: DataSet, rows: list[Row]) -> None:
     digests = [question_digest(row[data.question_column]) for row in rows]
     if len(rows) != data.questions:
         raise CheckFailedError(f"{name}: {len(rows)} questions, the protocol names {data.questions}")
+    ids = {row[data.id_column] for row in rows}
+    if len(ids) != len(rows):
+        raise CheckFailedError(f"{name}: two questions have the same {data.id_column!r}; give each its own")
     if len(set(digests)) != len(digests):
         raise CheckFailedError(f"{name}: a question appears twice; answers could not be paired")
     if data.question_digests is not None and digest_of_questions(digests) != data.question_digests:

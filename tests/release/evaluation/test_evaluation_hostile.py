@@ -240,6 +240,17 @@ def test_a_data_set_is_refused_in_one_line(tmp_path: Path, name: str, content: s
         load_rows(data, tmp_path)
 
 
+def test_two_questions_of_one_id_are_refused_before_the_run(tmp_path: Path):
+    from pruner.files import sha256_bytes
+
+    row = {"Record ID": "1", **dict.fromkeys(TINY.data.option_columns, "x")}
+    content = "".join(json.dumps(row | {"Question": text}) + "\n" for text in ("a", "b")).encode()
+    (tmp_path / "q.jsonl").write_bytes(content)
+    data = TINY.data.model_copy(update={"path": "q.jsonl", "sha256": sha256_bytes(content), "questions": 2})
+    with pytest.raises(CheckFailedError, match="two questions have the same 'Record ID'"):
+        load_rows(data, tmp_path)
+
+
 @pytest.mark.parametrize("pattern", ["(" * 5000 + ")" * 5000, "(a{99999999999999999999})", "(a", "a"])
 def test_a_pattern_that_cannot_be_is_refused(tmp_path: Path, pattern: str):
     value = copy.deepcopy(PROTOCOL)

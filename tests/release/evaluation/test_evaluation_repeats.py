@@ -11,7 +11,7 @@ import pytest
 
 from pruner.errors import CheckFailedError, InputError
 from release.card.facts import run_facts
-from release.card.render import render
+from release.card.render import environment
 from release.evaluation.compare import compare
 from release.evaluation.evidence import Evidence, evidence_bytes, read_evidence
 from release.evaluation.protocol import Protocol, load_protocol, protocol_digest
@@ -210,4 +210,11 @@ def test_a_card_says_that_answers_are_repeats():
     assert (run["chance"], str(run["asked"]), str(run["repeats"])) == (None, "3", "4")
     once = run_facts(evidence([answered(0)]), 4)
     assert (once["repeats"], once["asked"], once["error"]) == (None, None, None)
-    assert render  # the template is rendered by the whole chain
+    environment_ = environment()
+    source, _, _ = environment_.loader.get_source(environment_, "weights_card.md.j2")  # type: ignore[union-attr]
+    part = source[source.index("| Raw outcome |") : source.index("Raw: {{")] + "Raw:"
+    text = environment_.from_string(part).render(run=run)
+    assert "| Raw outcome | Answers |" in text
+    words = "3 questions, each asked 4 times with seeds of its own. The score is the mean over all answers"
+    assert f"{words}; its standard error, {run['error']}," in text
+    assert environment_.from_string(part).render(run=once).endswith("| failed | 0 |\n\nRaw:")
