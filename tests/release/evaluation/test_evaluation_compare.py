@@ -141,7 +141,7 @@ def test_a_row_of_a_table_is_scored_gated_and_not_compared(make_run: MakeRun, ev
     run = read_gated_run(make_run(answers="+" * 30 + "-" * 10), choosing("none"))
     ours, theirs = rows([Entry("base", "b.json", evidence, reference=True), Entry("them", "samples.jsonl", foreign=run)])
     assert ours.difference == "reference"
-    assert (theirs.correct, theirs.patched.value, theirs.raw) == ("30 / 40", 0.75, None)
+    assert (theirs.correct, theirs.patched.value, theirs.raw) == ("30 of 40", 0.75, None)
     assert theirs.difference == "not comparable: a run of lm-eval 0.4.11, task exam, not of this protocol"
     with pytest.raises(CheckFailedError, match="no score under the gates"):
         read_gated_run(make_run("bad", answers="0" * 40), choosing("none"))
