@@ -315,7 +315,7 @@ class Reported(Document):
     exam: str | None = Field(None, description="What was asked, such as GPQA Diamond.")
     quant: str | None = Field(None, description="What answered, such as Q6_K.")
     correct: int = Field(ge=0, description="Correct answers of the published score, patched if it was.")
-    total: int = Field(gt=0)
+    total: int = Field(gt=0, le=10**9)
     raw_correct: int | None = Field(None, ge=0, description="Correct answers before any patch, where the source tells them.")
     percent: Annotated[Decimal, Field(ge=0, le=100, max_digits=8)] | None = Field(
         None, description="The published percentage; it must follow from the counts."
@@ -344,11 +344,18 @@ class Reported(Document):
         return self
 
 
+class LmEvalFiles(Document):
+    """The two files of one task that lm-eval wrote with --log_samples."""
+
+    samples: PinnedFile = Field(description="Its samples_*.jsonl: the answers, from which the score is counted.")
+    results: PinnedFile = Field(description="Its results_*.json: settings, and the score that must follow from the samples.")
+
+
 class Compare(Document):
     """A row of the results table: evidence that we hold, an output of lm-eval, or a score that someone else published."""
 
     evidence: PinnedFile | None = None
-    lm_eval: PinnedFile | None = Field(None, description="samples_*.jsonl of an lm-eval run, in the folder of its results.")
+    lm_eval: LmEvalFiles | None = Field(None, description="What an lm-eval run wrote.")
     label: str
     reference: bool = Field(default=False, description="The row that differences are taken from.")
     reported: Reported | None = None
@@ -360,6 +367,12 @@ class Compare(Document):
         if self.reference and self.evidence is None:
             raise ValueError("a reference needs evidence: differences are taken question by question")
         return self
+
+    @property
+    def files(self) -> tuple[PinnedFile, ...]:
+        """Every file that the row is made of."""
+        foreign = (self.lm_eval.samples, self.lm_eval.results) if self.lm_eval else ()
+        return (self.evidence,) if self.evidence else foreign
 
 
 class Leaderboard(Document):

@@ -193,8 +193,13 @@ def run_facts(evidence: Evidence, options: int) -> Facts:
     def count(name: str) -> Claim:
         return Claim(getattr(evidence, name), "count", f"{source}: {name}")
 
-    chance = chance_tail(evidence.patched_right, evidence.patched, 1 / options) if evidence.patched else None
+    repeated = evidence.repeats > 1  # then answers to one question depend on each other, and a binomial tail says nothing
+    guessed = evidence.patched and not repeated
+    chance = chance_tail(evidence.patched_right, evidence.patched, 1 / options) if guessed else None
     return {
+        "repeats": count("repeats") if repeated else None,
+        "asked": Claim(evidence.asked, "count", f"{source}: total / repeats") if repeated else None,
+        "error": Claim(evidence.patched_error or 0.0, "share", f"{source}: patched_error") if repeated else None,
         "quant": Claim(evidence.quant, "text", source),
         "total": count("total"),
         "raw_correct": count("raw_correct"),
@@ -217,7 +222,7 @@ def run_facts(evidence: Evidence, options: int) -> Facts:
 
 def contamination_facts(calibration: Sequence[str], evidence: Evidence) -> Facts:
     """How many questions of the exam are among those that the drop map was made from, by digest of the normalised question."""
-    exam = [each.question_digest for each in evidence.questions]
+    exam = list(dict.fromkeys(each.question_digest for each in evidence.questions))
     digests = f"evidence/{evidence.quant}.json: questions[].question_digest"
     made_from = "digests of the calibration set's questions"
     return {

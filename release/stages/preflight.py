@@ -57,7 +57,7 @@ def check_inputs(loaded: LoadedManifest) -> None:
             *pinned,
             *manifest.card.earlier_maps.values(),
             *(prior.file for prior in manifest.prior),
-            *(row.evidence or row.lm_eval for row in manifest.compare),
+            *(file for row in manifest.compare for file in row.files),
         ],
     ):
         loaded.file(file)

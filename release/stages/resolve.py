@@ -99,7 +99,7 @@ def _named_files(context: Context) -> dict[str, Path]:
         named += [file for file in (matrix.text, matrix.file) if file] if matrix else []
         named += [quant.tensor_types for quant in manifest.gguf.quants if quant.tensor_types]
         named += [manifest.gguf.quality.text] if manifest.gguf.quality else []
-    named += [file for row in manifest.compare if (file := row.evidence or row.lm_eval)]
+    named += [file for row in manifest.compare for file in row.files]
     named += manifest.card.earlier_maps.values()
     named += [prior.file for prior in manifest.prior if prior.file]
     files = {pinned.path: context.loaded.file(pinned) for pinned in named}

@@ -317,7 +317,9 @@ def test_a_gated_data_set_says_what_to_accept_where(manifests: Path, monkeypatch
         monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{server.server_port}")
         monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
         protocol = load_protocol(manifests / "protocols" / "gpqa-diamond-v1.yaml", manifests)
-        with pytest.raises(UnavailableError, match=r"accept its terms at https://\S+/Idavidrein/gpqa and log in"):
+        with pytest.raises(
+            UnavailableError, match=r"is gated: open http://\S+/datasets/Idavidrein/gpqa, log in and accept its terms"
+        ):
             load_rows(protocol.data, manifests)
     finally:
         server.shutdown()
