@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from pruner.calibration import CalibrationSet, read_calibration
-from pruner.errors import InputError
+from pruner.errors import InputError, UnavailableError
 from pruner.statistics import merge, read_statistics, statistics_bytes, write_statistics
 
 from .conftest import COMMON, EXPERTS, FAMILIES, TOP_K, randomize, row, save_tokenizer, write_rows
@@ -287,11 +287,28 @@ def test_what_cannot_be_run_by_layers(
         analyze(tmp_path / "base", calibration, records=tmp_path / "records", offload=True)
 
 
-def test_other_families_and_devices_are_refused(make_model: Callable[..., Path], calibration: CalibrationSet, tmp_path: Path):
+def test_other_families_are_refused(make_model: Callable[..., Path], calibration: CalibrationSet, tmp_path: Path):
     shutil.copytree(make_model("olmoe"), tmp_path / "base")
     config = tmp_path / "base/config.json"
     config.write_text(config.read_text().replace('"olmoe"', '"deepseek_v3"'))
     with pytest.raises(InputError, match="deepseek_v3 cannot be run layer by layer; measure it without --offload"):
         analyze(tmp_path / "base", calibration, records=tmp_path / "records", offload=True)
-    with pytest.raises(InputError, match="layer by layer runs on the cpu"):
-        analyze(make_model(), calibration, records=tmp_path / "records", offload=True, device="cuda")
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+@pytest.mark.parametrize("offload", [False, True])
+def test_a_device_that_is_not_there_is_one_line(
+    offload: bool, make_model: Callable[..., Path], calibration: CalibrationSet, tmp_path: Path
+):
+    with pytest.raises(UnavailableError, match="device cuda: cannot be used here") as caught:
+        analyze(make_model(), calibration, records=tmp_path / "records", offload=offload, device="cuda")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_a_device_gives_what_it_gives_in_memory(make_model: Callable[..., Path], calibration: CalibrationSet, tmp_path: Path):
+    made = [
+        statistics_bytes(analyze(make_model(), calibration, records=tmp_path / str(offload), offload=offload, device="cuda"))
+        for offload in (False, True)
+    ]
+    assert made[0] == made[1]

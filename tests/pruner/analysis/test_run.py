@@ -48,9 +48,9 @@ def test_the_file_says_what_it_was_measured_with(make_model: Callable[..., Path]
     assert header.libraries["torch"] == torch.__version__
     assert set(header.libraries) == {"numpy", "tokenizers", "torch", "transformers"}
     assert statistics.complete
-    per_layer = statistics.all.count.sum(axis=2)
+    per_layer = statistics.sums("all").count.sum(axis=2)
     np.testing.assert_array_equal(per_layer, np.repeat(statistics.tokens[:, None] * TOP_K, 3, axis=1))
-    assert (statistics.answer.count <= statistics.all.count).all()
+    assert (statistics.sums("answer").count <= statistics.sums("all").count).all()
     assert (statistics.answer_tokens < statistics.tokens).all()
 
 
@@ -191,7 +191,7 @@ def test_a_poisoned_base_is_found(make_model: Callable[..., Path], calibration: 
 
     statistics = analyze(make_model(change=poison), calibration, records=tmp_path)
     assert statistics.skipped.any()
-    assert np.isfinite(statistics.all.weighted_norm).all()
+    assert np.isfinite(statistics.sums("all").weighted_norm).all()
     with pytest.raises(Exception, match="of the token measurements were not finite"):
         check_gates(statistics, Gates())
 
