@@ -2,11 +2,11 @@
 
 Five numbers per question, layer and expert, over two scopes of tokens, are 27 MB as float32 for 196 questions x 30 layers x 128
 experts.  Leaving out experts that no token reached saves too little: with eight of 128 experts a token, most are reached within
-a hundred tokens.  So the file holds each sum over the power of two above its count, which is a mean but for a factor of two: its
-range is narrow, and sums that are equal stay equal.  These are floating-point numbers of 23 bits: 19 bits of mantissa (relative
-error at most 2^-20, which is below 1e-6), and 4 of exponent below that of the largest one of the question and layer.  The sum of
-squares is held as the mean square over the square of the mean, which lies between 1 and the count.  The count minus one fills
-what is left: 8 bits of its own, and one bit above each of the four numbers.
+a hundred tokens.  So the file holds each sum over the power of two above its count, which is a mean but for a factor of two:
+its range is narrow, and sums that are equal stay equal.  These are floating-point numbers of 23 bits: 19 bits of mantissa
+(relative error at most 2^-20, which is below 1e-6), and 4 of exponent below that of the largest one of the question and layer.
+The sum of squares is held as the mean square over the square of the mean, which lies between 1 and the count.  The count minus
+one fills what is left: 8 bits of its own, and one bit above each of the four numbers.
 
 Scaled sums below 2^-15 of the largest one of their question and layer lose digits, as subnormal numbers do, and end at 2^-35.
 Writing what was read gives the same bytes.

@@ -111,6 +111,50 @@ def test_floors_and_pins_that_do_not_fit(ranking: ReapRanking, message: str) -> 
         kept_experts(statistics_of([[[4, 3, 2, 1]]]), Selection(ranking, 2))
 
 
+GROUPED = statistics_of([[[9, 1, 8, 2, 7, 6, 3, 4]]])
+"""Four groups of two: sums 10, 10, 13, 7."""
+
+
+def test_groups_keep_as_many_of_their_best_each() -> None:
+    assert kept_experts(GROUPED, Selection(ReapRanking(), 4)) == ((0, 2, 4, 5),)
+    assert kept_experts(GROUPED, Selection(ReapRanking(), 4, groups=4)) == ((0, 2, 4, 7),)
+    assert kept_experts(GROUPED, Selection(ReapRanking(groups="even", pins={0: (1, 6)}), 4, groups=4)) == ((1, 2, 4, 6),)
+    assert kept_experts(GROUPED, Selection(ReapRanking(floors=Floors(experts=2)), 4, groups=4)) == ((0, 2, 4, 7),)
+
+
+def test_whole_groups_stay_by_the_sum_of_their_experts() -> None:
+    whole = ReapRanking(groups="whole")
+    assert kept_experts(GROUPED, Selection(whole, 2, groups=4)) == ((4, 5),)
+    assert kept_experts(GROUPED, Selection(whole, 4, groups=4)) == ((0, 1, 4, 5),), "a tie goes to the lower group"
+    assert kept_experts(GROUPED, Selection(whole.model_copy(update={"pins": {0: (7,)}}), 4, groups=4)) == ((4, 5, 6, 7),)
+    coverage_first = CoverageRanking(protect=2, groups="whole")  # protects 0 and 2
+    assert kept_experts(GROUPED, Selection(coverage_first, 4, groups=4)) == ((0, 1, 2, 3),)
+
+
+@pytest.mark.parametrize(
+    ("selection", "message"),
+    [
+        (
+            Selection(ReapRanking(), 3, groups=4),
+            "cannot be spread evenly over the base's 4 expert groups; keep a multiple of 4",
+        ),
+        (Selection(ReapRanking(groups="whole"), 3, groups=4), "no number of whole expert groups of 2 experts"),
+        (Selection(ReapRanking(pins={0: (0, 1)}), 4, groups=4), "layer 0 ask for 2 experts of expert group 0, which keeps 1"),
+        (Selection(ReapRanking(groups="whole", pins={0: (0, 2)}), 2, groups=4), "layer 0 ask for 2 expert groups"),
+        (Selection(ReapRanking(groups="even"), 4), "the base's router has no expert groups; remove the key"),
+    ],
+)
+def test_groups_that_do_not_fit(selection: Selection, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        kept_experts(GROUPED, selection)
+
+
+def test_more_experts_than_there_are_cannot_be_protected() -> None:
+    assert len(kept_experts(GROUPED, Selection(CoverageRanking(protect=8), 4))[0]) == 4
+    with pytest.raises(InputError, match=r"ranking\.protect: 9 experts cannot be protected, a layer has 8; lower it"):
+        kept_experts(GROUPED, Selection(CoverageRanking(protect=9), 4))
+
+
 def test_manifest_text_becomes_floors_pins_and_weights() -> None:
     parse = TypeAdapter(Ranking).validate_python
     found = parse(
