@@ -39,7 +39,7 @@ MOST_TOKENS = (1 << 15) - 1
 """No spread is larger than its count, so that a spread fits as long as counts do."""
 CODES = (*SCALED, SPREAD)
 DAMAGED = np.iinfo(np.int16).min
-"""Exponent of a row in which a sum is not finite; all of the row is then read as NaN."""
+"""Exponent of a row in which a sum is not finite; all that it reached is then read as NaN."""
 COMMON_TOKENS = 4096
 """With this many tokens a question or fewer, counts need no further byte."""
 
@@ -85,8 +85,8 @@ def pack(sums: Sums, max_tokens: int) -> dict[str, NDArray[Any]]:
         raise ValueError("an expert that no token was routed to has a sum")
     arrays: dict[str, NDArray[Any]] = {}
     codes: dict[str, Codes] = {}
-    for name in SCALED:
-        codes[name], arrays[f"{name}.exponent"] = _scaled(np.abs(getattr(sums, name)), sums.count)
+    for name, values in (("weighted_norm", _norms(sums)), ("norm", sums.norm), ("weight", np.abs(sums.weight))):
+        codes[name], arrays[f"{name}.exponent"] = _scaled(values, sums.count)
     codes[SPREAD] = _codes(_spread(sums), SPREAD_EXPONENT)
     rest = np.where(sums.count > 0, sums.count - 1, 0).astype(np.uint32)
     for bit, name in enumerate(CODES):
@@ -120,7 +120,12 @@ def unpack(arrays: Mapping[str, NDArray[Any]]) -> Sums:
 
 def stored_norms(sums: Sums) -> Floats:
     """Σ n [..., L, E] as the file holds it: what rankings count, so that a measurement ranks as its file does."""
-    return _unscaled(*_scaled(sums.weighted_norm, sums.count), sums.count)
+    return _unscaled(*_scaled(_norms(sums), sums.count), sums.count)
+
+
+def _norms(sums: Sums) -> Floats:
+    """Σ n, not finite where Σ n² is not."""
+    return np.where(np.isfinite(sums.weighted_norm_squared), sums.weighted_norm, np.nan)
 
 
 def _spread(sums: Sums) -> Floats:
@@ -136,7 +141,8 @@ def _spread(sums: Sums) -> Floats:
 
 
 def _squared(norms: Floats, count: Counts, spread: Floats) -> Floats:
-    return np.divide(spread, count, out=np.zeros(norms.shape), where=count > 0) * norms * norms
+    with np.errstate(over="ignore"):
+        return np.divide(spread, count, out=np.zeros(norms.shape), where=count > 0) * norms * norms
 
 
 def _scaled(values: Floats, count: Counts) -> tuple[Codes, NDArray[np.int16]]:
@@ -151,12 +157,8 @@ def _scaled(values: Floats, count: Counts) -> tuple[Codes, NDArray[np.int16]]:
 
 
 def _unscaled(codes: Codes, exponent: NDArray[np.int16], count: Counts) -> Floats:
-    return np.where(count > 0, np.ldexp(_values(codes, exponent[..., None]), np.frexp(count)[1]), _zero(exponent))
-
-
-def _zero(exponent: NDArray[np.int16]) -> Floats:
-    """0 for experts that no token reached, and NaN in a damaged row."""
-    return np.where(exponent[..., None] == DAMAGED, np.nan, 0.0)
+    with np.errstate(over="ignore"):  # an exponent that no sum has makes infinity, which the gates refuse
+        return np.where(count > 0, np.ldexp(_values(codes, exponent[..., None]), np.frexp(count)[1]), 0.0)
 
 
 def _codes(values: Floats, exponent: NDArray[Any] | np.int32) -> Codes:

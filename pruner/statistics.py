@@ -54,7 +54,11 @@ class Header(BaseModel):
     dataset: str
     """SHA-256 of the calibration file."""
     dataset_size: int = Field(ge=1)
-    """Questions in the calibration file."""
+    """Questions in the calibration file, without those that were left out."""
+    left_out: int = Field(default=0, ge=0)
+    """Questions of the file that were left out, because their reasoning is empty."""
+    answer_alone: int = Field(default=0, ge=0)
+    """Questions of the file whose reply is the answer alone, because their reasoning is empty."""
     questions: tuple[str, ...]
     """Digest of each measured question, in the order of the rows."""
     positions: tuple[int, ...]
@@ -203,19 +207,22 @@ def read_statistics(path: Path) -> ExpertStatistics:
         raise InputError(f"{path}: the arrays of the expert statistics do not fit their header; measure them again")
     with path.open("rb") as file:
         numbers = {name: _read(file, found[name]).astype(np.int64) for name in NUMBERS}
-    return ExpertStatistics(header, **numbers, question=_reader(path, found))
+    return ExpertStatistics(header, **numbers, question=_reader(path, found, header.max_tokens))
 
 
-def _reader(path: Path, found: dict[str, TensorInfo]) -> Callable[[int], QuestionSums]:
+def _reader(path: Path, found: dict[str, TensorInfo], max_tokens: int) -> Callable[[int], QuestionSums]:
     packed = [name for name in found if name not in NUMBERS]
+
+    def sums(arrays: dict[str, NDArray[Any]], scope: Scope) -> Sums:
+        result = unpack({name.removeprefix(f"{scope}."): arrays[name] for name in packed if name.startswith(f"{scope}.")})
+        if result.count.max(initial=0) > max_tokens:
+            raise InputError(f"{path}: the expert statistics count more tokens than {max_tokens}; measure them again")
+        return result
 
     def question(row: int) -> QuestionSums:
         with path.open("rb") as file:
             arrays = {name: _read(file, found[name], row) for name in packed}
-        return QuestionSums(
-            *(unpack({name.removeprefix(f"{scope}."): arrays[name] for name in packed if name.startswith(f"{scope}.")})
-              for scope in SCOPES)
-        )  # fmt: skip
+        return QuestionSums(sums(arrays, "all"), sums(arrays, "answer"))
 
     return question
 

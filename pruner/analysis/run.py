@@ -122,6 +122,8 @@ def _header(
         reply_format=sha256_bytes(renderer.form.encode()),
         dataset=questions.digest,
         dataset_size=len(questions),
+        left_out=questions.left_out,
+        answer_alone=sum(not question.reasoning for question in questions),
         questions=tuple(questions.questions[place].digest for place in positions),
         positions=tuple(positions),
         layers=measured.layers,

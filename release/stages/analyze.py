@@ -14,7 +14,6 @@ from release.stages.resolve import base_digest, dataset_path, locked_base, locke
 from release.stages.stage import Stage
 
 if TYPE_CHECKING:
-    from pruner.calibration import CalibrationSet
     from pruner.statistics import ExpertStatistics
 
 CONFIG = "config.json"
@@ -43,17 +42,10 @@ def _run(context: Context) -> str:
     statistics = measure(context)
     write_statistics(statistics_path(context), statistics)
     truncated, skipped = int(statistics.truncated.sum()), int(statistics.skipped.sum())
-    left_out = calibration_set(context).left_out if context.analysis.without_reasoning == "skip" else 0
     found = f"{len(statistics)} questions measured, {truncated} truncated, {skipped} token measurements skipped"
-    return f"{found}, {left_out} questions without reasoning left out" if left_out else found
-
-
-def calibration_set(context: Context) -> CalibrationSet:
-    """The manifest's calibration questions."""
-    from pruner.calibration import read_calibration
-
-    analysis = context.analysis
-    return read_calibration(dataset_path(context, analysis.dataset), analysis.fields, analysis.without_reasoning)
+    header = statistics.header
+    empty = {"left out": header.left_out, "measured by their answer alone": header.answer_alone}
+    return ", ".join([found, *(f"{count} without reasoning {what}" for what, count in empty.items() if count)])
 
 
 def measure(context: Context, shard: tuple[int, int] = (0, 1)) -> ExpertStatistics:
@@ -63,11 +55,12 @@ def measure(context: Context, shard: tuple[int, int] = (0, 1)) -> ExpertStatisti
     determines the numbers is the same.
     """
     from pruner.analysis import analyze
+    from pruner.calibration import read_calibration
 
     analysis = context.analysis
     return analyze(
         context.base_folder,
-        calibration_set(context),
+        read_calibration(dataset_path(context, analysis.dataset), analysis.fields, analysis.without_reasoning),
         records=context.work / "analysis",
         finished=statistics_path(context) if shard == (0, 1) else None,
         max_tokens=analysis.max_tokens,

@@ -7,6 +7,7 @@ import json
 import struct
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from pruner.ranking import coverage, reap, score
 from pruner.statistics import (
     HEADER_KEY,
     ExpertStatistics,
+    QuestionSums,
     merge,
     read_statistics,
     select,
@@ -194,10 +196,52 @@ def test_sums_that_are_not_of_the_headers_shape_are_not_written(tmp_path: Path):
 
 
 def test_a_row_with_a_sum_that_is_not_finite_stays_damaged(tmp_path: Path):
-    statistics = statistics_of([[[np.nan, 1.0, 70000.0], [1e39, 1.0, 0.0]]])
+    statistics = statistics_of([[[np.nan, 1.0, 0.0], [1e39, 1.0, 0.0]]])
     write_statistics(tmp_path / "s", statistics)
     read = read_statistics(tmp_path / "s").sums("all")
-    assert np.isnan(read.norm[0, 0]).all()
-    assert np.isnan(read.weighted_norm[0, 0]).all()
+    for sums in (read.norm, read.weighted_norm, read.weighted_norm_squared):
+        assert np.isnan(sums[0, 0, :2]).all()
+        assert sums[0, 0, 2] == 0
     np.testing.assert_allclose(read.weighted_norm[0, 1], [1e39, 1, 0], atol=1e30)
     assert statistics_bytes(read_statistics(tmp_path / "s")) == (tmp_path / "s").read_bytes()
+
+
+def test_a_sum_of_squares_that_is_not_finite_is_not_hidden(tmp_path: Path):
+    whole = statistics_of([[[3.0, 1.0]]])
+    sums = dataclasses.replace(whole.question(0).all, weighted_norm_squared=np.array([[np.inf, 1.0]]))
+    write_statistics(tmp_path / "s", dataclasses.replace(whole, question=lambda _row: QuestionSums(sums, sums)))
+    assert np.isnan(read_statistics(tmp_path / "s").sums("all").weighted_norm_squared).all()
+
+
+def test_a_negative_sum_of_weights_keeps_its_sign(tmp_path: Path):
+    whole = statistics_of([[[3.0, 1.0, 2.0]]])
+    sums = dataclasses.replace(whole.question(0).all, weight=np.array([[-0.5, 0.25, -3.0]]))
+    write_statistics(tmp_path / "s", dataclasses.replace(whole, question=lambda _row: QuestionSums(sums, sums)))
+    np.testing.assert_array_equal(read_statistics(tmp_path / "s").sums("answer").weight, [[[-0.5, 0.25, -3.0]]])
+
+
+@pytest.mark.parametrize("max_tokens", [4096, 4097, 32767])
+def test_counts_are_exact_up_to_the_limit(tmp_path: Path, max_tokens: int):
+    counts = [[[0, 1, 255, 256, 257, 4095, 4096, max_tokens]]]
+    write_statistics(tmp_path / "s", statistics_of(np.sign(counts), counts, max_tokens=max_tokens))
+    assert read_statistics(tmp_path / "s").sums("all").count.tolist() == counts
+    assert statistics_bytes(read_statistics(tmp_path / "s")) == (tmp_path / "s").read_bytes()
+
+
+def test_small_means_lose_digits_only_far_below_the_largest(tmp_path: Path):
+    values = 1.2345678 * 2.0 ** -np.arange(0, 16)
+    write_statistics(tmp_path / "s", statistics_of([[values]]))
+    np.testing.assert_allclose(read_statistics(tmp_path / "s").sums("all").weighted_norm[0, 0, :15], values[:15], rtol=2**-20)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_hostile_arrays_are_read_or_refused_without_a_traceback(tmp_path: Path, seed: int):
+    """Any bytes may stand where sums should."""
+    path = tmp_path / "s"
+    write_statistics(path, statistics_of([[[1.0, 2.0]]], max_tokens=1000))
+    data = path.read_bytes()
+    start = 8 + struct.unpack("<Q", data[:8])[0]
+    noise = np.random.default_rng(seed).integers(0, 256, len(data) - start, dtype=np.uint8).tobytes()
+    path.write_bytes(data[:start] + noise)
+    with suppress(InputError):
+        statistics_bytes(read_statistics(path))
