@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from pruner.calibration import CalibrationSet, RenderedQuestion, render
+from pruner.packed_sums import pack, unpack
 from pruner.ranking import coverage, reap
 from pruner.statistics import QuestionSums, Sums
 
@@ -56,6 +57,8 @@ def test_numbers_equal_a_naive_recompute(family: str, make_model: Callable[..., 
     assert (measured.experts, measured.top_k) == (EXPERTS, TOP_K)
     assert_close(record.all, naive_sums(seen, EXPERTS))
     assert_close(record.answer, naive_sums(seen, EXPERTS, lambda row: row >= question.answer_start))
+    # The file adds 2^-20 at most.
+    assert_close(unpack(pack(record.all, 4096)), naive_sums(seen, EXPERTS), rtol=1.1e-6)
     assert record.all.count.sum(axis=1).tolist() == [record.tokens * TOP_K] * len(measured.layers)
     assert 0 < record.answer_tokens < record.tokens
     assert record.answer.count.sum(axis=1).tolist() == [record.answer_tokens * TOP_K] * len(measured.layers)

@@ -13,6 +13,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from safetensors import safe_open
+from safetensors.numpy import save
 
 from pruner.errors import InputError
 from pruner.files import sha256_file
@@ -245,3 +247,12 @@ def test_hostile_arrays_are_read_or_refused_without_a_traceback(tmp_path: Path, 
     path.write_bytes(data[:start] + noise)
     with suppress(InputError):
         statistics_bytes(read_statistics(path))
+
+
+def test_the_bytes_are_those_that_the_library_writes(tmp_path: Path):
+    path = tmp_path / "statistics.safetensors"
+    write_statistics(path, random_statistics(seed=2))
+    with safe_open(path, "numpy") as file:
+        arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
+        metadata = file.metadata()
+    assert save(arrays, metadata=metadata) == path.read_bytes()
