@@ -8,15 +8,16 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, StringConstraints, model_validator
+from pydantic import BeforeValidator, Field, PositiveInt, StringConstraints, model_validator
 
-from pruner.calibration import FieldMap
+from pruner.calibration import FieldMap, WithoutReasoning
 from pruner.errors import InputError
 from pruner.files import path_inside, sha256_file
 from pruner.ranking_options import CoverageRanking, Gates, Ranking
 from pruner.safetensors_format import Metadata
 from release.documents import Document, load_document
 from release.gguf.quality import MINIMUM_TOKENS
+from release.hub_file import HubAddress, RepoFile, with_hub_address
 
 Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 Revision = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{40}$")]
@@ -36,7 +37,8 @@ def parse_size(value: Any) -> Any:
     return value
 
 
-Size = Annotated[int, BeforeValidator(parse_size), Field(gt=0)]
+SizeText = Annotated[str, StringConstraints(pattern=r"^\s*\d+\s*([KMG]i?B|B|)\s*$")]
+Size = Annotated[int, BeforeValidator(parse_size, json_schema_input_type=SizeText | PositiveInt), Field(gt=0)]
 
 
 class PinnedFile(Document):
@@ -86,12 +88,17 @@ class Prior(Document):
 
 
 class DataSource(Document):
-    """A table of questions: a file beside the manifest, or a file of a data set on the Hub at one commit."""
+    """A table of questions: a file beside the manifest, or a file of a data set on the Hub at one commit.
 
-    path: str | None = Field(None, description="JSON Lines or CSV file, relative to the manifest's folder …")
+    Instead of its keys, the path or the address alone: `hf://owner/name@revision/path/file`.
+    """
+
+    path: str | None = Field(
+        None, description="JSON Lines or CSV file, relative to the manifest's folder, or an address on the Hub …"
+    )
     repo: RepoId | None = Field(None, description="… or a data set on the Hub, such as Idavidrein/gpqa;")
     revision: Revision | None = Field(None, description="its commit: 40 hexadecimal digits;")
-    file: str | None = Field(None, description="and the file in it, such as gpqa_diamond.csv.")
+    file: RepoFile | None = Field(None, description="and the file in it, such as gpqa_diamond.csv.")
     sha256: Sha256 | None = Field(None, description="Refuse the file when it has another SHA-256.")
 
     @model_validator(mode="after")
@@ -106,6 +113,9 @@ class DataSource(Document):
     def name(self) -> str:
         """What errors and locks call it."""
         return self.path or f"hf://datasets/{self.repo}@{self.revision}/{self.file}"
+
+
+Dataset = Annotated[DataSource, BeforeValidator(with_hub_address, json_schema_input_type=HubAddress | str | DataSource)]
 
 
 class Base(Document):
@@ -140,20 +150,24 @@ class Base(Document):
 class Analysis(Document):
     """How expert statistics are measured."""
 
-    dataset: DataSource = Field(description="Calibration questions, as JSON Lines or CSV.")
+    dataset: Dataset = Field(description="Calibration questions, as JSON Lines or CSV.")
     fields: FieldMap = Field(default_factory=FieldMap, description="Which column holds what; default: GPQA's columns.")
-    max_tokens: int = Field(4096, gt=0, description="Longer questions are truncated, counted and reported.")
+    max_tokens: int = Field(4096, gt=0, lt=1 << 15, description="Longer questions are truncated, counted and reported.")
     dtype: Literal["auto", "float32", "bfloat16"] = Field(
         "auto", description="Precision of the forward pass; auto: the base's own."
     )
     reply_format: str | None = Field(None, description="How reasoning and letter become the reply; default: by the template.")
+    without_reasoning: WithoutReasoning = Field(
+        "refuse",
+        description="Questions whose reasoning is empty: refuse the set, skip and count them, or measure the answer_only.",
+    )
     gates: Gates = Field(default_factory=Gates, description="Limits that statistics must keep before a map is made of them.")
 
 
 class Calibration(Document):
     """The questions that a pinned drop map was made from."""
 
-    dataset: DataSource
+    dataset: Dataset
     fields: FieldMap = Field(default_factory=FieldMap, description="Which column holds what; only the question is read.")
 
 
@@ -276,10 +290,10 @@ class Gguf(Document):
     memory: Size | None = Field(
         None, description="Memory for quantizing; quants run side by side as far as it reaches. Default: half of what is free."
     )
-    max_shard_size: Annotated[int, BeforeValidator(parse_size), Field(ge=10**6)] | None = Field(
+    max_shard_size: Annotated[int, BeforeValidator(parse_size, json_schema_input_type=SizeText | PositiveInt), Field(ge=10**6)] | None = Field(
         None, description="A larger quant is split by llama-gguf-split: cap of a shard in bytes of tensor data, in whole MB."
     )
-    quants: list[Annotated[Quant, BeforeValidator(_quant)]] = Field(min_length=1)
+    quants: list[Annotated[Quant, BeforeValidator(_quant, json_schema_input_type=Name | Quant)]] = Field(min_length=1)
     quality: QualityCheck | None = Field(None, description="Measure perplexity and KL divergence of every quant.")
 
     @property

@@ -15,6 +15,7 @@ from pydantic import Field, field_validator, model_validator
 from pruner.errors import InputError
 from pruner.files import digest_of, path_inside, sha256_bytes
 from release.documents import Document, load_document
+from release.hub_file import RepoFile, with_hub_address
 
 OutcomeName = Literal["valid", "empty", "truncated", "unparsable", "failed"]
 """What became of a question; see `release.evaluation.outcomes`."""
@@ -40,6 +41,8 @@ class Task(Document):
 class DataSet(Document):
     """Where the questions stand: a file beside the manifests, or a file of a Hub data set at a pinned revision.
 
+    `path` may be an address on the Hub, `hf://owner/name@revision/path/file`; the digest is that of the single keys.
+
     `option_columns` are in the order in which the task's own code lists the options before it shuffles them.
     """
 
@@ -47,7 +50,7 @@ class DataSet(Document):
     repository: Annotated[str, Field(pattern=r"^[\w.-]+/[\w.-]+$")] | None = None
     revision: Annotated[str, Field(pattern=r"^[0-9a-f]{40}$")] | None = None
     config: str | None = None
-    file: str | None = None
+    file: RepoFile | None = None
     sha256: Sha256
     questions: Count
     question_digests: Sha256 | None = None
@@ -55,6 +58,11 @@ class DataSet(Document):
     question_column: str
     option_columns: Annotated[tuple[str, ...], Field(min_length=2, max_length=26)]
     correct_column: str
+
+    @model_validator(mode="before")
+    @classmethod
+    def _address(cls, value: Any) -> Any:
+        return with_hub_address(value, repo="repository")
 
     @model_validator(mode="after")
     def _one_source(self) -> Self:
