@@ -52,7 +52,7 @@ def prune_directly(
         where=str(drop_map_path),
     )
     result = build(plan, source, out, workers=workers, progress=progress)
-    return {"files": {file.name: file.sha256 for file in result.files}, "tensor_data_sha256": result.tensor_data_sha256}
+    return {"files": {file.name: file.sha256 for file in result.files}}
 
 
 def _base_name(provenance: Mapping[str, Any], source: LocalSource | HubSource) -> dict[str, str]:

@@ -116,6 +116,6 @@ def materialize(
         result = rebuild(open_source(target), open_source(base), out, workers=workers, progress=progress)
     files = {file.name: file.sha256 for file in result.files}
     if as_json:
-        typer.echo(json.dumps({"files": files, "tensor_data_sha256": result.tensor_data_sha256}, indent=2))
+        typer.echo(json.dumps({"files": files}, indent=2))
     else:
         typer.echo("\n".join(f"{digest}  {name}" for name, digest in files.items()))

@@ -8,13 +8,14 @@ from pathlib import Path
 from pruner.drop_map import read_drop_map
 from release import __version__
 from release.context import Context
-from release.lock import Lock, LockedFile, LockedInputs, locked_weights
+from release.lock import Lock, LockedFile, LockedInputs, locked_weights, tensor_data_of
 from release.records import read_record
 from release.stages.calibrate import imatrix_of
 from release.stages.evaluate import protocol_of
 from release.stages.prune import build_result, drop_map_path
 from release.stages.quantize import read_summaries
 from release.stages.resolve import locked_base, locked_files
+from release.stages.verify import tensor_digests
 
 MEASURED = ("analyze", "calibrate", "quantize", "eval", "card")
 """Stages whose bytes also depend on the tools and the processor: sums of floating-point numbers."""
@@ -30,9 +31,8 @@ def draft_lock(context: Context, *, stages: tuple[str, ...] = ("rank", "analyze"
     tensor_data = None
     drop_map = None
     if context.manifest.prune:
-        result = build_result(context)
-        outputs |= locked_weights(result.files)
-        tensor_data = result.tensor_data_sha256
+        outputs |= locked_weights(build_result(context).files, tensor_digests(context))
+        tensor_data = tensor_data_of(outputs)
         drop_map = {layer: list(ids) for layer, ids in read_drop_map(drop_map_path(context)).drop.items()}
     for stage in stages:
         outputs |= _made_by(context, stage)

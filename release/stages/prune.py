@@ -76,7 +76,7 @@ def _result_path(context: Context) -> Path:
 def build_result(context: Context) -> BuildResult:
     """Digests of the pruned weights as they were written."""
     content = json.loads(_result_path(context).read_bytes())
-    return BuildResult(tuple(FileDigest(**file) for file in content["files"]), content["tensor_data_sha256"])
+    return BuildResult(tuple(FileDigest(file["name"], file["size"], file["sha256"]) for file in content["files"]))
 
 
 def skip_base_release(context: Context) -> str | None:
