@@ -6,6 +6,7 @@ reads headers only, does not retry, and returns tensors without the checks of `p
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -23,6 +24,7 @@ TIMEOUT = 30.0
 LONGEST_PAUSE = 60.0
 """Seconds that a server may ask for with Retry-After; more is cut down to this."""
 WHOLE, PART = 200, 206
+COMMIT = re.compile(r"[0-9a-f]{40}\Z")
 
 
 @dataclass(frozen=True)
@@ -134,7 +136,7 @@ def hub_source(
     api = HfApi(endpoint=endpoint, token=token, library_name="moe-release")
 
     def listing() -> tuple[str, dict[str, SourceFile]]:
-        commit = str(api.model_info(repo, revision=revision).sha)
+        commit = _commit(api.model_info(repo, revision=revision).sha, repo, revision)
         items = [item for item in api.list_repo_tree(repo, revision=commit) if isinstance(item, RepoFile)]
         plain = sorted((item for item in items if is_plain_name(item.path)), key=lambda item: item.path)
         return commit, {item.path: _file(item) for item in plain}
@@ -143,6 +145,15 @@ def hub_source(
     with reading(f"hf://{repo}@{revision}"):
         commit, files = patiently(listing, lambda _seconds: time.sleep(next(waits, 0.0)))
     return HubSource(repo, commit, files, api.endpoint, token, pauses)
+
+
+def _commit(answered: str | None, repo: str, revision: str) -> str:
+    """The commit that a Hub resolved a revision to, if it can be: locks and published metadata will name it."""
+    if answered is None or not COMMIT.match(answered):
+        raise UnavailableError(f"hf://{repo}@{revision}: the Hub named no commit of 40 hexadecimal digits")
+    if COMMIT.match(revision) and answered != revision:
+        raise UnavailableError(f"hf://{repo}@{revision}: the Hub answered with another commit, {answered}")
+    return answered
 
 
 def _file(item: Any) -> SourceFile:

@@ -19,12 +19,14 @@ from release.documents import Document
 class LockedFile(Document):
     """A file's digest and size.
 
-    `tensors` stands for shards only.  `made_with` names the tools that a file's bytes depend on beside its inputs: two builds
+    `listed` marks the digest that a Hub lists of a file of which only ranges were read.  `tensors` stands for shards only.
+    `made_with` names the tools that a file's bytes depend on beside its inputs: two builds
     with other tools cannot be expected to agree, two with the same must.
     """
 
     sha256: str
     size: int
+    listed: Literal[True] | None = None
     tensors: Mapping[str, Mapping[str, Any]] | None = None
     tensor_data: str | None = None
     made_with: dict[str, str] | None = None
