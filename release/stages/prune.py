@@ -79,6 +79,10 @@ def build_result(context: Context) -> BuildResult:
     return BuildResult(tuple(FileDigest(file["name"], file["size"], file["sha256"]) for file in content["files"]))
 
 
+def _digests(context: Context) -> dict[str, str]:
+    return {f"weights/{file.name}": file.sha256 for file in build_result(context).files}
+
+
 def skip_base_release(context: Context) -> str | None:
     """Reason to skip the stages of the surgery when the manifest releases the base itself."""
     return None if context.manifest.prune else "the manifest prunes nothing"
@@ -90,6 +94,7 @@ STAGE = Stage(
     run=_run,
     inputs=_inputs,
     outputs=lambda context: (context.work / "weights", _result_path(context)),
+    digests=_digests,
     skip=skip_base_release,
     needs=("rank",),
 )
