@@ -31,9 +31,8 @@ def identity_of(source: Source) -> BaseIdentity:
     """What a source shows of itself: a repository, or a snapshot of Hugging Face's cache; a plain folder shows nothing."""
     if isinstance(source, HubSource):
         return BaseIdentity(source.repo, source.commit)
-    if isinstance(source, LocalSource) and (snapshot := source.snapshot) is not None:
-        return BaseIdentity(*snapshot)
-    return BaseIdentity()
+    snapshot = source.snapshot if isinstance(source, LocalSource) else None
+    return BaseIdentity(*snapshot) if snapshot and COMMIT.match(snapshot[1]) else BaseIdentity()
 
 
 def named_base(provenance: Mapping[str, Any]) -> BaseIdentity:

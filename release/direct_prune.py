@@ -6,17 +6,16 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
 
-from pruner.base_check import Pins
 from pruner.base_identity import BaseIdentity, identity_of, named_base, require_same_base
 from pruner.build import build
 from pruner.checkpoint import Checkpoint, open_checkpoint
-from pruner.drop_map import read_drop_map
+from pruner.drop_map import DropMap, read_drop_map
 from pruner.errors import InputError
 from pruner.plan import plan_build
 from pruner.progress import SILENT, Progress
 from pruner.safetensors_format import Metadata
 from pruner.sources import LocalSource, Source, open_source
-from release.lock import read_lock
+from release.lock import Lock, read_lock
 from release.manifest import parse_size
 
 
@@ -49,12 +48,9 @@ def prune_directly(
     source = open_source(base_address)
     base = open_checkpoint(source)
     drop_map = read_drop_map(drop_map_path)
-    pins, locked = _pinned(lock, base) if lock else ({}, None)
-    named = named_base(drop_map.provenance)
-    unchecked = require_same_base(named, identity_of(source), str(drop_map_path))
-    if locked is not None:
-        require_same_base(named, locked, str(drop_map_path))
-        unchecked = None
+    locked = _lock_of(lock, base) if lock else None
+    pins = {name: file.sha256 for name, file in locked.inputs.base.files.items()} if locked else {}
+    unchecked = _unchecked(drop_map, source, locked, str(drop_map_path))
     plan = plan_build(
         base,
         drop_map,
@@ -67,19 +63,34 @@ def prune_directly(
     return {"files": {file.name: file.sha256 for file in result.files}, "unchecked": unchecked}
 
 
-def _pinned(path: Path, base: Checkpoint) -> tuple[Pins, BaseIdentity]:
-    """The digests that a lock pins for the files of the base, and the base that it names.
+def _lock_of(path: Path, base: Checkpoint) -> Lock:
+    """A lock that pins every file of the base.
 
     Raises:
-        InputError: there is no lock, or it pins other files than the base has.
+        InputError: there is none, or it pins other files than the base has.
     """
     lock = read_lock(path)
     if lock is None:
         raise InputError(f"{path}: the lock does not exist")
-    pinned = {name: file.sha256 for name, file in lock.inputs.base.files.items()}
-    if missing := [name for name in base.files if name not in pinned]:
+    if missing := [name for name in base.files if name not in lock.inputs.base.files]:
         raise InputError(f"{path}: pins no digest of the base's {missing[0]}; is it the lock of another base?")
-    return pinned, BaseIdentity(lock.inputs.base.name, lock.inputs.base.revision)
+    return lock
+
+
+def _unchecked(drop_map: DropMap, source: Source, lock: Lock | None, where: str) -> str | None:
+    """Why nothing shows that the map was made for this base; None if something does: a commit, or a lock's own map.
+
+    Raises:
+        InputError: it was made for another one.
+    """
+    named = named_base(drop_map.provenance)
+    reason = require_same_base(named, identity_of(source), where)
+    if lock is None:
+        return reason
+    locked = BaseIdentity(lock.inputs.base.name, lock.inputs.base.revision)
+    reason = require_same_base(named, locked, where)
+    same_map = lock.inputs.drop_map == {layer: list(ids) for layer, ids in drop_map.drop.items()}
+    return None if same_map or named == locked else reason
 
 
 def _base_name(provenance: Mapping[str, Any], source: Source) -> dict[str, str]:

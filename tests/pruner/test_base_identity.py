@@ -16,6 +16,7 @@ def test_repositories_and_cache_snapshots_show_what_they_are_and_folders_do_not(
     snapshot = tmp_path / "models--org--base" / "snapshots" / ONE
     assert identity_of(HubSource("org/base", ONE, {})) == BaseIdentity("org/base", ONE)
     assert identity_of(LocalSource(snapshot)) == BaseIdentity("org/base", ONE)
+    assert identity_of(LocalSource(snapshot.with_name("main"))) == BaseIdentity()
     assert identity_of(LocalSource(tmp_path / "base")) == BaseIdentity()
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from pruner.drop_map import DropMap
-from release.lock import Lock, LockedBase, LockedFile, LockedInputs, write_lock
+from release.lock import Lock, LockedBase, LockedFile, LockedInputs, read_lock, write_lock
 from tests.conftest import CheckpointFactory
 from tests.release.test_cli import moe_release
 
@@ -72,6 +72,21 @@ def test_a_lock_checks_a_plain_folder(make_checkpoint: CheckpointFactory, drop_m
     assert done.returncode == 1
     assert "is pinned; use the pinned base" in done.stderr
     assert [path.name for path in tmp_path.iterdir() if "wrong" in path.name] == []
+
+
+def test_a_locks_own_map_needs_no_name(make_checkpoint: CheckpointFactory, tmp_path: Path) -> None:
+    base = make_checkpoint()
+    path = locked(base)
+    bare = tmp_path / "bare.json"
+    bare.write_text(json.dumps(DROP))
+    done = moe_release("prune", base, bare, tmp_path / "one", "--lock", path)
+    assert (done.returncode, "bare.json does not say for which base" in done.stderr) == (0, True)
+    lock = read_lock(path)
+    assert lock is not None
+    inputs = lock.inputs.model_copy(update={"drop_map": {layer: list(ids) for layer, ids in DROP.items()}})
+    write_lock(path, lock.model_copy(update={"inputs": inputs}))
+    done = moe_release("prune", base, bare, tmp_path / "two", "--lock", path)
+    assert (done.returncode, "unchecked" in done.stderr) == (0, False)
 
 
 def test_the_lock_of_another_base_is_refused(make_checkpoint: CheckpointFactory, drop_map: Path, tmp_path: Path) -> None:
