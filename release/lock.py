@@ -177,9 +177,9 @@ def contradiction(locked: Lock, found: Lock) -> str | None:
             continue
         known = file.tensors is not None and other.tensors is not None
         if file.sha256 == other.sha256 and (file.size != other.size or (known and file.tensors != other.tensors)):
-            return f"it lists {name} with the right digest and yet with another size or other tensors"
+            return f"it lists weights/{name} with the right digest and yet with another size or other tensors"
         if known and file.sha256 != other.sha256 and (file.size, file.tensors) == (other.size, other.tensors):
-            return f"it lists {name} with the right size and tensors and yet with another digest"
+            return f"it lists weights/{name} with the right size and tensors and yet with another digest"
     if not differences(before, here) and locked.inputs.drop_map != found.inputs.drop_map:
         return "it lists the right weights and yet another drop map"
     return None
