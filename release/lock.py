@@ -98,8 +98,9 @@ def locked_weights(files: Sequence[FileDigest], tensors: Mapping[str, TensorDige
 
 
 def tensor_data_of(files: Mapping[str, LockedFile]) -> str | None:
-    """The digest over tensor data alone; None while the tensors of a shard are not digested."""
-    shards = [file.tensors for path, file in files.items() if path.endswith(".safetensors")]
+    """The digest over the tensor data of the weights alone; None while the tensors of a shard are not digested."""
+    weights = (file for path, file in files.items() if path.startswith("weights/") and path.endswith(".safetensors"))
+    shards = [file.tensors for file in weights]
     return tensor_data_digest(tensors for tensors in shards if tensors is not None) if shards and None not in shards else None
 
 

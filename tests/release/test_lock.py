@@ -23,7 +23,9 @@ def file(digest: str, **tools: str) -> LockedFile:
     return LockedFile(sha256=digest, size=1, made_with=tools or None)
 
 
-def lock(*, base: str = "b", drop: list[int] | None = None, shard: str = "s", tensor: str = "t", size: int = 1) -> Lock:
+def lock(
+    *, base: str = "b", drop: list[int] | None = None, shard: str = "s", tensor: str = "t", size: int = 1, beside: str = ""
+) -> Lock:
     tensors = {"layer.weight": {"dtype": "F16", "shape": [1], "sha256": tensor}}
     inputs = LockedInputs(
         base=LockedBase(name="org/base", files={"model.safetensors": file(base)}), drop_map={"0": drop or [1, 2]}
@@ -32,7 +34,10 @@ def lock(*, base: str = "b", drop: list[int] | None = None, shard: str = "s", te
         name="x",
         inputs=inputs,
         tensor_data=tensor_data_digest([tensors]),
-        outputs={"weights/a.safetensors": LockedFile(sha256=shard, size=size, tensors=tensors)},
+        outputs={
+            **({"expert_statistics.safetensors": file(beside)} if beside else {}),
+            "weights/a.safetensors": LockedFile(sha256=shard, size=size, tensors=tensors),
+        },
     )
 
 
@@ -95,7 +100,7 @@ def test_shards_that_are_equal_are_not_called_packaging() -> None:
         (lock(size=3), "a.safetensors with the right digest and yet with another size"),
         (lock(tensor="flipped"), "a.safetensors with the right digest and yet with another size or other tensors"),
         (lock(drop=[3]), "the right weights and yet another drop map"),
-        (lock().model_copy(update={"tensor_data": "flipped"}), "digest of all tensors is not that of the tensors"),
+        (lock(beside="s").model_copy(update={"tensor_data": "flipped"}), "digest of all tensors is not that of the tensors"),
     ],
 )
 def test_a_damaged_lock_is_not_taken_for_a_difference_of_the_build(locked: Lock, words: str) -> None:
