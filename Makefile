@@ -38,7 +38,7 @@ $(VENV)/.ready: pyproject.toml constraints.txt
 	touch $@
 
 bench: setup  ## pruning and proving against cp and sha256, as ratios
-	$(BIN)/python bench/prune_speed.py
+	$(BIN)/python bench/prune_speed.py --tensors
 
 clean:
 	rm -rf build $(VENV)

@@ -104,7 +104,10 @@ def parse_header(file: BinaryIO, size: int, where: str) -> Header:
     if size < 8 or length > HEADER_LIMIT or 8 + length > size:  # noqa: PLR2004  # the length field has 8 bytes
         raise InputError(f"{where}: no safetensors file: a header of {length:,} bytes in a file of {size:,}")
     try:
-        content = json.loads(file.read(length))
+        text = file.read(length).decode()  # json.loads would also take UTF-16, which the library refuses
+        content = json.loads(text)
+        if "\\u" in text:
+            json.dumps(content, ensure_ascii=False).encode()  # half of a surrogate pair is no text either
     except (ValueError, RecursionError):
         raise InputError(f"{where}: the safetensors header is not JSON; fetch the file again") from None
     if not isinstance(content, dict):

@@ -290,7 +290,9 @@ class Gguf(Document):
     memory: Size | None = Field(
         None, description="Memory for quantizing; quants run side by side as far as it reaches. Default: half of what is free."
     )
-    max_shard_size: Annotated[int, BeforeValidator(parse_size, json_schema_input_type=SizeText | PositiveInt), Field(ge=10**6)] | None = Field(
+    max_shard_size: (
+        Annotated[int, BeforeValidator(parse_size, json_schema_input_type=SizeText | PositiveInt), Field(ge=10**6)] | None
+    ) = Field(
         None, description="A larger quant is split by llama-gguf-split: cap of a shard in bytes of tensor data, in whole MB."
     )
     quants: list[Annotated[Quant, BeforeValidator(_quant, json_schema_input_type=Name | Quant)]] = Field(min_length=1)

@@ -6,6 +6,7 @@ from typing import Any
 
 from pruner.drop_map import DropMap, read_drop_map
 from pruner.errors import InputError
+from release.card.claims import format_bytes, format_parameters
 from release.context import Context
 from release.stages.preflight import absent_map, not_buildable
 from release.stages.prune import drop_map_path, plan_of
@@ -64,6 +65,7 @@ def counted_map(context: Context) -> DropMap:
 
 def plan_table(report: dict[str, Any]) -> str:
     """The same for a person."""
+    size, parameters = report["tensor_bytes"], report["parameters"]["variant"]
     lines = [
         (
             f"{report['name']}: {report['base']}, {report['experts']['base']} to {report['experts']['variant']} experts "
@@ -71,6 +73,10 @@ def plan_table(report: dict[str, Any]) -> str:
         ),
         f"parameters   {report['parameters']['base']:>18,} → {report['parameters']['variant']:>18,}",
         f"tensor bytes {report['tensor_bytes']['base']:>18,} → {report['tensor_bytes']['variant']:>18,}",
+        (
+            f"base {format_bytes(size['base'])}, variant {format_bytes(size['variant'])}, "
+            f"{format_parameters(parameters)} parameters"
+        ),
         f"{len(report['shards'])} shards from {_ranges(report)}:",
         *(f"  {shard['name']}  {shard['size']:>16,} bytes  {shard['tensors']} tensors" for shard in report["shards"]),
     ]

@@ -45,13 +45,17 @@ class Record:
         return {name: output.sha256 for name, output in self.outputs.items()}
 
 
-def make_record(work: Path, stage: str, fingerprint: str, paths: Sequence[Path], seconds: float) -> Record:
-    """Digest a stage's outputs (files, or folders with all that is in them)."""
+def make_record(
+    work: Path, stage: str, fingerprint: str, paths: Sequence[Path], seconds: float, known: Mapping[str, str] | None = None
+) -> Record:
+    """Digest a stage's outputs (files, or folders with all that is in them), but for those whose SHA-256 is `known`."""
+    known = known or {}
     files = sorted(file for path in paths for file in _files(path))
     outputs = {}
     for file in files:
         state = file.stat()
-        outputs[file.relative_to(work).as_posix()] = Output(sha256_file(file), state.st_size, state.st_mtime_ns)
+        name = file.relative_to(work).as_posix()
+        outputs[name] = Output(known.get(name) or sha256_file(file), state.st_size, state.st_mtime_ns)
     return Record(stage, fingerprint, outputs, round(seconds, 3), _peak_memory())
 
 

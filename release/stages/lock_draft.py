@@ -6,7 +6,7 @@ from pruner.drop_map import read_drop_map
 from release import __version__
 from release.card.pictures.canvas import libraries
 from release.context import Context
-from release.lock import Lock, LockedFile, LockedInputs, locked_weights
+from release.lock import Lock, LockedFile, LockedInputs, locked_weights, tensor_data_of
 from release.processes import processor
 from release.records import read_record
 from release.stages.calibrate import imatrix_of
@@ -15,6 +15,7 @@ from release.stages.prune import build_result, drop_map_path
 from release.stages.quality import wants_quality
 from release.stages.quantize import read_summaries
 from release.stages.resolve import locked_base, locked_files
+from release.stages.verify import tensor_digests
 
 MEASURED = ("analyze", "calibrate", "quantize", "quality", "eval", "card")
 """Stages whose bytes also depend on the tools and the processor: sums of floating-point numbers."""
@@ -35,9 +36,8 @@ def draft_lock(context: Context, *, stages: tuple[str, ...] = DRAFTED) -> Lock:
     tensor_data = None
     drop_map = None
     if context.manifest.prune:
-        result = build_result(context)
-        outputs |= locked_weights(result.files)
-        tensor_data = result.tensor_data_sha256
+        outputs |= locked_weights(build_result(context).files, tensor_digests(context))
+        tensor_data = tensor_data_of(outputs)
         drop_map = {layer: list(ids) for layer, ids in read_drop_map(drop_map_path(context)).drop.items()}
     for stage in stages:
         outputs |= _made_by(context, stage)

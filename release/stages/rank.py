@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pruner.base_identity import BaseIdentity, named_base, require_same_base
 from pruner.drop_map import DropMap, drop_map_from_keep, read_drop_map, require_fits, with_mtp_of_last
 from pruner.files import canonical_json, sha256_file, write_atomic
 from release.context import Context
@@ -65,6 +66,8 @@ def _base_model(context: Context) -> dict[str, Any]:
 
 def _pinned(context: Context, pinned: PinnedFile) -> DropMap:
     drop_map = read_drop_map(context.loaded.file(pinned))
+    base = context.manifest.base
+    require_same_base(named_base(drop_map.provenance), BaseIdentity(base.label, base.revision), pinned.path)
     return replace(drop_map, provenance={**drop_map.provenance, "base_model": _base_model(context)})
 
 

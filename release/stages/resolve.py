@@ -67,8 +67,10 @@ def _run(context: Context) -> str:
     with context.progress.task("digesting the base", total, "bytes") as advance:
         for name in base.files:
             file = listed[name]
-            sha256 = file.sha256 or digested(base.source, file, advance).sha256
-            files[name] = {"sha256": sha256, "size": file.size}
+            if file.sha256 is not None:  # read by ranges later, and never as a whole: the lock says so
+                files[name] = {"sha256": file.sha256, "size": file.size, "listed": True}
+            else:
+                files[name] = {"sha256": digested(base.source, file, advance).sha256, "size": file.size}
     _require_as_locked(context, files)
     pinned = {name: {"sha256": sha256_file(path), "size": path.stat().st_size} for name, path in _named_files(context).items()}
     write_atomic(_path(context), canonical_json({"base": files, "files": pinned}))
