@@ -15,7 +15,7 @@ import typer
 
 from pruner.errors import InputError, MoeReleaseError, UnavailableError
 from release import __version__
-from release.commands import analysis, comparison, evaluation, pipeline, weights
+from release.commands import analysis, comparison, evaluation, pipeline, publishing, weights
 from release.commands.hub import hub_app
 from release.commands.maps import map_app
 from release.commands.toolchain import toolchain_app
@@ -51,7 +51,9 @@ COMMANDS: tuple[tuple[str, str, Callable[..., None]], ...] = (
     (RELEASE, "eval", evaluation.evaluate),
     (RELEASE, "compare", evaluation.compare),
     (RELEASE, "card", pipeline.write_card),
-    (RELEASE, "publish", pipeline.publish),
+    (RELEASE, "rehearse", publishing.rehearse),
+    (RELEASE, "publish", publishing.publish),
+    (RELEASE, "promote", publishing.promote),
     (WEIGHTS, "diff", comparison.diff_checkpoints),
     (WEIGHTS, "infer", comparison.infer_drop_map),
     (WEIGHTS, "prove", comparison.prove),

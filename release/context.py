@@ -34,6 +34,10 @@ class Options:
     servers: int = 1
     server_urls: tuple[str, ...] = ()
     limit: int | None = None
+    pull_request: bool = False
+    prune_remote: bool = False
+    rehearsal: bool = False
+    """Nothing outside the work folder is written, not even a first lock."""
     offload: bool = False
     """Measure the base one decoder layer at a time; changes memory and time, never the numbers."""
 

@@ -261,13 +261,33 @@ class Card(Document):
     license: str | None = Field(None, description="Only for a base by path; a base on the Hub brings its own.")
 
 
+class Supersedes(Document):
+    """Older repositories whose cards are to name these as their new version."""
+
+    weights: RepoId | None = None
+    gguf: RepoId | None = None
+
+
+def _supersedes(value: Any) -> Any:
+    return {"weights": value} if isinstance(value, str) else value
+
+
 class Publish(Document):
     """Where the release goes."""
 
     weights: RepoId
     gguf: RepoId | None = None
     tag: Name | None = None
-    private: bool = True
+    private: bool = Field(default=True, description="Stay private until `promote`; else public once everything was read back.")
+    gated: Literal[False, "auto", "manual"] | None = Field(
+        None, description="Ask readers for their agreement; leave out to keep what the repository has."
+    )
+    collection: Annotated[str, StringConstraints(min_length=1, max_length=160)] | None = Field(
+        None, description="Collection that public repositories join: a slug (org/title-0123…), or a title, made if needed."
+    )
+    supersedes: Annotated[Supersedes, BeforeValidator(_supersedes)] | None = Field(
+        None, description="Older repositories: once ours are public, a pull request writes new_version on each card."
+    )
     question: str = Field("Say hello.", description="What the published quant is asked when it was loaded back from the Hub.")
 
 
@@ -296,6 +316,8 @@ class Manifest(Document):
             raise ValueError("publish needs a prune section: a base is not ours to publish again")
         if self.publish and self.publish.gguf and not self.gguf:
             raise ValueError("publish.gguf names a repository, and there is no gguf section to fill it")
+        if self.publish and self.publish.supersedes and self.publish.supersedes.gguf and not self.publish.gguf:
+            raise ValueError("publish.supersedes.gguf needs publish.gguf, the repository that comes after it")
         if sum(row.reference for row in self.compare) > 1:
             raise ValueError("compare has more than one reference")
         return self
@@ -315,7 +337,10 @@ class LoadedManifest:
 
     @property
     def lock_path(self) -> Path:
-        """Where the lock of the variant stands."""
+        """Where the lock of the variant stands: `<name>.lock.json`; in a published `reproduce/`, `lock.json`."""
+        published = self.root / "lock.json"
+        if self.path.name == "manifest.yaml" and published.exists():
+            return published
         return self.root / f"{self.content.name}.lock.json"
 
     def file(self, pinned: PinnedFile) -> Path:

@@ -23,6 +23,10 @@ ServerOption = Annotated[
 LimitOption = Annotated[
     int | None, typer.Option("--limit", min=1, help="Ask only the first questions: a smoke test, which ends after eval.")
 ]
+PullRequestOption = Annotated[bool, typer.Option("--pr", help="Propose as pull requests instead of committing.")]
+PruneRemoteOption = Annotated[
+    bool, typer.Option("--prune-remote", help="Also remove files there that are not of this release; each is listed first.")
+]
 OffloadOption = Annotated[
     Literal["none", "layers"],
     typer.Option("--offload", help="layers: for a base larger than memory, measure one decoder layer at a time."),

@@ -15,6 +15,8 @@ from release.commands.options import (
     LlamaOption,
     ManifestArgument,
     OffloadOption,
+    PruneRemoteOption,
+    PullRequestOption,
     ServerOption,
     ServersOption,
     UpdateLockOption,
@@ -87,6 +89,8 @@ def cut(
     servers: ServersOption = 1,
     server: ServerOption = None,
     limit: LimitOption = None,
+    pull_request: PullRequestOption = False,
+    prune_remote: PruneRemoteOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Cut a release: every stage from preflight to reading back what was published."""
@@ -103,6 +107,8 @@ def cut(
         servers=servers,
         server_urls=tuple(server or ()),
         limit=limit,
+        pull_request=pull_request,
+        prune_remote=prune_remote,
         as_json=as_json,
     )
 
@@ -142,4 +148,3 @@ def write_card(
 
 
 quantize = stage_command("quantize", "Convert, calibrate and quantize with llama.cpp.")
-publish = stage_command("publish", "Publish to the Hub: one commit per repository.")

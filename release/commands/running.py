@@ -45,6 +45,10 @@ def running(
     update_lock: bool = False,
     llama_cpp: Path | None = None,
     offload: str = "none",
+    pull_request: bool = False,
+    prune_remote: bool = False,
+    rehearsal: bool = False,
+    hub_folder: Path | None = None,
     workers: int | None = None,
     servers: int = 1,
     server_urls: tuple[str, ...] = (),
@@ -57,7 +61,7 @@ def running(
     if server_urls and servers != 1:
         raise InputError("--servers starts servers here, --server names running ones; give one of the two")
     context = context_of(manifest, work)
-    with console_progress() as progress, open_hub(hub, context.work.parent / "hub") as target:
+    with console_progress() as progress, open_hub(hub, hub_folder or context.work.parent / "hub") as target:
         context.options = Options(
             skip=frozenset(filter(None, skip.split(","))),
             until="eval" if limit is not None and until is None else until,
@@ -69,6 +73,9 @@ def running(
             server_urls=server_urls,
             limit=limit,
             offload=offload == "layers",
+            pull_request=pull_request,
+            prune_remote=prune_remote,
+            rehearsal=rehearsal,
         )
         context.progress = progress
         yield context
@@ -80,11 +87,12 @@ def run_stages(manifest: Path, *, as_json: bool = False, **options: Any) -> None
     from release.summary import summary_json, summary_text
 
     with running(manifest, **options) as context:
-        results = run_pipeline(context, lambda result: context.progress.note(_line(result)))
+        results = run_pipeline(context, lambda result: context.progress.note(console_line(result)))
     typer.echo(json.dumps(summary_json(context, results), indent=2) if as_json else summary_text(context, results))
 
 
-def _line(result: StageResult) -> str:
+def console_line(result: StageResult) -> str:
+    """One finished stage on the screen."""
     mark = {"done": "✓", "up to date": "=", "skipped": "-"}[result.status]
     detail = f"  {result.detail}" if result.detail else ""
     time = f"{result.seconds:8.1f} s" if result.status == "done" else f"{result.status:>10}"

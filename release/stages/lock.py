@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from pruner.errors import CheckFailedError
 from pruner.files import write_atomic
 from release.context import Context
-from release.lock import Lock, differences, read_lock, write_lock
+from release.lock import Lock, LockedFile, differences, read_lock, write_lock
+from release.reproduce import page
 from release.stages.lock_draft import draft_lock
 from release.stages.stage import Stage
 
@@ -24,11 +26,32 @@ def sums_path(context: Context) -> Path:
     return context.work / "SHA256SUMS"
 
 
+def gguf_sums_path(context: Context) -> Path:
+    """The same of the files of the GGUF repository."""
+    return context.work / "SHA256SUMS.gguf"
+
+
+def page_path(context: Context) -> Path:
+    """The page of commands that is published with the lock."""
+    return context.work / "reproduce.md"
+
+
+def _write_sums(target: Path, files: Mapping[str, LockedFile]) -> None:
+    write_atomic(target, "".join(f"{file.sha256}  {name}\n" for name, file in files.items()).encode())
+
+
 def _run(context: Context) -> str:
     found = draft_lock(context, stages=STAGES)
     locked = read_lock(context.loaded.lock_path)
     write_lock(work_lock_path(context), found)
-    write_atomic(sums_path(context), "".join(f"{file.sha256}  {name}\n" for name, file in found.weights().items()).encode())
+    _write_sums(sums_path(context), found.weights())
+    quantized = ("gguf/", "imatrix/")
+    _write_sums(
+        gguf_sums_path(context), {Path(path).name: file for path, file in found.outputs.items() if path.startswith(quantized)}
+    )
+    write_atomic(page_path(context), page(context.manifest).encode())
+    if locked is None and context.options.rehearsal:
+        return f"{len(found.outputs)} outputs; no lock yet: the real run writes {context.loaded.lock_path.name}"
     if locked is None or context.options.update_lock:
         if context.options.skip - {"publish", "readback"}:
             return "not written beside the manifest: stages were skipped"
@@ -69,6 +92,6 @@ STAGE = Stage(
     name="lock",
     title="locking digests",
     run=_run,
-    outputs=lambda context: (work_lock_path(context), sums_path(context)),
+    outputs=lambda context: (work_lock_path(context), sums_path(context), gguf_sums_path(context), page_path(context)),
     needs=("prune",),
 )

@@ -85,8 +85,34 @@ def _run(context: Context) -> str | None:
         check_url(url)
     if manifest.publish and "publish" in context.planned:
         context.options.hub.require_token()
+        _require_hub(context)
     _require_room(context)
     return context.notes.get("toolchain")
+
+
+def _require_hub(context: Context) -> None:
+    """Everything that the Hub can refuse at the end is asked at the beginning: rights, names, metadata, collection."""
+    from release.card.front_matter import gguf_front_matter, weights_front_matter
+    from release.hub.announce import require_collection, require_repo
+    from release.hub.card_check import require_valid_card
+    from release.hub.remote import hub_api
+    from release.hub.rights import require_rights
+
+    publish, hub = context.publish, context.options.hub
+    api = hub_api(hub.endpoint, hub.token)
+    repos = [publish.weights, *([publish.gguf] if publish.gguf else [])]
+    account = require_rights(api, repos, pull_request=context.options.pull_request)
+    context.notes["account"] = f"{account.name} at {api.endpoint}"
+    license_name = context.manifest.card.license
+    require_valid_card(api, weights_front_matter(context.manifest, license_name))
+    if publish.gguf:
+        require_valid_card(api, gguf_front_matter(context.manifest, license_name))
+    if hub.label == "local":
+        return  # older repositories and collections are the real Hub's
+    if publish.collection:
+        require_collection(api, publish.collection)
+    for old in filter(None, [publish.supersedes.weights, publish.supersedes.gguf] if publish.supersedes else []):
+        require_repo(api, old)
 
 
 def _require_lm_eval(context: Context) -> None:

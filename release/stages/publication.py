@@ -7,10 +7,11 @@ from pathlib import Path
 
 from pruner.errors import CheckFailedError
 from pruner.files import sha256_file
+from release import reproduce
 from release.context import Context
 from release.lock import read_lock
 from release.stages.card import card_folder
-from release.stages.lock import sums_path, work_lock_path
+from release.stages.lock import gguf_sums_path, page_path, sums_path, work_lock_path
 
 
 @dataclass(frozen=True)
@@ -65,21 +66,21 @@ def _weights_files(context: Context) -> dict[str, Path]:
 
 def _gguf_files(context: Context) -> dict[str, Path]:
     folders = ("gguf/", "imatrix/") if context.gguf.imatrix else ("gguf/",)
-    return {**_locked_files(context, *folders), "README.md": card_folder(context) / "README.gguf.md"}
+    extra = {"README.md": card_folder(context) / "README.gguf.md", reproduce.SUMS: gguf_sums_path(context)}
+    return {**_locked_files(context, *folders), **extra}
 
 
 def _reproduce_files(context: Context) -> dict[str, Path]:
     """What a stranger needs to repeat the release."""
-    manifest = context.manifest
-    files = {
-        "reproduce/claims.json": card_folder(context) / "claims.json",
-        "reproduce/manifest.yaml": context.loaded.path,
-        "reproduce/lock.json": work_lock_path(context),
-        "reproduce/SHA256SUMS": sums_path(context),
-        "reproduce/drop_map.json": context.work / "drop_map.json",
+    made = {
+        reproduce.README: page_path(context),
+        reproduce.CLAIMS: card_folder(context) / "claims.json",
+        reproduce.LOCK: work_lock_path(context),
+        reproduce.SUMS: sums_path(context),
+        reproduce.DROP_MAP: context.work / "drop_map.json",
     }
-    if manifest.eval:
-        files["reproduce/protocol.yaml"] = context.loaded.root / manifest.eval.protocol
-        for quant in manifest.eval.quants:
-            files[f"reproduce/evidence/{quant}.json"] = context.work / "eval" / quant / "evidence.json"
-    return files
+    if context.manifest.eval:
+        made[reproduce.PROTOCOL] = context.loaded.root / context.eval.protocol
+        for quant in context.eval.quants:
+            made[reproduce.evidence_name(quant)] = context.work / "eval" / quant / "evidence.json"
+    return reproduce.reproduce_files(context.loaded, made)

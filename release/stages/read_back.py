@@ -1,4 +1,4 @@
-"""Read back: every digest from the Hub, and an answer of the published quant loaded from there."""
+"""Read back: every digest from the Hub, and an answer of the published quant loaded from there; then the world may see it."""
 
 from __future__ import annotations
 
@@ -23,8 +23,37 @@ def _run(context: Context) -> str:
         with context.progress.task(f"reading back {repository.repo}", None):
             read_back(repository.repo, commits[repository.repo], repository.digests, endpoint=hub.endpoint, token=hub.token)
     count = sum(len(repository.files) for repository in published)
+    if context.options.pull_request:
+        return f"{count} files as locked, to be merged on the Hub"
     answer = _answer(context, published)
-    return f"{count} files as locked{answer}"
+    public = "" if context.publish.private else announce(context)
+    return f"{count} files as locked{answer}{public}"
+
+
+def announce(context: Context) -> str:
+    """Show a release that was read back to everybody: weights first, since the GGUFs' card links to them.
+
+    Returns:
+        what was done, in words that follow a finding; empty when everything was so already.
+    """
+    from release.hub.announce import collect, open_to_all, supersede
+    from release.hub.remote import hub_api
+
+    publish, hub = context.publish, context.options.hub
+    api = hub_api(hub.endpoint, hub.token)
+    repos = [publish.weights, *([publish.gguf] if publish.gguf else [])]
+    done = [f"{repo} is public now" for repo in open_to_all(api, repos)]
+    if hub.label == "local":  # collections and older repositories are the real Hub's
+        return "".join(f"; {each}" for each in done)
+    if publish.collection:
+        done.append(f"in the collection {collect(api, publish.collection, repos)}")
+    pairs = (
+        [(publish.supersedes.weights, publish.weights), (publish.supersedes.gguf, publish.gguf)] if publish.supersedes else []
+    )
+    for old, new in pairs:
+        if old and new and (number := supersede(api, old, new, progress=context.progress)):
+            done.append(f"pull request {number} at {old} names {new} as its new version")
+    return "".join(f"; {each}" for each in done)
 
 
 def _answer(context: Context, published: list[Repository]) -> str:
@@ -62,11 +91,12 @@ def _patience(size: int) -> float:
 
 def _inputs(context: Context) -> Any:
     published = json.loads((context.work / "published.json").read_bytes())
-    return [context.options.hub.label, published, [repository.digests for repository in repositories(context)]]
+    digests = [repository.digests for repository in repositories(context)]
+    return [context.options.hub.label, published, digests, context.publish.model_dump(), context.options.pull_request]
 
 
 def _outputs(context: Context) -> list[Path]:
-    return [context.work / "readback.json"] if context.publish.gguf else []
+    return [context.work / "readback.json"] if context.publish.gguf and not context.options.pull_request else []
 
 
 STAGE = Stage(

@@ -71,7 +71,7 @@ def test_a_release_by_xet_is_whole_for_everybody(hub: LocalHub, api: HfApi, rele
 
 def test_a_download_by_xet_reads_the_storage(hub: LocalHub, release: Path, tmp_path: Path) -> None:
     run_with_xet(hub, tmp_path / "home", PUBLISH, release)
-    answer = httpx.head(f"{hub.endpoint}/{REPO}/resolve/main/model.gguf")
+    answer = httpx.head(f"{hub.endpoint}/{REPO}/resolve/main/model.gguf", headers={"Authorization": f"Bearer {hub.token}"})
     assert answer.headers["X-Xet-Refresh-Route"].startswith(hub.endpoint)
     data = (release / "model.gguf").read_bytes()
     blob = hub.folder / "blobs" / sha256_bytes(data)[:2] / sha256_bytes(data)
