@@ -17,6 +17,7 @@ from pruner.errors import InputError, MoeReleaseError, UnavailableError
 from release import __version__
 from release.commands import analysis, comparison, evaluation, pipeline, publishing, weights
 from release.commands.hub import hub_app
+from release.commands.jobs import jobs_app
 from release.commands.maps import map_app
 from release.commands.toolchain import toolchain_app
 
@@ -67,6 +68,7 @@ for _panel, _name, _function in COMMANDS:
     app.command(_name, rich_help_panel=_panel)(_function)
 app.add_typer(map_app, name="map", rich_help_panel=WEIGHTS)
 app.add_typer(hub_app, name="hub", rich_help_panel=ENVIRONMENT)
+app.add_typer(jobs_app, name="jobs", rich_help_panel=ENVIRONMENT)
 app.add_typer(toolchain_app, name="toolchain", rich_help_panel=ENVIRONMENT)
 
 
