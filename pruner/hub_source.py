@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from pruner.errors import InputError, MoeReleaseError, UnavailableError
@@ -143,6 +143,30 @@ def hub_source(
     with reading(f"hf://{repo}@{revision}"):
         commit, files = patiently(listing, lambda _seconds: time.sleep(next(waits, 0.0)))
     return HubSource(repo, commit, files, api.endpoint, token, pauses)
+
+
+def whole_listing(source: HubSource) -> HubSource:
+    """The same source with the files of its folders too, by path.
+
+    Raises:
+        InputError: a name that no repository of ours has: it could lead a writer out of its folder.
+        UnavailableError: the Hub does not answer.
+    """
+    from huggingface_hub import HfApi, RepoFile
+
+    api = HfApi(endpoint=source.endpoint, token=source.token, library_name="moe-release")
+    waits = iter(source.pauses)
+
+    def listing() -> dict[str, SourceFile]:
+        items = api.list_repo_tree(source.repo, revision=source.commit, recursive=True)
+        return {item.path: _file(item) for item in items if isinstance(item, RepoFile)}
+
+    with reading(f"hf://{source.repo}@{source.commit}"):
+        files = patiently(listing, lambda _seconds: time.sleep(next(waits, 0.0)))
+    for name in files:
+        if not all(is_plain_name(part) for part in name.split("/")):
+            raise InputError(f"{source.label}: {name!r} is no path of a file")
+    return replace(source, files=dict(sorted(files.items())))
 
 
 def _file(item: Any) -> SourceFile:

@@ -42,11 +42,22 @@ def base_source(loaded: LoadedManifest) -> Source:
     base, prune = loaded.content.base, loaded.content.prune
     if base.path is not None or prune is None or prune.drop_map is None:
         return LocalSource(base_folder(loaded))
-    from huggingface_hub import constants, get_token
+    from huggingface_hub import constants
 
     if constants.HF_HUB_OFFLINE:
         return LocalSource(base_folder(loaded))
-    remote = hub_source(str(base.repo), str(base.revision), endpoint=None, token=get_token())
+    return cached_or_remote(str(base.repo), str(base.revision))
+
+
+def cached_or_remote(repo: str, revision: str) -> Source:
+    """A base on the Hub: the cache's snapshot when it is complete, else the repository by ranges.
+
+    Raises:
+        InputError, UnavailableError: see `hub_source`.
+    """
+    from huggingface_hub import get_token
+
+    remote = hub_source(repo, revision, endpoint=None, token=get_token())
     return _cached(remote) or remote
 
 

@@ -55,7 +55,7 @@ def read_reference(address: str | Path, *, endpoint: str | None = None, token: s
         lock = read_lock(path)
         files = {name: SourceFile(name, file.size, file.sha256) for name, file in (lock.weights() if lock else {}).items()}
         return Reference(path.name, files, complete=True)
-    return Reference(path.name, _sums(path), complete=False)
+    return Reference(path.name, parse_sums(path), complete=False)
 
 
 def listing(source: Source) -> Reference:
@@ -68,7 +68,8 @@ def _of_weights(name: str) -> bool:
     return name != CARD and not name.startswith(".")
 
 
-def _sums(path: Path) -> dict[str, SourceFile]:
+def parse_sums(path: Path) -> dict[str, SourceFile]:
+    """Digests by name of a SHA256SUMS file; raises InputError for anything else."""
     files = {}
     try:
         lines = path.read_text(encoding="utf-8").splitlines()

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from pruner.errors import InputError
+from pruner.sources import HUB_PREFIX
 from release.commands.options import JsonOption, WorkersOption, WorkOption
 from release.commands.running import console_progress, context_of, run_stages
 
@@ -57,11 +58,17 @@ def verify(
         str | None,
         typer.Option(metavar="LOCK|SHA256SUMS|hf://org/name@revision", help="What the weights must equal.", show_default=False),
     ] = None,
+    base: Annotated[
+        str | None, typer.Option("--base", help="A published release's base: a folder, or hf://…; default: its manifest's.")
+    ] = None,
     work: WorkOption = None,
     workers: WorkersOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Compare digests: a manifest's weights with lock and prior builds, or any weights --against; exit code 1 on a mismatch."""
+    """Verify a release on the Hub, part by part; a manifest's weights against lock and priors; or any weights --against."""
+    if against is None and target.startswith(HUB_PREFIX):
+        _verify_published(target, base, workers, as_json=as_json)
+        return
     if against is None:
         _verify_manifest(Path(target), work, as_json=as_json)
         return
@@ -80,6 +87,17 @@ def verify(
         typer.echo(comparison_table(found, source.label, reference))
     if any(each.status != "equal" for each in found):
         raise typer.Exit(1)
+
+
+def _verify_published(target: str, base: str | None, workers: int | None, *, as_json: bool) -> None:
+    from pruner.sources import parse_address
+    from release.verification.run import Request, verify_published
+
+    repo, revision = parse_address(target)
+    with console_progress() as progress:
+        found = verify_published(Request(repo, revision, base, workers), progress=progress)
+    typer.echo(json.dumps(found.to_json(), indent=2) if as_json else found.text())
+    raise typer.Exit(found.exit_code)
 
 
 def _verify_manifest(manifest: Path, work: Path | None, *, as_json: bool) -> None:
