@@ -45,7 +45,7 @@ def changed(*, wrong: int = 0, **fields: object) -> Evidence:
         update = {"raw_correct": False} if wrong and question.outcome == "valid" and question.raw_correct else {}
         wrong -= len(update)
         questions.append(question.model_copy(update=update))
-    return REFERENCE.model_copy(update={"questions": tuple(questions), **totals(tuple(questions), None), **fields})
+    return REFERENCE.model_copy(update={"questions": tuple(questions), **totals(tuple(questions)), **fields})
 
 
 def entries() -> list[Row]:
