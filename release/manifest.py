@@ -290,9 +290,7 @@ class Gguf(Document):
     memory: Size | None = Field(
         None, description="Memory for quantizing; quants run side by side as far as it reaches. Default: half of what is free."
     )
-    max_shard_size: (
-        Annotated[int, BeforeValidator(parse_size, json_schema_input_type=SizeText | PositiveInt), Field(ge=10**6)] | None
-    ) = Field(
+    max_shard_size: Annotated[Size, Field(ge=10**6)] | None = Field(
         None, description="A larger quant is split by llama-gguf-split: cap of a shard in bytes of tensor data, in whole MB."
     )
     quants: list[Annotated[Quant, BeforeValidator(_quant, json_schema_input_type=Name | Quant)]] = Field(min_length=1)
@@ -437,7 +435,7 @@ class Publish(Document):
     collection: Annotated[str, StringConstraints(min_length=1, max_length=160)] | None = Field(
         None, description="Collection that public repositories join: a slug (org/title-0123…), or a title, made if needed."
     )
-    supersedes: Annotated[Supersedes, BeforeValidator(_supersedes)] | None = Field(
+    supersedes: Annotated[Supersedes, BeforeValidator(_supersedes, json_schema_input_type=RepoId | Supersedes)] | None = Field(
         None, description="Older repositories: once ours are public, a pull request writes new_version on each card."
     )
     question: str = Field("Say hello.", description="What the published quant is asked when it was loaded back from the Hub.")
