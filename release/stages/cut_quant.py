@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from pruner.drop_map import read_drop_map
 from pruner.errors import CheckFailedError, InputError
 from pruner.files import path_inside
 from release.context import Context
-from release.gguf.cut import cut
+from release.gguf.cut import cut, partial_files
 from release.gguf.cut_plan import plan_cut
 from release.gguf.located import LocatedGguf, locate, locate_on_hub
 from release.gguf.summary import fallbacks, summarize
@@ -54,3 +55,8 @@ def cut_quant(context: Context, name: str, source: BaseQuant) -> dict[str, Any]:
         "notes": plan.notes,
     }
     return {**summary.to_json(), "composition": fallbacks(summary, plan.file_type or name), "cut_from": origin}
+
+
+def unfinished(target: Path) -> tuple[Path, ...]:
+    """Files that a killed run left of a cut, for the next one."""
+    return partial_files(target)

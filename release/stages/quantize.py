@@ -10,11 +10,10 @@ from typing import Any
 from pruner.errors import CheckFailedError
 from pruner.files import canonical_json, write_atomic
 from release.context import Context
-from release.gguf.cut import partial_files
 from release.manifest import Quant
 from release.stages.calibrate import imatrix_of
 from release.stages.convert import skip_without_gguf, source_gguf
-from release.stages.cut_quant import cut_quant
+from release.stages.cut_quant import cut_quant, unfinished
 from release.stages.resolve import file_digest
 from release.stages.stage import Stage
 
@@ -49,7 +48,7 @@ def _run(context: Context) -> str:
 def _remove_dropped(context: Context) -> None:
     """Quants that the manifest no longer lists would otherwise be published with the others."""
     wanted = {context.gguf_file(quant.name) for quant in context.gguf.quants}
-    wanted |= {path for name in context.gguf.cut for path in partial_files(context.gguf_file(name))}
+    wanted |= {path for name in context.gguf.cut for path in unfinished(context.gguf_file(name))}
     for path in (context.work / "gguf").glob("*"):
         if path.is_dir():  # left by a killed run
             shutil.rmtree(path)
