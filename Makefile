@@ -6,12 +6,12 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/pip --disable-pip-version-check --quiet
 
-.PHONY: demo test lint types setup toolchain bench clean
+.PHONY: demo test lint types setup toolchain browser bench docs clean
 
 demo: setup toolchain  ## cut a release of the tiny model, end to end, and publish it to a local Hub
 	$(BIN)/moe-release cut manifests/tiny-gemma4-4e.yaml --hub local
 
-test: setup toolchain lint types  ## the whole test suite
+test: setup toolchain browser lint types  ## the whole test suite
 	$(BIN)/pytest
 
 lint: setup
@@ -24,6 +24,9 @@ types: setup
 toolchain: setup  ## the pinned llama.cpp, built once into the user's cache
 	$(BIN)/moe-release toolchain install --if-missing
 
+browser:  ## a Chromium for the tests of pages, where there is none
+	.github/scripts/browser.sh
+
 setup: $(VENV)/.ready
 
 # torch comes first and alone: a resolver that sees it as a dependency takes a CUDA build of gigabytes.
@@ -35,7 +38,10 @@ $(VENV)/.ready: pyproject.toml constraints.txt
 	touch $@
 
 bench: setup  ## pruning and proving against cp and sha256, as ratios
-	$(BIN)/python bench/prune_speed.py
+	$(BIN)/python bench/prune_speed.py --tensors
+
+docs: setup  ## the pages that are generated
+	$(BIN)/moe-release schema --page > docs/manifest.md.tmp && mv docs/manifest.md.tmp docs/manifest.md
 
 clean:
 	rm -rf build $(VENV)

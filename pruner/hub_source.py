@@ -6,6 +6,7 @@ reads headers only, does not retry, and returns tensors without the checks of `p
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -23,6 +24,7 @@ TIMEOUT = 30.0
 LONGEST_PAUSE = 60.0
 """Seconds that a server may ask for with Retry-After; more is cut down to this."""
 WHOLE, PART = 200, 206
+COMMIT = re.compile(r"[0-9a-f]{40}\Z")
 
 
 @dataclass(frozen=True)
@@ -166,7 +168,7 @@ def _listed(
     inside = f"{folder}/" if folder else ""
 
     def listing() -> tuple[str, dict[str, SourceFile]]:
-        commit = str(api.model_info(repo, revision=revision).sha)
+        commit = _commit(api.model_info(repo, revision=revision).sha, repo, revision)
         tree = api.list_repo_tree(repo, path_in_repo=folder or None, revision=commit)
         items = [item for item in tree if isinstance(item, RepoFile)]
         plain = sorted((item for item in items if is_plain_name(item.path.removeprefix(inside))), key=lambda item: item.path)
@@ -176,6 +178,39 @@ def _listed(
     with reading(f"hf://{repo}@{revision}"):
         commit, files = patiently(listing, lambda _seconds: time.sleep(next(waits, 0.0)))
     return HubSource(repo, commit, files, api.endpoint, token, pauses)
+
+
+def whole_listing(source: HubSource) -> HubSource:
+    """The same source with the files of its folders too, by path.
+
+    Raises:
+        InputError: a name that no repository of ours has: it could lead a writer out of its folder.
+        UnavailableError: the Hub does not answer.
+    """
+    from huggingface_hub import HfApi, RepoFile
+
+    api = HfApi(endpoint=source.endpoint, token=source.token, library_name="moe-release")
+    waits = iter(source.pauses)
+
+    def listing() -> dict[str, SourceFile]:
+        items = api.list_repo_tree(source.repo, revision=source.commit, recursive=True)
+        return {item.path: _file(item) for item in items if isinstance(item, RepoFile)}
+
+    with reading(f"hf://{source.repo}@{source.commit}"):
+        files = patiently(listing, lambda _seconds: time.sleep(next(waits, 0.0)))
+    for name in files:
+        if not all(is_plain_name(part) for part in name.split("/")):
+            raise InputError(f"{source.label}: {name!r} is no path of a file")
+    return replace(source, files=dict(sorted(files.items())))
+
+
+def _commit(answered: str | None, repo: str, revision: str) -> str:
+    """The commit that a Hub resolved a revision to, if it can be: locks and published metadata will name it."""
+    if answered is None or not COMMIT.match(answered):
+        raise UnavailableError(f"hf://{repo}@{revision}: the Hub named no commit of 40 hexadecimal digits")
+    if COMMIT.match(revision) and answered != revision:
+        raise UnavailableError(f"hf://{repo}@{revision}: the Hub answered with another commit, {answered}")
+    return answered
 
 
 def _file(item: Any) -> SourceFile:

@@ -6,10 +6,10 @@ import shutil
 from concurrent.futures import Executor
 from pathlib import Path
 
-from pruner.build import BuildResult, FileDigest, build
+from pruner.build import MARKER, BuildResult, FileDigest, build
 from pruner.checkpoint import open_checkpoint
 from pruner.errors import CheckFailedError, InputError
-from pruner.files import fsync_folder, git_blob_id
+from pruner.files import fsync_folder, git_blob_id, write_atomic
 from pruner.progress import SILENT, Progress
 from pruner.sources import Source, digested
 from pruner.target_layout import planned, read_layout
@@ -37,17 +37,33 @@ def materialize(
         raise InputError(f"{out}: already exists; remove it or choose another folder")
     plan = planned(read_layout(target), open_checkpoint(base), target)
     unchecked = out.with_name(f".{out.name}.unchecked")
-    shutil.rmtree(unchecked, ignore_errors=True)  # of a run that was killed before it could compare
+    marker = out.with_name(f"{unchecked.name}{MARKER}")
+    _discard(unchecked, marker)  # of a run that was killed before it could compare
+    write_atomic(marker, b"")
     result = build(plan, base, unchecked, executor=executor, workers=workers, progress=progress)
     if wrong := [file.name for file in result.files if not _published(file, unchecked, target)]:
-        shutil.rmtree(unchecked)
+        _discard(unchecked, marker)
         shown = ", ".join(wrong[:3]) + (f" and {len(wrong) - 3} more" if len(wrong) > 3 else "")  # noqa: PLR2004
         raise CheckFailedError(
             f"{target.label}: {len(wrong)} rebuilt files are not the published ones: {shown}; `moe-release prove` says why"
         )
     unchecked.rename(out)
+    marker.unlink()
     fsync_folder(out.parent)
     return result
+
+
+def _discard(unchecked: Path, marker: Path) -> None:
+    """Remove a folder that the marker beside it says is ours, and then the marker.
+
+    Raises:
+        InputError: there is a folder of that name without a marker: it is somebody else's.
+    """
+    if unchecked.exists():
+        if not marker.exists():
+            raise InputError(f"{unchecked}: exists and is not an unfinished build of ours; move it away")
+        shutil.rmtree(unchecked)
+    marker.unlink(missing_ok=True)
 
 
 def _published(built: FileDigest, folder: Path, target: Source) -> bool:

@@ -85,11 +85,16 @@ class LocalSource:
     @property
     def label(self) -> str:
         """The folder's name; of a cache snapshot `org/name@commit`."""
+        snapshot = self.snapshot
+        return f"{snapshot[0]}@{snapshot[1][:12]}" if snapshot else self.folder.absolute().name
+
+    @property
+    def snapshot(self) -> tuple[str, str] | None:
+        """Repository and commit of a cache snapshot, None of any other folder."""
         folder = self.folder.absolute()
-        if folder.parent.name == "snapshots" and folder.parent.parent.name.startswith("models--"):
-            repo = folder.parent.parent.name.removeprefix("models--").replace("--", "/", 1)
-            return f"{repo}@{folder.name[:12]}"
-        return folder.name
+        if folder.parent.name != "snapshots" or not folder.parent.parent.name.startswith("models--"):
+            return None
+        return folder.parent.parent.name.removeprefix("models--").replace("--", "/", 1), folder.name
 
     @property
     def files(self) -> Mapping[str, SourceFile]:
@@ -164,12 +169,22 @@ def open_source(address: str | Path, *, endpoint: str | None = None, token: str 
         if not Path(address).is_dir():
             raise InputError(f"{text}: does not exist; give a folder, or hf://org/name@revision")
         return LocalSource(Path(address))
+    from pruner.hub_source import hub_source
+
+    repo, revision = parse_address(text)
+    return hub_source(repo, revision, endpoint=endpoint, token=token)
+
+
+def parse_address(text: str) -> tuple[str, str]:
+    """Repository and revision of `hf://org/name[@revision]`; the revision is `main` when none is given.
+
+    Raises:
+        InputError: the address is none.
+    """
     match = _HUB_ADDRESS.match(text)
     if match is None:
         raise InputError(f"{text}: expected hf://org/name@revision")
-    from pruner.hub_source import hub_source
-
-    return hub_source(match["repo"], match["revision"] or "main", endpoint=endpoint, token=token)
+    return match["repo"], match["revision"] or "main"
 
 
 def as_source(base: Source | Path) -> Source:

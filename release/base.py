@@ -22,6 +22,7 @@ def base_folder(loaded: LoadedManifest) -> Path:
         UnavailableError: the Hub does not answer, or does not give the repository.
     """
     base = loaded.content.base
+    _require_revision(loaded)
     if base.path is None:
         return _download(str(base.repo), str(base.revision))
     folder = path_inside(loaded.root, base.path)
@@ -40,14 +41,47 @@ def base_source(loaded: LoadedManifest) -> Source:
         InputError, UnavailableError: see `base_folder` and `hub_source`.
     """
     base, prune = loaded.content.base, loaded.content.prune
+    _require_revision(loaded)
     if base.path is not None or prune is None or prune.drop_map is None:
         return LocalSource(base_folder(loaded))
-    from huggingface_hub import constants, get_token
+    from huggingface_hub import constants
 
     if constants.HF_HUB_OFFLINE:
         return LocalSource(base_folder(loaded))
-    remote = hub_source(str(base.repo), str(base.revision), endpoint=None, token=get_token())
+    return cached_or_remote(str(base.repo), str(base.revision))
+
+
+def cached_or_remote(repo: str, revision: str) -> Source:
+    """A base on the Hub: the cache's snapshot when it is complete, else the repository by ranges.
+
+    Raises:
+        InputError, UnavailableError: see `hub_source`.
+    """
+    from huggingface_hub import get_token
+
+    remote = hub_source(repo, revision, endpoint=None, token=get_token())
     return _cached(remote) or remote
+
+
+def header_source(loaded: LoadedManifest) -> Source:
+    """The base's headers: from the manifest's description of them, else from the base itself.
+
+    Raises:
+        InputError, UnavailableError: see `described_base` and `base_source`.
+    """
+    from release.base_headers import described_base
+
+    headers = loaded.content.base.headers
+    return described_base(loaded.file(headers)) if headers else base_source(loaded)
+
+
+def _require_revision(loaded: LoadedManifest) -> None:
+    base = loaded.content.base
+    if base.repo is not None and base.revision is None:
+        raise InputError(
+            f"{loaded.path}: the commit of {base.repo} is not known; give base.revision to build, "
+            "or use --from-headers to plan and to render"
+        )
 
 
 def _cached(remote: HubSource) -> LocalSource | None:
@@ -67,9 +101,12 @@ def _download(repo: str, revision: str) -> Path:
     from release.hub.remote import harmless
 
     try:
-        return Path(
+        folder = Path(
             snapshot_download(repo, revision=revision, ignore_patterns=["*.bin", "*.pt", "*.pth", "*.gguf", "original/*"])
         )
     except (HfHubHTTPError, HTTPError, LocalEntryNotFoundError, OSError) as error:
         reason = harmless(str(error))
         raise UnavailableError(f"base {repo}@{revision[:12]}: cannot be downloaded: {reason}") from None
+    if folder.name != revision:
+        raise UnavailableError(f"base {repo}@{revision[:12]}: the Hub answered with another commit, {folder.name}")
+    return folder

@@ -15,9 +15,10 @@ import typer
 
 from pruner.errors import InputError, MoeReleaseError, UnavailableError
 from release import __version__
-from release.commands import analysis, comparison, evaluation, pipeline, weights
+from release.commands import analysis, cards, comparison, evaluation, pipeline, publishing, report, weights
 from release.commands.gguf import gguf_app
 from release.commands.hub import hub_app
+from release.commands.jobs import jobs_app
 from release.commands.maps import map_app
 from release.commands.toolchain import toolchain_app
 
@@ -51,8 +52,12 @@ COMMANDS: tuple[tuple[str, str, Callable[..., None]], ...] = (
     (RELEASE, "quantize", pipeline.quantize),
     (RELEASE, "eval", evaluation.evaluate),
     (RELEASE, "compare", evaluation.compare),
-    (RELEASE, "card", pipeline.write_card),
-    (RELEASE, "publish", pipeline.publish),
+    (RELEASE, "card", cards.card),
+    (RELEASE, "table", cards.table),
+    (RELEASE, "report", report.write_report),
+    (RELEASE, "rehearse", publishing.rehearse),
+    (RELEASE, "publish", publishing.publish),
+    (RELEASE, "promote", publishing.promote),
     (WEIGHTS, "diff", comparison.diff_checkpoints),
     (WEIGHTS, "infer", comparison.infer_drop_map),
     (WEIGHTS, "prove", comparison.prove),
@@ -67,6 +72,7 @@ for _panel, _name, _function in COMMANDS:
 app.add_typer(map_app, name="map", rich_help_panel=WEIGHTS)
 app.add_typer(gguf_app, name="gguf", rich_help_panel=WEIGHTS)
 app.add_typer(hub_app, name="hub", rich_help_panel=ENVIRONMENT)
+app.add_typer(jobs_app, name="jobs", rich_help_panel=ENVIRONMENT)
 app.add_typer(toolchain_app, name="toolchain", rich_help_panel=ENVIRONMENT)
 
 

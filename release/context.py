@@ -16,6 +16,7 @@ from release.records import Record, read_record
 if TYPE_CHECKING:
     from pruner.checkpoint import Checkpoint
     from pruner.sources import Source
+    from release.gguf.golden import SelfTest
     from release.gguf.toolchain import Toolchain
 
 Section = TypeVar("Section")
@@ -29,11 +30,21 @@ class Options:
     until: str | None = None
     hub: HubTarget = field(default_factory=HubTarget)
     update_lock: bool = False
+    replace_card: bool = False
+    """Overwrite a published card although somebody changed it outside of its hand-written parts."""
     llama_cpp: Path | None = None
     workers: int | None = None
     servers: int = 1
     server_urls: tuple[str, ...] = ()
     limit: int | None = None
+    pull_request: bool = False
+    prune_remote: bool = False
+    rehearsal: bool = False
+    """Nothing outside the work folder is written, not even a first lock."""
+    from_headers: bool = False
+    """Plan and render from the base's headers; nothing can be built then."""
+    memory: int | None = None
+    """Bytes for quants that run side by side; the manifest's or half of the free memory when None."""
     offload: bool = False
     """Measure the base one decoder layer at a time; changes memory and time, never the numbers."""
 
@@ -99,11 +110,18 @@ class Context:
 
         return find_toolchain(self.options.llama_cpp)
 
+    @cached_property
+    def self_test(self) -> SelfTest:
+        """Whether the toolchain is bit-exact; made once for a toolchain, then remembered in the user's cache."""
+        from release.gguf.golden import self_test
+
+        return self_test(self.toolchain, progress=self.progress)
+
     @property
     def uses_llama_cpp(self) -> bool:
         """Whether anything here is made or run by llama.cpp; cutting the base's GGUFs is not."""
         gguf = self.manifest.gguf
-        return gguf is not None and bool(gguf.quantized or self.manifest.eval)
+        return gguf is not None and bool(gguf.quantized or gguf.quality or self.manifest.eval)
 
     def toolchain_inputs(self) -> list[Any]:
         """What of the toolchain determines bytes, for fingerprints: never compared between machines."""
@@ -119,9 +137,9 @@ class Context:
     @cached_property
     def base_source(self) -> Source:
         """Where the build reads the base: its folder, or its repository by ranges."""
-        from release.base import base_source
+        from release.base import base_source, header_source
 
-        return base_source(self.loaded)
+        return header_source(self.loaded) if self.options.from_headers else base_source(self.loaded)
 
     @cached_property
     def base(self) -> Checkpoint:

@@ -82,6 +82,7 @@ def _llama_cpp(option: Path | None) -> Iterator[Finding]:
         yield Finding("llama.cpp", "ok", where)
     yield from (_tool(toolchain, name) for name in TOOLS)
     yield _converter(toolchain)
+    yield _exactness(toolchain)
 
 
 def _tool(toolchain: Toolchain, name: str) -> Finding:
@@ -97,6 +98,16 @@ def _converter(toolchain: Toolchain) -> Finding:
         return Finding(CONVERTER, "ok", str(toolchain.converter().parent))
     except UnavailableError as error:
         return Finding(CONVERTER, "missing", str(error).removeprefix(f"{CONVERTER}: "), INSTALL)
+
+
+def _exactness(toolchain: Toolchain) -> Finding:
+    from release.gguf.golden import self_test
+
+    found = self_test(toolchain)
+    if found.bit_exact:
+        return Finding("golden self-test", "ok", str(found))
+    detail = f"{found}; its quants will not be called bit-identical"
+    return Finding("golden self-test", "warning", detail, INSTALL)
 
 
 def _only_for_install(name: str, found: str | None, remedy: str) -> Finding:

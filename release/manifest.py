@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from decimal import Decimal
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, StringConstraints, model_validator
+from pydantic import BeforeValidator, Field, PositiveInt, StringConstraints, model_validator
 
-from pruner.calibration import FieldMap
+from pruner.calibration import FieldMap, WithoutReasoning
 from pruner.errors import InputError
 from pruner.files import path_inside, sha256_file
 from pruner.ranking_options import CoverageRanking, Gates, Ranking
 from pruner.safetensors_format import Metadata
 from release.documents import Document, load_document
+from release.gguf.quality import MINIMUM_TOKENS
+from release.hub_file import HubAddress, RepoFile, with_hub_address
 
 Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 Revision = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{40}$")]
@@ -34,7 +37,8 @@ def parse_size(value: Any) -> Any:
     return value
 
 
-Size = Annotated[int, BeforeValidator(parse_size), Field(gt=0)]
+SizeText = Annotated[str, StringConstraints(pattern=r"^\s*\d+\s*([KMG]i?B|B|)\s*$")]
+Size = Annotated[int, BeforeValidator(parse_size, json_schema_input_type=SizeText | PositiveInt), Field(gt=0)]
 
 
 class PinnedFile(Document):
@@ -42,6 +46,14 @@ class PinnedFile(Document):
 
     path: str = Field(description="Relative to the manifest's folder, and inside it.")
     sha256: Sha256 | None = Field(None, description="Refuse the file when it has another SHA-256.")
+
+
+class PinnedMap(PinnedFile):
+    """A drop map beside the manifest, or the word that nobody has it."""
+
+    absent: str | None = Field(
+        None, description="Why the map is not here; then the variant can be planned and rendered from headers, and not built."
+    )
 
 
 class Prior(Document):
@@ -76,12 +88,17 @@ class Prior(Document):
 
 
 class DataSource(Document):
-    """A table of questions: a file beside the manifest, or a file of a data set on the Hub at one commit."""
+    """A table of questions: a file beside the manifest, or a file of a data set on the Hub at one commit.
 
-    path: str | None = Field(None, description="JSON Lines or CSV file, relative to the manifest's folder …")
+    Instead of its keys, the path or the address alone: `hf://owner/name@revision/path/file`.
+    """
+
+    path: str | None = Field(
+        None, description="JSON Lines or CSV file, relative to the manifest's folder, or an address on the Hub …"
+    )
     repo: RepoId | None = Field(None, description="… or a data set on the Hub, such as Idavidrein/gpqa;")
     revision: Revision | None = Field(None, description="its commit: 40 hexadecimal digits;")
-    file: str | None = Field(None, description="and the file in it, such as gpqa_diamond.csv.")
+    file: RepoFile | None = Field(None, description="and the file in it, such as gpqa_diamond.csv.")
     sha256: Sha256 | None = Field(None, description="Refuse the file when it has another SHA-256.")
 
     @model_validator(mode="after")
@@ -98,6 +115,9 @@ class DataSource(Document):
         return self.path or f"hf://datasets/{self.repo}@{self.revision}/{self.file}"
 
 
+Dataset = Annotated[DataSource, BeforeValidator(with_hub_address, json_schema_input_type=HubAddress | str | DataSource)]
+
+
 class Base(Document):
     """The unpruned checkpoint: a repository on the Hub at one commit, or a folder."""
 
@@ -105,12 +125,19 @@ class Base(Document):
     revision: Revision | None = Field(None, description="Commit of the repository: 40 hexadecimal digits, never a branch.")
     path: str | None = Field(None, description="Folder of a checkpoint, relative to the manifest's folder.")
     name: str | None = Field(None, description="What cards call a base given by path; default: the folder's name.")
+    headers: PinnedFile | None = Field(
+        None,
+        description="A description of the base's headers, for `plan` and `card` with --from-headers.  Only with it may the "
+        "revision be left out when it is not known; then nothing can be built.",
+    )
 
     @model_validator(mode="after")
     def _one_source(self) -> Base:
         if (self.repo is None) == (self.path is None):
             raise ValueError("give either repo and revision, or path")
-        if (self.repo is None) != (self.revision is None):
+        if self.revision is not None and self.repo is None:
+            raise ValueError("a repo needs its revision (40 hexadecimal digits), and a revision its repo")
+        if self.repo is not None and self.revision is None and self.headers is None:
             raise ValueError("a repo needs its revision (40 hexadecimal digits), and a revision its repo")
         return self
 
@@ -123,20 +150,24 @@ class Base(Document):
 class Analysis(Document):
     """How expert statistics are measured."""
 
-    dataset: DataSource = Field(description="Calibration questions, as JSON Lines or CSV.")
+    dataset: Dataset = Field(description="Calibration questions, as JSON Lines or CSV.")
     fields: FieldMap = Field(default_factory=FieldMap, description="Which column holds what; default: GPQA's columns.")
-    max_tokens: int = Field(4096, gt=0, description="Longer questions are truncated, counted and reported.")
+    max_tokens: int = Field(4096, gt=0, lt=1 << 15, description="Longer questions are truncated, counted and reported.")
     dtype: Literal["auto", "float32", "bfloat16"] = Field(
         "auto", description="Precision of the forward pass; auto: the base's own."
     )
     reply_format: str | None = Field(None, description="How reasoning and letter become the reply; default: by the template.")
+    without_reasoning: WithoutReasoning = Field(
+        "refuse",
+        description="Questions whose reasoning is empty: refuse the set, skip and count them, or measure the answer_only.",
+    )
     gates: Gates = Field(default_factory=Gates, description="Limits that statistics must keep before a map is made of them.")
 
 
 class Calibration(Document):
     """The questions that a pinned drop map was made from."""
 
-    dataset: DataSource
+    dataset: Dataset
     fields: FieldMap = Field(default_factory=FieldMap, description="Which column holds what; only the question is read.")
 
 
@@ -144,7 +175,7 @@ class Prune(Document):
     """Which experts go."""
 
     experts: int = Field(gt=0, description="Experts that stay in each layer.")
-    drop_map: PinnedFile | None = Field(None, description="A pinned drop map …")
+    drop_map: PinnedMap | None = Field(None, description="A pinned drop map …")
     calibration: Calibration | None = Field(
         None,
         description="With a pinned map: what it was made from, if that is known; cards then show the overlap with the exam.",
@@ -236,13 +267,36 @@ def _quant(value: Any) -> Any:
     return {"name": value, "type": value} if isinstance(value, str) else value
 
 
+class QualityCheck(Document):
+    """How quants are compared with the unquantized GGUF: the text that both predict, and how much of it."""
+
+    text: PinnedFile = Field(description="A text that neither map nor imatrix was made from.")
+    chunks: int = Field(100, gt=0, description="Chunks of the text that are used, at most.")
+    context: int = Field(512, ge=16, description="Tokens of a chunk; the second half of them is scored.")
+
+    @model_validator(mode="after")
+    def _enough(self) -> QualityCheck:
+        if self.chunks * (self.context - 1 - self.context // 2) < MINIMUM_TOKENS:
+            raise ValueError(f"chunks × half the context is under {MINIMUM_TOKENS} tokens, too few for statistics")
+        return self
+
+
 class Gguf(Document):
     """The quantized files."""
 
     outtype: Literal["bf16", "f16", "f32"] = "bf16"
     imatrix: Imatrix | None = None
     threads: int = Field(2, gt=0, description="Threads of llama.cpp's tools; results do not depend on them.")
-    quants: list[Annotated[Quant, BeforeValidator(_quant)]] = Field(min_length=1)
+    memory: Size | None = Field(
+        None, description="Memory for quantizing; quants run side by side as far as it reaches. Default: half of what is free."
+    )
+    max_shard_size: (
+        Annotated[int, BeforeValidator(parse_size, json_schema_input_type=SizeText | PositiveInt), Field(ge=10**6)] | None
+    ) = Field(
+        None, description="A larger quant is split by llama-gguf-split: cap of a shard in bytes of tensor data, in whole MB."
+    )
+    quants: list[Annotated[Quant, BeforeValidator(_quant, json_schema_input_type=Name | Quant)]] = Field(min_length=1)
+    quality: QualityCheck | None = Field(None, description="Measure perplexity and KL divergence of every quant.")
 
     @property
     def quantized(self) -> list[Quant]:
@@ -274,17 +328,50 @@ class Eval(Document):
 class Reported(Document):
     """A score that someone else published and that was not reproduced here."""
 
-    correct: int = Field(ge=0)
-    total: int = Field(gt=0)
+    exam: str | None = Field(None, description="What was asked, such as GPQA Diamond.")
+    quant: str | None = Field(None, description="What answered, such as Q6_K.")
+    correct: int = Field(ge=0, description="Correct answers of the published score, patched if it was.")
+    total: int = Field(gt=0, le=10**9)
+    raw_correct: int | None = Field(None, ge=0, description="Correct answers before any patch, where the source tells them.")
+    percent: Annotated[Decimal, Field(ge=0, le=100, max_digits=8)] | None = Field(
+        None, description="The published percentage; it must follow from the counts."
+    )
     url: Annotated[str, StringConstraints(pattern=r"^https://[A-Za-z0-9._~:/?#@!$&'()*+,;=%-]+$")]
-    date: Annotated[str, StringConstraints(pattern=r"^\d{4}-\d{2}-\d{2}$")]
+    date: Annotated[str, StringConstraints(pattern=r"^\d{4}-\d{2}-\d{2}$")] | None = Field(
+        None, description="When it was published; leave it out where the source does not say."
+    )
+
+    @property
+    def origin(self) -> str:
+        """What was asked, where and when it was published."""
+        where = f"{self.url} on {self.date}" if self.date else f"{self.url} (no date given)"
+        return f"{self.exam}, reported at {where}" if self.exam else f"reported at {where}"
+
+    @model_validator(mode="after")
+    def _adds_up(self) -> Reported:
+        for name in ("correct", "raw_correct"):
+            if (value := getattr(self, name)) is not None and value > self.total:
+                raise ValueError(f"{name} is {value}, of {self.total} questions")
+        if self.percent is not None:
+            true = Decimal(100) * self.correct / self.total
+            places = -int(self.percent.as_tuple().exponent)
+            if abs(true - self.percent) > Decimal(5).scaleb(-places - 1):
+                raise ValueError(f"{self.correct} of {self.total} is {true:.2f} %, not {self.percent} %")
+        return self
+
+
+class LmEvalFiles(Document):
+    """The two files of one task that lm-eval wrote with --log_samples."""
+
+    samples: PinnedFile = Field(description="Its samples_*.jsonl: the answers, from which the score is counted.")
+    results: PinnedFile = Field(description="Its results_*.json: settings, and the score that must follow from the samples.")
 
 
 class Compare(Document):
     """A row of the results table: evidence that we hold, an output of lm-eval, or a score that someone else published."""
 
     evidence: PinnedFile | None = None
-    lm_eval: PinnedFile | None = Field(None, description="samples_*.jsonl of an lm-eval run, in the folder of its results.")
+    lm_eval: LmEvalFiles | None = Field(None, description="What an lm-eval run wrote.")
     label: str
     reference: bool = Field(default=False, description="The row that differences are taken from.")
     reported: Reported | None = None
@@ -297,12 +384,44 @@ class Compare(Document):
             raise ValueError("a reference needs evidence: differences are taken question by question")
         return self
 
+    @property
+    def files(self) -> tuple[PinnedFile, ...]:
+        """Every file that the row is made of."""
+        foreign = (self.lm_eval.samples, self.lm_eval.results) if self.lm_eval else ()
+        return (self.evidence,) if self.evidence else foreign
+
+
+class Leaderboard(Document):
+    """The data set on the Hub whose page lists scores: they are written to `.eval_results/`."""
+
+    dataset: RepoId | None = Field(None, description="Default: the data set of the protocol.")
+    task: Name = Field(description="The task's id in that data set's eval.yaml, such as diamond.")
+
 
 class Card(Document):
     """What a person writes."""
 
     prose: str | None = Field(None, description="Markdown file beside the manifest; may use {{ claims }}.")
     license: str | None = Field(None, description="Only for a base by path; a base on the Hub brings its own.")
+    earlier_maps: dict[str, PinnedFile] = Field(
+        default_factory=dict,
+        description="Drop maps of earlier variants by name; the card tells how far it agrees.",
+    )
+    templates: str | None = Field(
+        None, description="Folder of your own templates beside the manifest; they may extend the shipped ones of their name."
+    )
+    leaderboard: Leaderboard | None = None
+
+
+class Supersedes(Document):
+    """Older repositories whose cards are to name these as their new version."""
+
+    weights: RepoId | None = None
+    gguf: RepoId | None = None
+
+
+def _supersedes(value: Any) -> Any:
+    return {"weights": value} if isinstance(value, str) else value
 
 
 class Publish(Document):
@@ -311,7 +430,16 @@ class Publish(Document):
     weights: RepoId
     gguf: RepoId | None = None
     tag: Name | None = None
-    private: bool = True
+    private: bool = Field(default=True, description="Stay private until `promote`; else public once everything was read back.")
+    gated: Literal[False, "auto", "manual"] | None = Field(
+        None, description="Ask readers for their agreement; leave out to keep what the repository has."
+    )
+    collection: Annotated[str, StringConstraints(min_length=1, max_length=160)] | None = Field(
+        None, description="Collection that public repositories join: a slug (org/title-0123…), or a title, made if needed."
+    )
+    supersedes: Annotated[Supersedes, BeforeValidator(_supersedes)] | None = Field(
+        None, description="Older repositories: once ours are public, a pull request writes new_version on each card."
+    )
     question: str = Field("Say hello.", description="What the published quant is asked when it was loaded back from the Hub.")
 
 
@@ -342,6 +470,10 @@ class Manifest(Document):
             raise ValueError("gguf.quants: a quant is cut by the drop map, and there is no prune section")
         if self.publish and self.publish.gguf and not self.gguf:
             raise ValueError("publish.gguf names a repository, and there is no gguf section to fill it")
+        if self.publish and self.publish.supersedes and self.publish.supersedes.gguf and not self.publish.gguf:
+            raise ValueError("publish.supersedes.gguf needs publish.gguf, the repository that comes after it")
+        if self.card.leaderboard and not self.eval:
+            raise ValueError("card.leaderboard lists scores, and there is no eval section to make them")
         if sum(row.reference for row in self.compare) > 1:
             raise ValueError("compare has more than one reference")
         return self
@@ -361,7 +493,10 @@ class LoadedManifest:
 
     @property
     def lock_path(self) -> Path:
-        """Where the lock of the variant stands."""
+        """Where the lock of the variant stands: `<name>.lock.json`; in a published `reproduce/`, `lock.json`."""
+        published = self.root / "lock.json"
+        if self.path.name == "manifest.yaml" and published.exists():
+            return published
         return self.root / f"{self.content.name}.lock.json"
 
     def file(self, pinned: PinnedFile) -> Path:
@@ -371,6 +506,11 @@ class LoadedManifest:
             InputError: it is missing, outside the folder, or has another digest.
         """
         path = path_inside(self.root, pinned.path)
+        if not path.is_file() and isinstance(pinned, PinnedMap) and pinned.absent:
+            raise InputError(
+                f"{self.path}: the drop map {pinned.path} is absent: {pinned.absent}; nothing can be built without it, "
+                "--from-headers plans and renders"
+            )
         if not path.is_file():
             raise InputError(f"{self.path}: {pinned.path} does not exist beside the manifest")
         if pinned.sha256 and (found := sha256_file(path)) != pinned.sha256:

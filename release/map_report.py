@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import io
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 from pruner.drop_map import DropMap
-from pruner.errors import InputError, UnavailableError
+from pruner.errors import InputError
 from pruner.files import canonical_json, write_atomic
+from release.card.pictures.canvas import Form
 
 PICTURES = (".svg", ".png")
-INSTALL = "pip install 'moe-release[plots]'"
-INCH_PER_EXPERT, INCH_PER_LAYER = 0.09, 0.14
-ONE_MAP = {"kept": "#d9d9d9", "dropped": "#1f4e79"}
-TWO_MAPS = {"kept": "#d9d9d9", "dropped by both": "#1f4e79", "dropped only by A": "#c8552d", "dropped only by B": "#e8b84a"}
 COUNTS = ("first", "second", "both", "only_first", "only_second")
 
 
@@ -168,51 +164,12 @@ def write_picture(path: Path, maps: Sequence[DropMap], names: Sequence[str], exp
 
     Raises:
         InputError: the file's ending is neither .svg nor .png, or nobody said how many experts there are.
-        UnavailableError: matplotlib is not installed.
     """
     if path.suffix.lower() not in PICTURES:
         raise InputError(f"{path}: a picture ends in {' or '.join(PICTURES)}")
     if experts is None:
         raise InputError("a bare map does not say how many experts its base has per layer; give --experts for a picture")
-    write_atomic(path, _picture(maps, names, experts, path.suffix.lower().removeprefix(".")))
+    from release.card.pictures.heat_map import heat_map
 
-
-def _picture(maps: Sequence[DropMap], names: Sequence[str], experts: int, form: str) -> bytes:
-    try:
-        import matplotlib as mpl
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.colors import ListedColormap
-        from matplotlib.figure import Figure
-        from matplotlib.patches import Patch
-    except ImportError:
-        raise UnavailableError(f"pictures need matplotlib; install it with `{INSTALL}`") from None
-    layers = [layer for layer in maps[0].drop if all(layer in each.drop for each in maps)]
-    shown = ONE_MAP if len(maps) == 1 else TWO_MAPS
-    height = 1.4 + INCH_PER_LAYER * max(len(layers), 6)
-    # Fixed salt and no date, version or fonts of this machine: the bytes depend on the maps alone.
-    with mpl.rc_context({**mpl.rcParamsDefault, "svg.hashsalt": "moe-release", "svg.fonttype": "none", "backend": "agg"}):
-        figure = Figure(figsize=(2 + INCH_PER_EXPERT * max(experts, 24), height))
-        FigureCanvasAgg(figure)
-        axes = figure.add_subplot()
-        cells = _cells(maps, layers, experts)
-        axes.imshow(cells, cmap=ListedColormap(list(shown.values())), vmin=0, vmax=len(shown) - 1, aspect="auto",
-                    interpolation="nearest")  # fmt: skip
-        axes.set(xlabel="expert", ylabel="layer", title=_title(names))
-        axes.set_yticks(range(len(layers)), layers, fontsize=6)
-        handles = [Patch(color=colour, label=label) for label, colour in shown.items()]
-        figure.legend(handles=handles, loc="lower center", ncols=len(handles), fontsize=7, frameon=False)
-        figure.subplots_adjust(bottom=0.75 / height, top=1 - 0.35 / height)
-        data = io.BytesIO()
-        figure.savefig(data, format=form, metadata={"Date": None} if form == "svg" else {"Software": None})
-    return data.getvalue()
-
-
-def _cells(maps: Sequence[DropMap], layers: list[str], experts: int) -> list[list[int]]:
-    """[L, E] indices into the colours: 0 kept, 1 dropped (by both), 2 only by the first, 3 only by the second."""
-    codes = {(False, False): 0, (True, True): 1, (True, False): 2, (False, True): 3}
-    first, last = maps[0], maps[-1]
-    return [[codes[expert in first.drop[layer], expert in last.drop[layer]] for expert in range(experts)] for layer in layers]
-
-
-def _title(names: Sequence[str]) -> str:
-    return names[0] if len(names) == 1 else f"A: {names[0]}   B: {names[1]}"
+    form: Form = "svg" if path.suffix.lower() == ".svg" else "png"
+    write_atomic(path, heat_map(maps, names, experts, [form])[form])

@@ -22,9 +22,11 @@ from release.stages import (
     preflight,
     prune,
     publish,
+    quality,
     quantize,
     rank,
     read_back,
+    report,
     resolve,
     verify,
 )
@@ -40,8 +42,10 @@ STAGES: tuple[Stage, ...] = (
     convert.STAGE,  # safetensors to GGUF
     calibrate.STAGE,  # the importance matrix
     quantize.STAGE,  # one GGUF per quant
+    quality.STAGE,  # how far each quant is from the unquantized model
     evaluate.STAGE,  # the locked exam, with its patch pass
     card.STAGE,  # model cards and results table
+    report.STAGE,  # one page for the person who decides
     lock.STAGE,  # digests of everything made, against the lock beside the manifest
     publish.STAGE,  # one commit per repository
     read_back.STAGE,  # every digest from the Hub, and an answer from the published quant
@@ -66,10 +70,10 @@ def stage_names() -> tuple[str, ...]:
     return tuple(stage.name for stage in STAGES)
 
 
-def run_pipeline(context: Context, report: Callable[[StageResult], None] = lambda _result: None) -> list[StageResult]:
+def run_pipeline(context: Context, tell: Callable[[StageResult], None] = lambda _result: None) -> list[StageResult]:
     """Run the stages in order, each at most once; stop at the first error.
 
-    `report` is called after each stage.
+    `tell` is called after each stage.
 
     Raises:
         MoeReleaseError: with the stage's title in front.
@@ -82,7 +86,7 @@ def run_pipeline(context: Context, report: Callable[[StageResult], None] = lambd
         for stage in STAGES:
             result = _run_stage(stage, context, missing)
             results.append(result)
-            report(result)
+            tell(result)
             if stage.name == context.options.until:
                 break
     return results
@@ -114,7 +118,8 @@ def _run_stage(stage: Stage, context: Context, missing: set[str]) -> StageResult
             return StageResult(stage.name, stage.title, "up to date", time.monotonic() - started)
         detail = stage.run(context)
         seconds = time.monotonic() - started
-        record = make_record(context.work, stage.name, fingerprint or "", stage.outputs(context), seconds)
+        outputs, known = stage.outputs(context), stage.digests(context)
+        record = make_record(context.work, stage.name, fingerprint or "", outputs, seconds, known)
         write_record(context.work, record)
     except MoeReleaseError as error:
         raise type(error)(f"{stage.title}: {error}") from error

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import platform
 import signal
 import subprocess
 import sys
@@ -15,19 +16,64 @@ from pathlib import Path
 from pruner.errors import UnavailableError
 
 LAST_LINES = 3
-SECRET_WORDS = ("TOKEN", "SECRET", "PASSWORD", "API_KEY")
-LLAMA_OPTIONS = ("LLAMA_ARG_", "LLAMA_LOG_", "NO_LOCAL_GGUF")
-"""llama.cpp's tools take options from such variables; a recipe may not depend on a person's shell."""
+SECRET_WORDS = ("TOKEN", "SECRET", "PASSWORD", "PASSWD", "CREDENTIAL", "API_KEY", "ACCESS_KEY")
+ALLOWED = frozenset(
+    {"DYLD_LIBRARY_PATH", "HOME", "LANG", "LANGUAGE", "LD_LIBRARY_PATH", "LOGNAME", "PATH", "SSL_CERT_DIR", "SSL_CERT_FILE"}
+    | {"SYSTEMROOT", "TEMP", "TMP", "TMPDIR", "TZ", "USER", "VIRTUAL_ENV"}
+)
+ALLOWED_BEGINNINGS = (
+    *("LC_", "XDG_", "OMP_", "GOMP_", "KMP_", "MKL_", "OPENBLAS_", "GGML_"),
+    *("CUDA_", "NVIDIA_", "HIP_", "ROCR_", "ROCM_", "HSA_", "VK_", "SYCL_", "ONEAPI_", "ZE_"),
+)
+"""What a tool gets to see of a person's shell: where things are, threads and devices.  No LLAMA_ARG_…, for a recipe may not
+depend on a shell."""
+BUILD_VARIABLES = ("CC", "CXX", "CFLAGS", "CXXFLAGS", "LDFLAGS", "CUDACXX", "SDKROOT", "DEVELOPER_DIR", "CMAKE_")
+NETWORK_VARIABLES = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "PIP_")
+"""Only for pip: an index or a proxy may carry a password in its address."""
 
 
 def environment_without_secrets(extra: Mapping[str, str] | None = None) -> dict[str, str]:
-    """The environment for a tool that needs no credential and takes no options from it, plus `extra`."""
+    """The environment for a tool that needs no credential and takes no options from it: what is allowed, plus `extra`."""
     kept = {
         name: value
         for name, value in os.environ.items()
-        if not any(word in name.upper() for word in SECRET_WORDS) and not name.startswith(LLAMA_OPTIONS)
+        if (name.upper() in ALLOWED or name.upper().startswith(ALLOWED_BEGINNINGS)) and not _secret(name)
     }
     return {**kept, **(extra or {})}
+
+
+def inherited(names: Sequence[str]) -> dict[str, str]:
+    """Further variables of the shell for a tool that needs them; a name that ends in _ stands for all that begin with it."""
+    return {
+        name: value
+        for name, value in os.environ.items()
+        if any(name.upper() == each or (each.endswith("_") and name.upper().startswith(each)) for each in names)
+        and not _secret(name)
+    }
+
+
+def _secret(name: str) -> bool:
+    return any(word in name.upper() for word in SECRET_WORDS)
+
+
+def processor() -> str:
+    """The kind of processor: its model where the system tells, else its architecture."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return platform.machine()
+    model = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), "")
+    return f"{platform.machine()} {model}".strip()
+
+
+_running: set[subprocess.Popen[str]] = set()
+"""Children of `run_tool`, in whatever thread."""
+
+
+def stop_tools() -> None:
+    """End every child that `run_tool` waits for: for a program that is told to stop while its threads wait for tools."""
+    for process in tuple(_running):
+        stop_process(process)
 
 
 def run_tool(
@@ -64,6 +110,7 @@ def run_tool(
         )
     except OSError as error:
         raise UnavailableError(f"{name}: cannot be started: {error.strerror}; run `moe-release doctor`") from None
+    _running.add(process)
     expired = threading.Event()
     timer = threading.Timer(timeout, _expire, (process, expired)) if timeout else None
     if timer:
@@ -82,6 +129,7 @@ def run_tool(
         if timer:
             timer.cancel()
         stop_process(process)
+        _running.discard(process)
     if expired.is_set():
         raise UnavailableError(f"{name}: no end after {timeout:.0f} s; see {log}")
     if code:

@@ -6,7 +6,9 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, fields, is_dataclass
 from typing import Any, Literal
 
-Unit = Literal["count", "bytes", "parameters", "share", "points", "digest", "text", "number", "probability"]
+Unit = Literal[
+    "count", "bytes", "parameters", "share", "points", "change", "digest", "text", "number", "measure", "probability"
+]
 
 GB = 10**9
 MB = 10**6
@@ -22,7 +24,8 @@ class Claim:
     """A value that a template may print.
 
     `source` names the file of the release and the place in it that the value is read or computed from.  `share` is a fraction
-    of 1 shown as %, `points` a difference of two shares shown as pp; the two are never mixed.
+    of 1 shown as %, `points` a difference of two shares shown as pp, `change`
+    a relative difference shown as % with its sign; they are never mixed.
     """
 
     value: int | float | str
@@ -36,6 +39,23 @@ class Claim:
     def short(self) -> str:
         """The first digits of a digest."""
         return str(self.value)[:SHORT_DIGEST]
+
+
+class SourcedText(str):
+    """A text that is a claim: it reads like any text, and knows where it comes from."""
+
+    __slots__ = ("source",)
+    source: str
+
+    def __new__(cls, text: str, source: str) -> SourcedText:
+        """The text, with the file and the place in it that it was computed from."""
+        result = super().__new__(cls, text)
+        result.source = source
+        return result
+
+
+CONFIDENCE = SourcedText("95 %", "release/evaluation/stats.py: wilson_interval")
+"""Of every interval that cards show."""
 
 
 def format_bytes(value: float) -> str:
@@ -65,10 +85,12 @@ _FORMATTERS: dict[Unit, Callable[[Any], str]] = {
     "parameters": format_parameters,
     "share": lambda value: f"{100 * value:.2f} %",
     "points": lambda value: format_signed(100 * value, "pp"),
+    "change": lambda value: format_signed(100 * value, "%"),
     "digest": str,
     "text": str,
     "probability": lambda value: f"{value:.2g}",
     "number": lambda value: f"{value:.2f}",
+    "measure": lambda value: f"{value:.4g}",
 }
 
 
@@ -76,6 +98,8 @@ def claims_in(facts: Any, path: str = "") -> Iterator[tuple[str, dict[str, Any]]
     """Every claim inside nested facts, by its place there, as JSON: value, unit, source and how it is shown."""
     if isinstance(facts, Claim):
         yield path, {"value": facts.value, "unit": facts.unit, "source": facts.source, "shown": str(facts)}
+    elif isinstance(facts, SourcedText):
+        yield path, {"value": str(facts), "unit": "text", "source": facts.source, "shown": str(facts)}
     elif isinstance(facts, Mapping):
         for key, value in facts.items():
             yield from claims_in(value, f"{path}.{key}".lstrip("."))

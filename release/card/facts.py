@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pruner.calibration import overlapping_questions
 from pruner.checkpoint import Checkpoint
+from pruner.drop_map import DropMap
 from pruner.plan import Plan
-from release.card.claims import Claim, Unit
+from release.card.claims import Claim, SourcedText, Unit
 from release.evaluation.evidence import Evidence
 from release.evaluation.protocol import Protocol
+from release.evaluation.settings import server_flags
 from release.evaluation.stats import chance_tail
+from release.gguf.golden import SelfTest
+from release.gguf.imatrix import ImatrixSummary
+from release.gguf.quality import Estimate, Quality
 from release.lock import Lock
+from release.map_report import difference
 
 Facts = dict[str, Any]
 
@@ -27,6 +34,7 @@ def weight_facts(base: Checkpoint, plan: Plan, method: str) -> Facts:
             "variant": Claim(after, unit, planned),
             "removed": Claim(before - after, unit, f"{headers} and {planned}"),
             "removed_share": Claim((before - after) / before, "share", f"{headers} and {planned}"),
+            "change": Claim((after - before) / before, "change", f"{headers} and {planned}"),
         }
 
     experts = base.architecture.experts
@@ -35,6 +43,7 @@ def weight_facts(base: Checkpoint, plan: Plan, method: str) -> Facts:
             "base": Claim(experts, "count", "config.json of the base"),
             "variant": Claim(plan.experts, "count", "config.json"),
             "dropped": Claim(experts - plan.experts, "count", "expert_drop_metadata.json"),
+            "change": Claim((plan.experts - experts) / experts, "change", "config.json, of the base and of the variant"),
             "top_k": Claim(base.architecture.top_k, "count", "config.json"),
             "layers": Claim(len(base.layers), "count", "headers of the base"),
         },
@@ -55,6 +64,7 @@ def architecture_rows(base: Checkpoint, plan: Plan) -> list[tuple[str, Claim]]:
         "Expert intermediate size": "moe_intermediate_size",
         "Dense intermediate size": "intermediate_size",
         "Attention heads": "num_attention_heads",
+        "Key and value heads": "num_key_value_heads",
         "Head dimension": "head_dim",
         "Head dimension of global layers": "global_head_dim",
         "Vocabulary": "vocab_size",
@@ -66,6 +76,9 @@ def architecture_rows(base: Checkpoint, plan: Plan) -> list[tuple[str, Claim]]:
         for title, key in keys.items()
         if isinstance(config.get(key), int)
     ]
+    types = config.get("layer_types")
+    if isinstance(types, list) and "full_attention" in types:
+        rows.append(("Layers with global attention", Claim(types.count("full_attention"), "count", "config.json: layer_types")))
     return rows
 
 
@@ -82,20 +95,84 @@ def file_facts(lock: Lock, prefix: str) -> list[Facts]:
     ]
 
 
-def quant_facts(summaries: Mapping[str, Mapping[str, Any]], names: Mapping[str, str]) -> list[Facts]:
-    """One entry per quant in the manifest's order, read back from its file; `names` gives the file of each quant."""
-    return [
-        {
-            "name": Claim(name, "text", "manifest.yaml"),
-            "file": Claim(file, "text", "lock.json"),
-            "size": Claim(summaries[name]["file_size"], "bytes", f"{file}: size"),
-            "bits_per_weight": Claim(summaries[name]["bits_per_weight"], "number", f"{file}: tensor headers"),
-            "composition": Claim(summaries[name]["composition"], "text", f"{file}: tensor types"),
-            "sha256": Claim(summaries[name]["sha256"], "digest", "lock.json"),
-            **_origin(summaries[name].get("cut_from"), f"lock.json: outputs.gguf/{file}.cut_from"),
-        }
-        for name, file in names.items()
-    ]
+def quant_facts(summaries: Mapping[str, Mapping[str, Any]], names: Sequence[str]) -> list[Facts]:
+    """One entry per quant in the manifest's order, read back from its file, or its shards, of which `file` is the first."""
+    return [_quant_facts(name, summaries[name]) for name in names]
+
+
+def _quant_facts(name: str, summary: Mapping[str, Any]) -> Facts:
+    files = summary["files"]
+    file = files[0]["name"]
+    return {
+        "name": Claim(name, "text", "manifest.yaml"),
+        "file": Claim(file, "text", "lock.json"),
+        "shards": Claim(len(files), "count", "lock.json"),
+        "files": [
+            {
+                "name": Claim(each["name"], "text", "lock.json"),
+                "size": Claim(each["size"], "bytes", f"{each['name']}: size"),
+                "sha256": Claim(each["sha256"], "digest", "lock.json"),
+            }
+            for each in files
+        ],
+        "size": Claim(summary["file_size"], "bytes", f"{file}: size"),
+        "bits_per_weight": Claim(summary["bits_per_weight"], "number", f"{file}: tensor headers"),
+        "composition": Claim(summary["composition"], "text", f"{file}: tensor types"),
+        **_origin(summary.get("cut_from"), f"lock.json: outputs.gguf/{file}.cut_from"),
+    }
+
+
+def quality_facts(quality: Quality, names: Sequence[str]) -> Facts:
+    """How far each quant, in the manifest's order, is from the unquantized GGUF, with standard errors, and on what text."""
+    rows = []
+    for name, quant in ((name, quality.quants[name]) for name in names):
+        found = {"kl_divergence": quant.divergence.kl_divergence, "perplexity": quant.divergence.perplexity}
+        rows.append(
+            {
+                "name": Claim(name, "text", "quality.json"),
+                "size": Claim(quant.size, "bytes", f"quality.json: quants.{name}.size"),
+                "same_top": Claim(quant.divergence.same_top.value, "share", f"quality.json: quants.{name}.same_top"),
+                **{key: _estimate(each, f"quality.json: quants.{name}.{key}") for key, each in found.items()},
+            }
+        )
+    text = quality.text
+    return {
+        "rows": rows,
+        "type": Claim(quality.source.type, "text", "quality.json: source.type"),
+        "perplexity": _estimate(quality.source.perplexity, "quality.json: source.perplexity"),
+        "text": Claim(text.name, "text", "quality.json: text.name"),
+        "text_sha256": Claim(text.sha256, "digest", "quality.json: text.sha256"),
+        "chunks": Claim(text.chunks, "count", "quality.json: text.chunks"),
+        "context": Claim(text.context, "count", "quality.json: text.context"),
+        "tokens": Claim(text.tokens, "count", "quality.json: text.tokens"),
+    }
+
+
+def _estimate(estimate: Estimate, source: str) -> Facts:
+    return {
+        "value": Claim(estimate.value, "measure", f"{source}.value"),
+        "error": Claim(estimate.error, "measure", f"{source}.error"),
+    }
+
+
+def imatrix_facts(summary: ImatrixSummary) -> Facts:
+    """What the importance matrix was made of, and the experts that its text never reached."""
+    source = "the published imatrix"
+    return {
+        "chunks": Claim(summary.chunks, "count", f"{source}: imatrix.chunk_count"),
+        "context": Claim(summary.context, "count", f"{source}: imatrix.chunk_size"),
+        "unreached": Claim(summary.unreached_experts, "count", f"{source}: counts"),
+    }
+
+
+def self_test_facts(tested: SelfTest, summaries: Mapping[str, Mapping[str, Any]]) -> Facts:
+    """Whether the quants may be called bit-identical: only when the toolchain met the golden digests of every type in them."""
+    source = "lock.json: tools: golden self-test"
+    types = {kind for summary in summaries.values() for kind in summary["types"]}
+    return {
+        "bit_exact": tested.covers(types),
+        "result": Claim("bit-exact" if tested.bit_exact else "not bit-exact", "text", source),
+    }
 
 
 def _origin(cut_from: Mapping[str, Any] | None, source: str) -> Facts:
@@ -116,8 +193,13 @@ def run_facts(evidence: Evidence, options: int) -> Facts:
     def count(name: str) -> Claim:
         return Claim(getattr(evidence, name), "count", f"{source}: {name}")
 
-    chance = chance_tail(evidence.patched_right, evidence.patched, 1 / options) if evidence.patched else None
+    repeated = evidence.repeats > 1  # then answers to one question depend on each other, and a binomial tail says nothing
+    guessed = evidence.patched and not repeated
+    chance = chance_tail(evidence.patched_right, evidence.patched, 1 / options) if guessed else None
     return {
+        "repeats": count("repeats") if repeated else None,
+        "asked": Claim(evidence.asked, "count", f"{source}: total / repeats") if repeated else None,
+        "error": Claim(evidence.patched_error or 0.0, "share", f"{source}: patched_error") if repeated else None,
         "quant": Claim(evidence.quant, "text", source),
         "total": count("total"),
         "raw_correct": count("raw_correct"),
@@ -140,7 +222,7 @@ def run_facts(evidence: Evidence, options: int) -> Facts:
 
 def contamination_facts(calibration: Sequence[str], evidence: Evidence) -> Facts:
     """How many questions of the exam are among those that the drop map was made from, by digest of the normalised question."""
-    exam = [each.question_digest for each in evidence.questions]
+    exam = list(dict.fromkeys(each.question_digest for each in evidence.questions))
     digests = f"evidence/{evidence.quant}.json: questions[].question_digest"
     made_from = "digests of the calibration set's questions"
     return {
@@ -165,8 +247,65 @@ def protocol_facts(protocol: Protocol, digest: str, evidence: Sequence[Evidence]
         "patch": Claim(protocol.patch.method if protocol.patch else "none", "text", source),
         "patch_outcomes": [Claim(name, "text", source) for name in protocol.patch.outcomes] if protocol.patch else [],
         "settings": settings,
+        "server": SourcedText(command_line(server_flags(protocol)), f"{source}: server and sampling"),
         "toolchain": Claim(evidence[0].toolchain_commit, "digest", "evidence: toolchain_commit") if evidence else None,
     }
+
+
+def command_line(words: Sequence[str]) -> str:
+    """Words of a command as a shell takes them, one option a line."""
+    lines: list[list[str]] = []
+    for word in words:
+        if word.startswith("--") or not lines:
+            lines.append([])
+        lines[-1].append(shlex.quote(word) if word.isprintable() else f"${word!r}")  # $'\n' for a shell
+    return " \\\n  ".join(" ".join(line) for line in lines)
+
+
+def statistics_facts(drop_map: DropMap) -> Facts | None:
+    """What a map says of the statistics that it was made from; a foreign map may say anything: only the known form counts."""
+    said = drop_map.provenance.get("statistics")
+    if not isinstance(said, dict) or type(said.get("questions")) is not int or not isinstance(said.get("sha256"), str):
+        return None
+    source = "drop_map.json: statistics"
+    return {
+        "questions": Claim(said["questions"], "count", source),
+        "digest": Claim(said["sha256"], "digest", source),
+    }
+
+
+def earlier_facts(drop_map: DropMap, experts: int, earlier: Mapping[str, DropMap]) -> list[Facts]:
+    """How many of this map's drop decisions each earlier variant's map made too; maps of other layers are refused.
+
+    Raises:
+        InputError: an earlier map has no layer in common with this one.
+    """
+    found = []
+    for label, other in earlier.items():
+        total = difference(drop_map, other, experts)["total"]
+        source = f"drop_map.json and the drop map of {label}"
+        found.append(
+            {
+                "label": SourcedText(label, "manifest.yaml: card.earlier_maps"),
+                "dropped": Claim(total["first"], "count", source),
+                "both": Claim(total["both"], "count", source),
+                "kept_there": Claim(total["only_first"], "count", source),
+                "share": Claim(total["both"] / total["first"], "share", source),
+            }
+        )
+    return found
+
+
+def prior_facts(equal: Mapping[str, tuple[int, int]]) -> list[Facts]:
+    """Rows of the rebuild table: an earlier build, how many of its files this build equals byte for byte, and of how many."""
+    return [
+        {
+            "label": SourcedText(label, "manifest.yaml: prior"),
+            "equal": Claim(same, "count", f"SHA-256 of this build and of {label}"),
+            "files": Claim(files, "count", label),
+        }
+        for label, (same, files) in equal.items()
+    ]
 
 
 def _settings(protocol: Protocol) -> dict[str, Any]:

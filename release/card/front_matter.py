@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 from pruner.errors import InputError
 from pruner.sources import Source, read_small
 from release.manifest import Manifest
+
+if TYPE_CHECKING:
+    from huggingface_hub import EvalResult
 
 CARD = "README.md"
 
@@ -33,7 +37,7 @@ def _card_license(text: str) -> str | None:
     return value if isinstance(value, str) else None
 
 
-def weights_front_matter(manifest: Manifest, license_name: str | None) -> str:
+def weights_front_matter(manifest: Manifest, license_name: str | None, results: Sequence[EvalResult] = ()) -> str:
     """Metadata of the weights repository.  The Hub has no relation "pruned": it is a finetune, with the tag `pruned`."""
     base = manifest.base
     data: dict[str, Any] = {
@@ -44,10 +48,12 @@ def weights_front_matter(manifest: Manifest, license_name: str | None) -> str:
     }
     if base.repo:
         data |= {"base_model": base.repo, "base_model_relation": "finetune"}
-    return _block(data)
+    if manifest.prune and manifest.prune.dataset and manifest.prune.dataset.repo:
+        data["datasets"] = [manifest.prune.dataset.repo]  # what the experts were chosen with
+    return _block(data, manifest.name, results)
 
 
-def gguf_front_matter(manifest: Manifest, license_name: str | None) -> str:
+def gguf_front_matter(manifest: Manifest, license_name: str | None, results: Sequence[EvalResult] = ()) -> str:
     """Metadata of the GGUF repository: quantized from the weights repository."""
     publish = manifest.publish
     data: dict[str, Any] = {
@@ -58,11 +64,13 @@ def gguf_front_matter(manifest: Manifest, license_name: str | None) -> str:
     }
     if publish:
         data |= {"base_model": publish.weights, "base_model_relation": "quantized"}
-    return _block(data)
+    return _block(data, f"{manifest.name}-GGUF", results)
 
 
-def _block(data: dict[str, Any]) -> str:
+def _block(data: dict[str, Any], model_name: str, results: Sequence[EvalResult]) -> str:
+    """The YAML between its fences, with the model-index where there are results."""
     from huggingface_hub import ModelCardData
 
-    text = ModelCardData(**{key: value for key, value in data.items() if value is not None}).to_yaml()
+    scores = {"model_name": model_name, "eval_results": list(results)} if results else {}
+    text = ModelCardData(**{key: value for key, value in (data | scores).items() if value is not None}).to_yaml()
     return f"---\n{text}\n---\n"

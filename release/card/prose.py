@@ -12,20 +12,23 @@ CODE = re.compile(r"`([^`\n]*)`")
 FENCE = re.compile(r"^```.*?^```", re.DOTALL | re.MULTILINE)
 EXPRESSION = re.compile(r"\{\{(.*?)\}\}|\{%(.*?)%\}", re.DOTALL)
 CLAIM = re.compile(r"\s*[a-z_]\w*(?:\.\w+|\[\d+\])*\s*")
-NOT_PROSE = re.compile(r"\{#.*?#\}|\]\([^)\n]*\)|https?://\S+|^[ \t]*\d+\.\s", re.DOTALL | re.MULTILINE)
+COMMENT = re.compile(r"\{#.*?#\}", re.DOTALL)
+NOT_PROSE = re.compile(r"\]\([^)\n]*\)|https?://\S+|^[ \t]*\d+\.\s", re.DOTALL | re.MULTILINE)
 
 
-def require_no_numbers(text: str, name: str) -> None:
+def require_no_numbers(text: str, name: str, *, template: bool = False) -> None:
     """Check that a person typed no number: fenced code, links, list markers, names in backquotes and claims do not count.
 
-    A claim is printed by its plain name, `{{ parameters.variant }}`: no arithmetic, no constants, no statements.
+    A claim is printed by its plain name, `{{ parameters.variant }}`: no arithmetic, no constants, no statements.  Only a
+    `template` may hold statements; what these print is checked by who reads them.
 
     Raises:
         InputError: with line and what stands there.
     """
     if len(text) > LONGEST:
         raise InputError(f"{name}: {len(text):,} characters are too many for a card's prose; at most {LONGEST:,}")
-    for match in EXPRESSION.finditer(text):
+    text = COMMENT.sub(_blank, text)
+    for match in () if template else EXPRESSION.finditer(text):
         if match[1] is None or not CLAIM.fullmatch(match[1]):
             raise InputError(f"{_place(name, text, match.start())}: prose may only print claims by name, not {match[0]!r}")
     blanked = NOT_PROSE.sub(_blank, EXPRESSION.sub(_blank, FENCE.sub(_blank, text)))

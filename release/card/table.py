@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from pruner.errors import CheckFailedError
-from release.card.claims import Claim
+from release.card.claims import Claim, SourcedText
 from release.evaluation.evidence import Evidence, Interval
 from release.evaluation.lm_eval_run import LmEvalRun
 from release.manifest import Reported
@@ -14,7 +14,7 @@ from release.manifest import Reported
 
 @dataclass(frozen=True)
 class Row:
-    """One line of the table.  `difference` is in words; `note` says why a row is not compared."""
+    """One line of the table; its texts are claims.  `difference` is in words, or says why a row is not compared."""
 
     label: str
     quant: str
@@ -39,6 +39,11 @@ class Entry:
     reference: bool = False
     foreign: LmEvalRun | None = None
 
+    @property
+    def named(self) -> SourcedText:
+        """The label as a claim: a person wrote it into the manifest."""
+        return SourcedText(self.label, f"manifest.yaml: compare ({self.source})")
+
 
 def rows(entries: Sequence[Entry]) -> list[Row]:
     """Rows with differences from the reference entry; its own evidence must be in the same protocol to be compared."""
@@ -54,22 +59,35 @@ def _row(entry: Entry, reference: Evidence | None) -> Row:
     evidence = entry.evidence
     if evidence is None or evidence.partial:
         raise CheckFailedError(f"{entry.source}: is a partial run, which can never stand on a card; run the whole exam")
+    questions = f"{entry.source}: questions"
     return Row(
-        label=entry.label,
-        quant=evidence.quant,
-        correct=f"{evidence.raw_correct} → {evidence.patched_correct} of {evidence.total}",
+        label=entry.named,
+        quant=SourcedText(evidence.quant, f"{entry.source}: quant"),
+        correct=SourcedText(f"{evidence.raw_correct} → {evidence.patched_correct} of {evidence.total}", questions),
         raw=Claim(evidence.raw_share, "share", f"{entry.source}: raw_correct / total"),
-        raw_interval=format_interval(evidence.raw_interval),
+        raw_interval=_sourced_interval(evidence.raw_interval, f"{entry.source}: raw_interval"),
         patched=Claim(evidence.patched_share, "share", f"{entry.source}: patched_correct / total"),
-        interval=format_interval(evidence.patched_interval),
-        difference="reference" if entry.reference else _difference(evidence, reference),
+        interval=_sourced_interval(evidence.patched_interval, f"{entry.source}: patched_interval"),
+        difference=SourcedText("reference" if entry.reference else _difference(evidence, reference), f"{questions}, paired"),
         reference=entry.reference,
     )
 
 
 def _reported_row(entry: Entry, reported: Reported) -> Row:
-    share = Claim(reported.correct / reported.total, "share", f"{entry.source}: correct / total")
-    return Row(entry.label, "", f"{reported.correct} / {reported.total}", None, "", share, "", "not reproduced here", reported)
+    where = f"{entry.source}, reported at {reported.url}"
+    before, total = reported.raw_correct, reported.total
+    counts = f"{reported.correct} of {total}" if before is None else f"{before} → {reported.correct} of {total}"
+    return Row(
+        label=entry.named,
+        quant=SourcedText(reported.quant or "", where),
+        correct=SourcedText(counts, where),
+        raw=None if before is None else Claim(before / total, "share", f"{where}: raw_correct / total"),
+        raw_interval="",
+        patched=Claim(reported.correct / total, "share", f"{where}: correct / total"),
+        interval="",
+        difference="not reproduced here",
+        reported=reported,
+    )
 
 
 def _foreign_row(entry: Entry, run: LmEvalRun) -> Row:
@@ -79,7 +97,13 @@ def _foreign_row(entry: Entry, run: LmEvalRun) -> Row:
     why = (
         f"not comparable: a run of lm-eval {run.settings['lm_eval_version']}, task {run.settings['task']}, not of this protocol"
     )
-    return Row(entry.label, "", f"{run.correct} / {run.total}", None, "", share, format_interval(run.interval), why)
+    counts = SourcedText(f"{run.correct} of {run.total}", f"{entry.source}: samples")
+    interval = _sourced_interval(run.interval, f"{entry.source}: samples")
+    return Row(entry.named, "", counts, None, "", share, interval, SourcedText(why, f"{entry.source}: results"))
+
+
+def _sourced_interval(interval: Interval, source: str) -> SourcedText:
+    return SourcedText(format_interval(interval), source)
 
 
 def _difference(evidence: Evidence, reference: Evidence | None) -> str:

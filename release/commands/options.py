@@ -15,6 +15,9 @@ HubOption = Annotated[
 LlamaOption = Annotated[Path | None, typer.Option("--llama-cpp", metavar="DIR", help="Use this llama.cpp build.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JSON on standard output.")]
 UpdateLockOption = Annotated[bool, typer.Option("--update-lock", help="Accept what was built as the new lock.")]
+ReplaceCardOption = Annotated[
+    bool, typer.Option("--replace-card", help="Overwrite a card on the Hub that somebody else changed.")
+]
 WorkersOption = Annotated[int | None, typer.Option("--workers", min=1, help="Parallel workers; default one per core.")]
 ServersOption = Annotated[int, typer.Option("--servers", min=1, help="llama-servers to start here, one slot each.")]
 ServerOption = Annotated[
@@ -23,7 +26,19 @@ ServerOption = Annotated[
 LimitOption = Annotated[
     int | None, typer.Option("--limit", min=1, help="Ask only the first questions: a smoke test, which ends after eval.")
 ]
+PullRequestOption = Annotated[bool, typer.Option("--pr", help="Propose as pull requests instead of committing.")]
+PruneRemoteOption = Annotated[
+    bool, typer.Option("--prune-remote", help="Also remove files there that are not of this release; each is listed first.")
+]
+MemoryOption = Annotated[
+    str | None,
+    typer.Option("--memory", metavar="SIZE", help="Memory for quants that run side by side; default half of the free."),
+]
 OffloadOption = Annotated[
     Literal["none", "layers"],
     typer.Option("--offload", help="layers: for a base larger than memory, measure one decoder layer at a time."),
+]
+HeadersOption = Annotated[
+    bool,
+    typer.Option("--from-headers", help="From the base's headers and what others reported; needs no base, builds nothing."),
 ]

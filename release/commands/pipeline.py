@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from typing import Annotated
 
 import typer
 
 from release.commands.options import (
+    HeadersOption,
     HubOption,
     JsonOption,
     LimitOption,
     LlamaOption,
     ManifestArgument,
+    MemoryOption,
     OffloadOption,
+    PruneRemoteOption,
+    PullRequestOption,
+    ReplaceCardOption,
     ServerOption,
     ServersOption,
     UpdateLockOption,
@@ -27,7 +31,7 @@ from release.commands.running import context_of, run_stages
 def check(manifest: ManifestArgument, as_json: JsonOption = False) -> None:
     """Validate a manifest and every file that it names; nothing is built."""
     from release.manifest import load_manifest
-    from release.stages.preflight import check_inputs
+    from release.stages.preflight import check_inputs, not_buildable
 
     loaded = load_manifest(manifest)
     check_inputs(loaded)
@@ -35,13 +39,19 @@ def check(manifest: ManifestArgument, as_json: JsonOption = False) -> None:
         typer.echo(loaded.content.model_dump_json(by_alias=True, indent=2))
     else:
         typer.echo(f"{manifest}: a valid manifest of {loaded.content.name}")
+        for reason in not_buildable(loaded):
+            typer.echo(f"  cannot be built: {reason}")
 
 
-def schema() -> None:
+def schema(
+    page: Annotated[bool, typer.Option("--page", help="As a Markdown page, for people.")] = False,
+) -> None:
     """Print the JSON Schema of manifests, for editors."""
     from release.manifest import Manifest
+    from release.manifest_reference import manifest_reference
 
-    typer.echo(json.dumps(Manifest.model_json_schema(by_alias=True), indent=2))
+    content = Manifest.model_json_schema(by_alias=True)
+    typer.echo(manifest_reference(content) if page else json.dumps(content, indent=2), nl=not page)
 
 
 def doctor(llama_cpp: LlamaOption = None, as_json: JsonOption = False) -> None:
@@ -62,11 +72,16 @@ def doctor(llama_cpp: LlamaOption = None, as_json: JsonOption = False) -> None:
         raise typer.Exit(3)
 
 
-def plan(manifest: ManifestArgument, work: WorkOption = None, as_json: JsonOption = False) -> None:
-    """Show what a build will write, from headers alone; needs a drop map, pinned or already ranked."""
+def plan(
+    manifest: ManifestArgument, work: WorkOption = None, from_headers: HeadersOption = False, as_json: JsonOption = False
+) -> None:
+    """Show what a build will write, from headers alone; needs a drop map, pinned or already ranked, but with --from-headers."""
+    from release.context import Options
     from release.plan_report import describe_plan, plan_table
 
-    report = describe_plan(context_of(manifest, work))
+    context = context_of(manifest, work)
+    context.options = Options(from_headers=from_headers)
+    report = describe_plan(context)
     typer.echo(json.dumps(report, indent=2) if as_json else plan_table(report))
 
 
@@ -77,12 +92,16 @@ def cut(
     until: Annotated[str | None, typer.Option("--until", metavar="STAGE", help="Stop after this stage.")] = None,
     hub: HubOption = None,
     update_lock: UpdateLockOption = False,
+    replace_card: ReplaceCardOption = False,
     llama_cpp: LlamaOption = None,
     offload: OffloadOption = "none",
     workers: WorkersOption = None,
     servers: ServersOption = 1,
     server: ServerOption = None,
     limit: LimitOption = None,
+    pull_request: PullRequestOption = False,
+    prune_remote: PruneRemoteOption = False,
+    memory: MemoryOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Cut a release: every stage from preflight to reading back what was published."""
@@ -93,49 +112,27 @@ def cut(
         until=until,
         hub=hub,
         update_lock=update_lock,
+        replace_card=replace_card,
         llama_cpp=llama_cpp,
         offload=offload,
         workers=workers,
         servers=servers,
         server_urls=tuple(server or ()),
         limit=limit,
+        pull_request=pull_request,
+        prune_remote=prune_remote,
+        memory=memory,
         as_json=as_json,
     )
 
 
-def stage_command(stage: str, help_text: str) -> Callable[..., None]:
-    """A command that runs the pipeline up to one stage; what is up to date is not run again."""
-
-    def command(
-        manifest: ManifestArgument,
-        work: WorkOption = None,
-        hub: HubOption = None,
-        update_lock: UpdateLockOption = False,
-        llama_cpp: LlamaOption = None,
-        workers: WorkersOption = None,
-        as_json: JsonOption = False,
-    ) -> None:
-        run_stages(
-            manifest,
-            work=work,
-            until=stage,
-            hub=hub,
-            update_lock=update_lock,
-            llama_cpp=llama_cpp,
-            workers=workers,
-            as_json=as_json,
-        )
-
-    command.__doc__ = help_text
-    return command
-
-
-def write_card(
-    manifest: ManifestArgument, work: WorkOption = None, llama_cpp: LlamaOption = None, as_json: JsonOption = False
+def quantize(
+    manifest: ManifestArgument,
+    work: WorkOption = None,
+    llama_cpp: LlamaOption = None,
+    workers: WorkersOption = None,
+    memory: MemoryOption = None,
+    as_json: JsonOption = False,
 ) -> None:
-    """Write model cards and the results table, every number from the lock or the evidence."""
-    run_stages(manifest, work=work, until="card", llama_cpp=llama_cpp, as_json=as_json)
-
-
-quantize = stage_command("quantize", "Convert, calibrate and quantize with llama.cpp.")
-publish = stage_command("publish", "Publish to the Hub: one commit per repository.")
+    """Convert, calibrate and quantize with llama.cpp; quants run side by side within --memory."""
+    run_stages(manifest, work=work, until="quantize", llama_cpp=llama_cpp, workers=workers, memory=memory, as_json=as_json)

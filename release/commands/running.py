@@ -43,12 +43,18 @@ def running(
     until: str | None = None,
     hub: str | None = None,
     update_lock: bool = False,
+    replace_card: bool = False,
     llama_cpp: Path | None = None,
     offload: str = "none",
+    pull_request: bool = False,
+    prune_remote: bool = False,
+    rehearsal: bool = False,
+    hub_folder: Path | None = None,
     workers: int | None = None,
     servers: int = 1,
     server_urls: tuple[str, ...] = (),
     limit: int | None = None,
+    memory: str | None = None,
 ) -> Iterator[Context]:
     """A manifest's context with what the command line says, progress on the screen, and its Hub."""
     from release.context import Options
@@ -57,21 +63,36 @@ def running(
     if server_urls and servers != 1:
         raise InputError("--servers starts servers here, --server names running ones; give one of the two")
     context = context_of(manifest, work)
-    with console_progress() as progress, open_hub(hub, context.work.parent / "hub") as target:
+    with console_progress() as progress, open_hub(hub, hub_folder or context.work.parent / "hub") as target:
         context.options = Options(
             skip=frozenset(filter(None, skip.split(","))),
             until="eval" if limit is not None and until is None else until,
             hub=target,
             update_lock=update_lock,
+            replace_card=replace_card,
             llama_cpp=llama_cpp,
             workers=workers,
             servers=servers,
             server_urls=server_urls,
             limit=limit,
+            memory=_size(memory),
             offload=offload == "layers",
+            pull_request=pull_request,
+            prune_remote=prune_remote,
+            rehearsal=rehearsal,
         )
         context.progress = progress
         yield context
+
+
+def _size(text: str | None) -> int | None:
+    """Bytes of an option such as `8GiB`."""
+    from release.manifest import parse_size
+
+    try:
+        return None if text is None else int(parse_size(text))
+    except ValueError as error:
+        raise InputError(f"--memory: {error}") from None
 
 
 def run_stages(manifest: Path, *, as_json: bool = False, **options: Any) -> None:
@@ -80,11 +101,12 @@ def run_stages(manifest: Path, *, as_json: bool = False, **options: Any) -> None
     from release.summary import summary_json, summary_text
 
     with running(manifest, **options) as context:
-        results = run_pipeline(context, lambda result: context.progress.note(_line(result)))
+        results = run_pipeline(context, lambda result: context.progress.note(console_line(result)))
     typer.echo(json.dumps(summary_json(context, results), indent=2) if as_json else summary_text(context, results))
 
 
-def _line(result: StageResult) -> str:
+def console_line(result: StageResult) -> str:
+    """One finished stage on the screen."""
     mark = {"done": "✓", "up to date": "=", "skipped": "-"}[result.status]
     detail = f"  {result.detail}" if result.detail else ""
     time = f"{result.seconds:8.1f} s" if result.status == "done" else f"{result.status:>10}"

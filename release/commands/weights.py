@@ -9,7 +9,8 @@ from typing import Annotated
 import typer
 
 from pruner.errors import InputError
-from release.commands.options import JsonOption, WorkersOption, WorkOption
+from pruner.sources import HUB_PREFIX
+from release.commands.options import JsonOption, LlamaOption, WorkersOption, WorkOption
 from release.commands.running import console_progress, context_of, run_stages
 
 
@@ -24,6 +25,9 @@ def prune(
     out: Annotated[Path | None, typer.Argument(help="… and the folder to write.", show_default=False)] = None,
     max_shard_size: Annotated[str, typer.Option(help="Cap of a shard in tensor bytes (without a manifest).")] = "5GiB",
     metadata: Annotated[str, typer.Option(help="none or pt (without a manifest).")] = "pt",
+    lock: Annotated[
+        Path | None, typer.Option(metavar="LOCK", help="The base must have the digests of this lock (without a manifest).")
+    ] = None,
     work: WorkOption = None,
     workers: WorkersOption = None,
     as_json: JsonOption = False,
@@ -34,12 +38,14 @@ def prune(
         return
     if out is None:
         raise InputError("prune: give MANIFEST, or BASE DROP_MAP OUT")
+    from release.console import printable
     from release.direct_prune import prune_directly
 
     with console_progress() as progress:
-        summary = prune_directly(
-            source, drop_map, out, max_shard_size=max_shard_size, metadata=metadata, workers=workers, progress=progress
-        )
+        layout = {"max_shard_size": max_shard_size, "metadata": metadata}
+        summary = prune_directly(source, drop_map, out, **layout, lock=lock, workers=workers, progress=progress)
+    if summary["unchecked"]:
+        typer.echo(printable(summary["unchecked"]), err=True)
     if as_json:
         typer.echo(json.dumps(summary, indent=2))
     else:
@@ -55,13 +61,35 @@ def verify(
     ],
     against: Annotated[
         str | None,
-        typer.Option(metavar="LOCK|SHA256SUMS|hf://org/name@revision", help="What the weights must equal.", show_default=False),
+        typer.Option(
+            metavar="LOCK|SHA256SUMS|FOLDER|hf://org/name@revision", help="What the weights must equal.", show_default=False
+        ),
     ] = None,
+    base: Annotated[
+        str | None, typer.Option("--base", help="A published release's base: a folder, or hf://…; default: its manifest's.")
+    ] = None,
+    requantize: Annotated[
+        bool, typer.Option("--requantize", help="Also make a manifest's quants again, from the locked imatrix.")
+    ] = False,
+    imatrix: Annotated[
+        Path | None, typer.Option("--imatrix", metavar="FILE", help="The locked imatrix, if it is not in the work folder.")
+    ] = None,
+    llama_cpp: LlamaOption = None,
     work: WorkOption = None,
     workers: WorkersOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Compare digests: a manifest's weights with lock and prior builds, or any weights --against; exit code 1 on a mismatch."""
+    """Verify a release on the Hub, part by part; a manifest's weights against lock and priors; or any weights --against."""
+    if requantize and against is not None:
+        raise InputError("verify: --requantize compares a manifest's quants with its lock; leave out --against")
+    if requantize:
+        from release.commands.requantize import requantize_manifest
+
+        requantize_manifest(Path(target), work, imatrix=imatrix, llama_cpp=llama_cpp, workers=workers, as_json=as_json)
+        return
+    if against is None and target.startswith(HUB_PREFIX):
+        _verify_published(target, base, workers, as_json=as_json)
+        return
     if against is None:
         _verify_manifest(Path(target), work, as_json=as_json)
         return
@@ -80,6 +108,17 @@ def verify(
         typer.echo(comparison_table(found, source.label, reference))
     if any(each.status != "equal" for each in found):
         raise typer.Exit(1)
+
+
+def _verify_published(target: str, base: str | None, workers: int | None, *, as_json: bool) -> None:
+    from pruner.sources import parse_address
+    from release.verification.run import Request, verify_published
+
+    repo, revision = parse_address(target)
+    with console_progress() as progress:
+        found = verify_published(Request(repo, revision, base, workers), progress=progress)
+    typer.echo(json.dumps(found.to_json(), indent=2) if as_json else found.text())
+    raise typer.Exit(found.exit_code)
 
 
 def _verify_manifest(manifest: Path, work: Path | None, *, as_json: bool) -> None:
@@ -116,6 +155,6 @@ def materialize(
         result = rebuild(open_source(target), open_source(base), out, workers=workers, progress=progress)
     files = {file.name: file.sha256 for file in result.files}
     if as_json:
-        typer.echo(json.dumps({"files": files, "tensor_data_sha256": result.tensor_data_sha256}, indent=2))
+        typer.echo(json.dumps({"files": files}, indent=2))
     else:
         typer.echo("\n".join(f"{digest}  {name}" for name, digest in files.items()))

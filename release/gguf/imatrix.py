@@ -101,7 +101,7 @@ def compute_imatrix(
         link(folder, TEXT, text, "calibration text")
         _check_length(text, context)
         command = _command(toolchain, chunks, context, threads, parse_special=parse_special)
-        with progress.task("calibrating", chunks) as advance, _follow(folder / TOOL_LOG, chunks, advance):
+        with progress.task("calibrating", chunks) as advance, follow_chunks(folder / TOOL_LOG, chunks, advance):
             _run(command, folder, text, context=context, log=log)
         check_output(folder, TOOL)
         summary = read_imatrix(folder / OUTPUT)
@@ -157,7 +157,7 @@ def _command(toolchain: Toolchain, chunks: int, context: int, threads: int, *, p
 
 
 @contextmanager
-def _follow(log: Path, chunks: int, advance: Advance) -> Iterator[None]:
+def follow_chunks(log: Path, chunks: int, advance: Advance) -> Iterator[None]:
     """Report chunks while the tool works: it prints `[1]5.2,[2]4.9,` on one line, which run_tool sees at the end only."""
     ended = threading.Event()
     done = 0

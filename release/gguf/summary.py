@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -117,10 +117,15 @@ def summarize(path: Path, progress: Progress = SILENT) -> GgufSummary:
         file_size=header.file_size,
         bits_per_weight=8 * stored / parameters if parameters else 0.0,
         sha256=sha256,
-        tensor_digest=digest_of(sorted([each.name, each.type, list(each.shape), each.sha256] for each in tensors)),
+        tensor_digest=digest_of_tensors(tensors),
         metadata=_selected(header),
         tensors=tensors,
     )
+
+
+def digest_of_tensors(tensors: Iterable[TensorSummary]) -> str:
+    """Digest over (name, type, shape, bytes) of tensors, whatever files they are in."""
+    return digest_of(sorted([each.name, each.type, list(each.shape), each.sha256] for each in tensors))
 
 
 def _digests(file: BinaryIO, header: GgufHeader, advance: Advance) -> tuple[str, dict[str, str]]:

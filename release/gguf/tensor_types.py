@@ -7,6 +7,7 @@ checked here first.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -16,6 +17,15 @@ from pruner.errors import InputError
 from release.gguf.types import BY_NAME, nearest
 
 MAXIMUM_BYTES = 4 << 20
+MAXIMUM_RULES = 4096
+MAXIMUM_PATTERN = 200
+LONGEST_NAME = 64
+"""Characters of a tensor's name in ggml."""
+MAXIMUM_WAYS = 1 << 22
+"""Bound of the ways in which a pattern can be laid over a name.  Regular expressions, Python's and llama-quantize's, try them
+one by one: four million take a second or less, and a pattern with thirty repeats would never end."""
+_ATOM = re.compile(r"\\.|\[\^?\]?(?:\\.|[^\]\\])*\]|\(\?.?|\{[^}]*\}|.", re.DOTALL)
+"""An escape, a class of characters, the beginning of a special group, a counted repeat, or one character."""
 USABLE = sorted(name for name, kind in BY_NAME.items() if kind.quantized or name in {"F32", "F16", "BF16"})
 
 
@@ -43,6 +53,8 @@ def read_tensor_types(path: Path) -> tuple[TensorTypeRule, ...]:
                 raise InputError(f"{path}:{number}: {rule.pattern!r} stands in line {seen[rule.pattern]} already")
             seen[rule.pattern] = number
             rules.append(rule)
+            if len(rules) > MAXIMUM_RULES:
+                raise InputError(f"{path}:{number}: more than {MAXIMUM_RULES} rules; let a pattern stand for several tensors")
     if not rules:
         raise InputError(f"{path}: holds no `tensor=type` line")
     return tuple(rules)
@@ -83,8 +95,44 @@ def _rule(path: Path, number: int, word: str) -> TensorTypeRule:
     if kind.upper() not in USABLE:
         raise InputError(f"{path}:{number}: ggml has no type {kind!r}{nearest(kind, USABLE)}")
     pattern = pattern.lower()  # as llama-quantize does; every tensor name is lower case
+    if reason := _too_costly(pattern):
+        raise InputError(f"{path}:{number}: {pattern[:60]!r} {reason}; write a simpler pattern, or one line a tensor")
     try:
         re.compile(pattern)
-    except re.error as error:
-        raise InputError(f"{path}:{number}: {pattern!r} is not a regular expression: {error.msg}") from None
+    except (re.error, OverflowError, RecursionError) as error:
+        raise InputError(f"{path}:{number}: {pattern!r} is not a regular expression: {error}") from None
     return TensorTypeRule(pattern, kind.upper(), number)
+
+
+def _too_costly(pattern: str) -> str:
+    """Why a pattern is not tried, or nothing: matching must end soon whatever a file holds, here and in llama-quantize."""
+    if len(pattern) > MAXIMUM_PATTERN:
+        return f"is longer than {MAXIMUM_PATTERN} characters"
+    atoms = _ATOM.findall(pattern)
+    for before, atom in zip(["", *atoms], atoms, strict=False):
+        if atom.startswith("(?") and atom != "(?:":
+            return "uses a group that llama-quantize's regular expressions do not have"
+        if atom[0] == "\\" and atom[1:].isdigit():
+            return "refers back to a group"
+        if before == ")" and atom[0] in "*+{":
+            return "repeats a group"
+        if atom[0] == "{" and any(len(digits) > 2 for digits in re.findall(r"\d+", atom)):  # noqa: PLR2004
+            return f"repeats more often than a name has characters ({LONGEST_NAME})"
+    return "has too many repeats and alternatives" if _ways(atoms) > MAXIMUM_WAYS else ""
+
+
+def _ways(atoms: list[str]) -> int:
+    """Bound of the ways to lay a pattern over a name: where it starts, how long each repeat is, which alternative is taken."""
+    ways, branches = LONGEST_NAME, [1]
+    for atom in atoms:
+        if atom[0] == "(":
+            branches.append(1)
+        elif atom == "|":
+            branches[-1] += 1
+        elif atom == ")" and len(branches) > 1:
+            ways *= branches.pop()
+        elif atom[0] in "*+{":
+            ways *= LONGEST_NAME
+        elif atom == "?":
+            ways *= 2
+    return ways * math.prod(branches)

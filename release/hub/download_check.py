@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import socket
-import subprocess
 import tempfile
-import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,12 +12,11 @@ from typing import Any
 from pruner.errors import CheckFailedError, UnavailableError
 from pruner.files import sha256_file
 from release.hub.local import client_environment
-from release.processes import end_with_parent, environment_without_secrets, stop_process
+from release.llama_server import ServerProcess
+from release.processes import environment_without_secrets
 
-LOOPBACK = "127.0.0.1"
 QUESTION = "Say hello."
 LONGEST_ANSWER = 64
-LAST_LINES = 5
 
 
 @dataclass(frozen=True)
@@ -28,7 +24,7 @@ class DownloadCheck:
     """What `llama-server -hf` made of a repo.
 
     Attributes:
-        file: path in the repo of the GGUF that it chose.
+        file: path in the repo of the GGUF that it chose; of one in shards, the first.
         sha256: digest of that file as it was downloaded.
         reply: its answer (reasoning and content) to one short question.
     """
@@ -61,7 +57,7 @@ def check_download(
         endpoint: address of the Hub.
         token: for a private repo; passed in the environment, None for none.
         log: the server's output is appended here.
-        digests: path in the repo -> sha256 that the chosen file must have.
+        digests: path in the repo -> sha256 that the chosen file, and every further shard, must have.
         file: path in the repo that must be chosen, None when any of `digests` may be.
         question: what the model is asked; a model that knows little needs one that it can answer.
         scratch: folder with space for the GGUF, None for the system's temporary folder.
@@ -75,11 +71,15 @@ def check_download(
         environment = {**client_environment(endpoint, token), "LLAMA_CACHE": cache, "HF_HOME": cache}
         with _server(binary, f"{repo}:{quant}", environment, log, timeout) as url:
             reply = _ask(url, question, log)
-        chosen, digest = _downloaded(Path(cache), repo)
+        found = _downloaded(Path(cache), repo)
+    chosen, digest = next(iter(found.items()))
     if file is not None and chosen != file:
         raise CheckFailedError(f"{repo}:{quant}: llama-server chose {chosen} instead of {file}; rename the files in the repo")
-    if digests is not None and digests.get(chosen) != digest:
-        raise CheckFailedError(f"{repo}:{quant}: {chosen} was downloaded with sha256 {digest}, which is not what was published")
+    for name, sha256 in found.items():
+        if digests is not None and digests.get(name) != sha256:
+            raise CheckFailedError(
+                f"{repo}:{quant}: {name} was downloaded with sha256 {sha256}, which is not what was published"
+            )
     if not reply.strip():
         raise CheckFailedError(f"{repo}:{quant}: the downloaded model gave an empty answer (log: {log})")
     return DownloadCheck(chosen, digest, reply)
@@ -88,56 +88,18 @@ def check_download(
 @contextmanager
 def _server(binary: Path, model: str, environment: Mapping[str, str], log: Path, timeout: float) -> Iterator[str]:
     """Run llama-server until the block is left; yields its address once it is healthy."""
-    port = _free_port()
-    words = [str(binary), "-hf", model, "--host", LOOPBACK, "--port", str(port)]
-    words += ["--ctx-size", "1024", "--parallel", "1", "--no-mmproj"]
-    log.parent.mkdir(parents=True, exist_ok=True)
-    clean = {name: value for name, value in environment_without_secrets().items() if not name.startswith(("LLAMA_", "HF_"))}
-    try:
-        with log.open("ab") as output:
-            process = subprocess.Popen(
-                words,
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                env={**clean, **environment},
-                preexec_fn=end_with_parent(),  # noqa: PLW1509  # the function only makes one system call
-            )
-    except OSError as error:
-        raise UnavailableError(f"{binary}: cannot be started: {error.strerror}; run `moe-release doctor`") from None
-    try:
-        _await_health(process, f"http://{LOOPBACK}:{port}", model, log, timeout)
-        yield f"http://{LOOPBACK}:{port}"
-    finally:
-        stop_process(process)
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind((LOOPBACK, 0))
-        return int(probe.getsockname()[1])
-
-
-def _await_health(process: subprocess.Popen[bytes], url: str, model: str, log: Path, timeout: float) -> None:
     import httpx
 
-    deadline = time.monotonic() + timeout
-    with httpx.Client(trust_env=False, timeout=5) as client:
-        while time.monotonic() < deadline:
-            if process.poll() is not None:
-                raise UnavailableError(f"llama-server -hf {model} ended: {_last_lines(log)} (log: {log})")
-            try:
-                if client.get(f"{url}/health").is_success:
-                    return
-            except httpx.TransportError:
-                pass  # not listening yet
-            time.sleep(0.1)
-    raise UnavailableError(f"llama-server -hf {model} is not ready after {timeout:.0f} s: {_last_lines(log)} (log: {log})")
-
-
-def _last_lines(log: Path) -> str:
-    lines = [line.strip() for line in log.read_text(errors="replace").splitlines() if line.strip()]
-    return " | ".join(lines[-LAST_LINES:]) or "no output"
+    words = ["-hf", model, "--ctx-size", "1024", "--parallel", "1", "--no-mmproj"]
+    clean = {name: value for name, value in environment_without_secrets().items() if not name.startswith(("LLAMA_", "HF_"))}
+    server = ServerProcess(binary, words, log=log, environment={**clean, **environment}, name=f"llama-server -hf {model}")
+    try:
+        server.start()
+        with httpx.Client(trust_env=False) as client:
+            server.await_health(client, timeout)
+        yield server.url
+    finally:
+        server.stop()
 
 
 def _ask(url: str, question: str, log: Path) -> str:
@@ -153,11 +115,10 @@ def _ask(url: str, question: str, log: Path) -> str:
         raise UnavailableError(f"llama-server did not answer a chat completion: {error} (log: {log})") from None
 
 
-def _downloaded(cache: Path, repo: str) -> tuple[str, str]:
-    """Path in the repo and digest of the one GGUF in a cache that was empty before."""
+def _downloaded(cache: Path, repo: str) -> dict[str, str]:
+    """Digest of every GGUF in a cache that was empty before, by path in the repo: the chosen one, or its shards in order."""
     snapshots = cache / f"models--{repo.replace('/', '--')}" / "snapshots"
     found = sorted(path for path in snapshots.rglob("*.gguf") if path.is_file())
     if not found:
         raise CheckFailedError(f"{repo}: llama-server left no GGUF in its cache; it may be older than its shared Hub cache")
-    first = found[0]
-    return first.relative_to(snapshots).as_posix().partition("/")[2], sha256_file(first)
+    return {path.relative_to(snapshots).as_posix().partition("/")[2]: sha256_file(path) for path in found}

@@ -16,6 +16,7 @@ from pruner.progress import SILENT, Progress
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
 
+NO_SPACE = 507
 GET_A_TOKEN = "set HF_TOKEN to a token that may write there, or run `hf auth login`"  # noqa: S105  # advice, not a token
 
 
@@ -80,7 +81,7 @@ def _http_line(status: int, said: str, endpoint: str, what: str) -> MoeReleaseEr
         return UnavailableError(f"{endpoint}: may not {what} ({status}: {said}); {GET_A_TOKEN}")
     if status == 404:  # noqa: PLR2004
         return UnavailableError(f"{endpoint}: cannot {what} (404: {said}); check the name, and that your token may see it")
-    if status in TRANSIENT:
+    if status in TRANSIENT or status == NO_SPACE:
         return UnavailableError(f"{endpoint}: cannot {what} now ({status}: {said}); run again later, finished uploads are kept")
     return CheckFailedError(f"{endpoint}: refused to {what} ({status}: {said})")
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pruner.errors import InputError
 from pruner.files import atomic_file
@@ -13,6 +13,9 @@ from release.manifest import Imatrix, PinnedFile
 from release.stages.convert import skip_without_quantizing, source_gguf
 from release.stages.resolve import file_digest
 from release.stages.stage import Stage
+
+if TYPE_CHECKING:
+    from release.gguf.imatrix import ImatrixSummary
 
 
 def imatrix_path(context: Context) -> Path:
@@ -50,13 +53,17 @@ def _inputs(context: Context) -> Any:
 
 
 def _run(context: Context) -> str:
+    from release.gguf.imatrix import compute_imatrix, read_imatrix
+
     matrix = _imatrix(context)
     if matrix.text is None:
+        pinned = context.loaded.file(_pinned(matrix))
+        summary = read_imatrix(pinned)
         with atomic_file(imatrix_path(context)) as temporary:
-            shutil.copyfile(context.loaded.file(_pinned(matrix)), temporary)
-        return "pinned imatrix"
-    from release.gguf.imatrix import compute_imatrix
-
+            shutil.copyfile(pinned, temporary)
+        if summary.unreached:
+            context.progress.note(f"the pinned imatrix never reached {summary.unreached_experts} experts")
+        return f"pinned imatrix, {_reach(summary)}"
     summary = compute_imatrix(
         context.toolchain,
         source_gguf(context),
@@ -69,6 +76,10 @@ def _run(context: Context) -> str:
         log=context.logs / "imatrix.log",
         progress=context.progress,
     )
+    return _reach(summary)
+
+
+def _reach(summary: ImatrixSummary) -> str:
     unreached = summary.unreached_experts
     reach = "every expert reached" if not unreached else f"{unreached} experts never reached"
     return f"{summary.chunks} chunks of {summary.context} tokens, {reach}"

@@ -25,7 +25,8 @@ def skip_without_quantizing(context: Context) -> str | None:
     """Reason to skip what only llama-quantize needs."""
     if reason := skip_without_gguf(context):
         return reason
-    return None if context.gguf.quantized else "every quant is cut from the base's GGUF"
+    needed = context.gguf.quantized or context.gguf.quality  # divergences are taken from the unquantized GGUF
+    return None if needed else "every quant is cut from the base's GGUF"
 
 
 def _inputs(context: Context) -> Any:

@@ -10,9 +10,11 @@ from pruner.errors import CheckFailedError
 from pruner.files import digest_of, path_inside, write_atomic
 from release.context import Context
 from release.evaluation.evidence import Evidence, read_evidence, require_whole
+from release.evaluation.gates import failed_gates
 from release.evaluation.protocol import Protocol, load_protocol, protocol_digest
 from release.manifest import LoadedManifest
 from release.stages.analyze import statistics_path
+from release.stages.quantize import model_digest, model_file
 from release.stages.resolve import dataset_path
 from release.stages.stage import Stage
 
@@ -56,7 +58,7 @@ def _skip(context: Context) -> str | None:
 def _inputs(context: Context) -> Any:
     if context.options.limit is not None:
         return None
-    models = {quant: _model_digest(context, quant) for quant in context.eval.quants}
+    models = {quant: model_digest(context, quant) for quant in context.eval.quants}
     return [protocol_digest(protocol_of(context)), models, context.toolchain_inputs(), calibration_digests(context)]
 
 
@@ -73,17 +75,10 @@ def calibration_digests(context: Context) -> tuple[str, ...] | None:
     return None
 
 
-def _model_digest(context: Context, quant: str) -> str:
-    digest = context.record("quantize").digests().get(f"gguf/{context.gguf_file(quant).name}")
-    if digest is None:
-        raise CheckFailedError(f"{quant} has not been made; run `moe-release quantize {context.loaded.path}`")
-    return digest
-
-
 def _run_folder(context: Context, quant: str) -> Path:
     """Folder of a quant's run.  The run of another model or protocol is moved aside: its replies may have taken days."""
     folder = evidence_path(context, quant).parent
-    identity = digest_of([protocol_digest(protocol_of(context)), _model_digest(context, quant), context.toolchain.commit])
+    identity = digest_of([protocol_digest(protocol_of(context)), model_digest(context, quant), context.toolchain.commit])
     mark = folder / "run.id"
     if folder.exists() and (not mark.exists() or mark.read_text(encoding="ascii") != identity):
         old = mark.read_text(encoding="ascii")[:12] if mark.exists() else "unknown"
@@ -106,14 +101,14 @@ def _run(context: Context) -> str:
     protocol, options = protocol_of(context), context.options
     findings = []
     for quant in context.eval.quants:
-        model = context.gguf_file(quant)
+        model = model_file(context, quant)
         evidence = evaluate(
             protocol,
             root=context.loaded.root,
             server_binary=context.toolchain.binary("llama-server"),
             toolchain_commit=context.toolchain.commit,
             model=model,
-            model_sha256=_model_digest(context, quant),
+            model_sha256=model_digest(context, quant),
             quant=quant,
             folder=_run_folder(context, quant),
             progress=context.progress,
@@ -123,8 +118,15 @@ def _run(context: Context) -> str:
             calibration=calibration_digests(context),
         )
         scores = f"{evidence.raw_correct} raw, {evidence.patched_correct} patched of {evidence.total}"
-        findings.append(f"{quant}: {scores} ({evidence.patched} asked again){' — partial' if evidence.partial else ''}")
+        partial = _partial_in_words(protocol, evidence) if evidence.partial else ""
+        findings.append(f"{quant}: {scores} ({evidence.patched} asked again){partial}")
     return "; ".join(findings)
+
+
+def _partial_in_words(protocol: Protocol, evidence: Evidence) -> str:
+    """That a run is partial, and which gates a whole run like it would not pass."""
+    gates = "; ".join(failed_gates(protocol, evidence.questions))
+    return f" — partial{'; a whole run would fail its gates: ' + gates if gates else ''}"
 
 
 STAGE = Stage(

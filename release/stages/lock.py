@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from pruner.errors import CheckFailedError
 from pruner.files import write_atomic
 from release.context import Context
-from release.lock import Lock, differences, read_lock, write_lock
+from release.lock import Lock, LockedFile, differences, read_lock, write_lock
+from release.reproduce import page
 from release.stages.lock_draft import draft_lock
 from release.stages.stage import Stage
 
-STAGES = ("rank", "analyze", "calibrate", "quantize", "eval", "card")
+STAGES = ("rank", "analyze", "calibrate", "quantize", "quality", "eval", "card")
 
 
 def work_lock_path(context: Context) -> Path:
@@ -24,11 +26,32 @@ def sums_path(context: Context) -> Path:
     return context.work / "SHA256SUMS"
 
 
+def gguf_sums_path(context: Context) -> Path:
+    """The same of the files of the GGUF repository."""
+    return context.work / "SHA256SUMS.gguf"
+
+
+def page_path(context: Context) -> Path:
+    """The page of commands that is published with the lock."""
+    return context.work / "reproduce.md"
+
+
+def _write_sums(target: Path, files: Mapping[str, LockedFile]) -> None:
+    write_atomic(target, "".join(f"{file.sha256}  {name}\n" for name, file in files.items()).encode())
+
+
 def _run(context: Context) -> str:
     found = draft_lock(context, stages=STAGES)
     locked = read_lock(context.loaded.lock_path)
     write_lock(work_lock_path(context), found)
-    write_atomic(sums_path(context), "".join(f"{file.sha256}  {name}\n" for name, file in found.weights().items()).encode())
+    _write_sums(sums_path(context), found.weights())
+    quantized = ("gguf/", "imatrix/")
+    _write_sums(
+        gguf_sums_path(context), {Path(path).name: file for path, file in found.outputs.items() if path.startswith(quantized)}
+    )
+    write_atomic(page_path(context), page(context.manifest).encode())
+    if locked is None and context.options.rehearsal:
+        return f"{len(found.outputs)} outputs; no lock yet: the real run writes {context.loaded.lock_path.name}"
     if locked is None or context.options.update_lock:
         if context.options.skip - {"publish", "readback"}:
             return "not written beside the manifest: stages were skipped"
@@ -42,10 +65,8 @@ def _compare(locked: Lock, found: Lock, *, everything: bool) -> str:
 
     Files that are missing are no difference when stages were skipped: they were not made by this run.
     """
-    if changed_inputs := _changed_inputs(locked, found):
-        raise CheckFailedError(
-            f"made from other inputs than the lock: {', '.join(changed_inputs)}; accept them with --update-lock"
-        )
+    if others := changed_inputs(locked, found):
+        raise CheckFailedError(f"made from other inputs than the lock: {', '.join(others)}; accept them with --update-lock")
     changed = [each for each in differences(locked.outputs, found.outputs) if everything or each.kind != "missing"]
     wrong = [each for each in changed if each.explained is None]
     if wrong:
@@ -56,7 +77,7 @@ def _compare(locked: Lock, found: Lock, *, everything: bool) -> str:
     return f"all {len(found.outputs)} outputs equal"
 
 
-def _changed_inputs(locked: Lock, found: Lock) -> list[str]:
+def changed_inputs(locked: Lock, found: Lock) -> list[str]:
     """Names of the inputs that differ."""
     before, here = locked.inputs, found.inputs
     names = [each.path for each in differences(before.files, here.files)]
@@ -69,6 +90,6 @@ STAGE = Stage(
     name="lock",
     title="locking digests",
     run=_run,
-    outputs=lambda context: (work_lock_path(context), sums_path(context)),
+    outputs=lambda context: (work_lock_path(context), sums_path(context), gguf_sums_path(context), page_path(context)),
     needs=("prune",),
 )

@@ -2,27 +2,33 @@
 
 from __future__ import annotations
 
-import platform
-from pathlib import Path
-
 from pruner.drop_map import read_drop_map
 from release import __version__
+from release.card.pictures.canvas import libraries
 from release.context import Context
-from release.lock import Lock, LockedFile, LockedInputs, locked_weights
+from release.lock import Lock, LockedFile, LockedInputs, locked_weights, tensor_data_of
+from release.processes import processor
 from release.records import read_record
 from release.stages.calibrate import imatrix_of
 from release.stages.evaluate import protocol_of
 from release.stages.prune import build_result, drop_map_path
+from release.stages.quality import wants_quality
 from release.stages.quantize import read_summaries
 from release.stages.resolve import locked_base, locked_files
+from release.stages.verify import tensor_digests
 
-MEASURED = ("analyze", "calibrate", "quantize", "eval", "card")
+MEASURED = ("analyze", "calibrate", "quantize", "quality", "eval", "card")
 """Stages whose bytes also depend on the tools and the processor: sums of floating-point numbers."""
+
+PICTURES = "card/pictures/"
+"""Their bytes depend on what draws them too: with another matplotlib they are not comparable, and no fault."""
+DRAFTED = ("rank", "analyze", "calibrate", "quantize", "quality", "eval")
+"""Stages before the card."""
 
 UNPUBLISHED = ("quants.json", "build.json", "ranking_report.json")
 
 
-def draft_lock(context: Context, *, stages: tuple[str, ...] = ("rank", "analyze", "calibrate", "quantize", "eval")) -> Lock:
+def draft_lock(context: Context, *, stages: tuple[str, ...] = DRAFTED) -> Lock:
     """A lock of the weights and of everything that `stages` have made so far."""
     from release.evaluation.protocol import protocol_digest
 
@@ -30,9 +36,8 @@ def draft_lock(context: Context, *, stages: tuple[str, ...] = ("rank", "analyze"
     tensor_data = None
     drop_map = None
     if context.manifest.prune:
-        result = build_result(context)
-        outputs |= locked_weights(result.files)
-        tensor_data = result.tensor_data_sha256
+        outputs |= locked_weights(build_result(context).files, tensor_digests(context))
+        tensor_data = tensor_data_of(outputs)
         drop_map = {layer: list(ids) for layer, ids in read_drop_map(drop_map_path(context)).drop.items()}
     for stage in stages:
         outputs |= _made_by(context, stage)
@@ -58,23 +63,33 @@ def _made_by(context: Context, stage: str) -> dict[str, LockedFile]:
     record = read_record(context.work, stage)
     if record is None or (stage == "calibrate" and imatrix_of(context) is None):
         return {}
+    if stage == "quality" and not wants_quality(context):
+        return {}
     # The map's own digest is among the inputs; its file names the statistics, so it is as measured as they are.
     measured = stage in MEASURED or (stage == "rank" and context.manifest.prune is not None and context.manifest.prune.analysis)
     made_with = _made_with(context, stage) if measured else None
     summaries = read_summaries(context) if stage == "quantize" else {}
-    quants = {f"gguf/{context.gguf_file(name).name}": summary for name, summary in summaries.items()}
-    cut_from = {path: summary["cut_from"]["label"] for path, summary in quants.items() if "cut_from" in summary}
+    files = {f"gguf/{file['name']}": (each, file) for each in summaries.values() for file in each.get("files", ())}
+    tensor_data = {path: file["tensor_digest"] for path, (_, file) in files.items()}
+    cut_from = {path: each["cut_from"]["label"] for path, (each, _) in files.items() if "cut_from" in each}
     return {
         path: LockedFile(
             sha256=output.sha256,
             size=output.size,
-            tensor_data=quants[path]["tensor_digest"] if path in quants else None,
+            tensor_data=tensor_data.get(path),
             cut_from=cut_from.get(path),
-            made_with=None if path in cut_from else made_with,  # a cut's bytes are the base's on every machine
+            made_with=_tools_of(path, made_with, cut=path in cut_from),
         )
         for path, output in record.outputs.items()
         if path not in UNPUBLISHED
     }
+
+
+def _tools_of(path: str, made_with: dict[str, str] | None, *, cut: bool) -> dict[str, str] | None:
+    """What one file depends on: a cut's bytes are the base's on every machine, a picture's depend on what draws it too."""
+    if cut:
+        return None
+    return {**(made_with or {}), **libraries()} if path.startswith(PICTURES) else made_with
 
 
 def _made_with(context: Context, stage: str) -> dict[str, str]:
@@ -83,9 +98,10 @@ def _made_with(context: Context, stage: str) -> dict[str, str]:
     versions: dict[str, str] = {"processor": processor()}
     if stage in ("analyze", "rank") or (stage == "card" and uses_torch):
         versions |= _torch_versions(context)
-    if stage in ("calibrate", "quantize", "eval", "card") and context.uses_llama_cpp:
+    if stage in ("calibrate", "quantize", "quality", "eval", "card") and context.uses_llama_cpp:
         toolchain = context.toolchain
         versions |= {"llama.cpp": toolchain.commit, "compiler": toolchain.compiler, "flags": " ".join(toolchain.flags)}
+        versions |= {} if not context.gguf.quantized or context.self_test.bit_exact else {"golden self-test": "not bit-exact"}
     return versions
 
 
@@ -96,20 +112,12 @@ def _torch_versions(context: Context) -> dict[str, str]:
     return dict(read_statistics(statistics_path(context)).header.libraries)
 
 
-def processor() -> str:
-    """The kind of processor: its model where the system tells, else its architecture."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return platform.machine()
-    model = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), "")
-    return f"{platform.machine()} {model}".strip()
-
-
 def _tools(context: Context) -> dict[str, str]:
     tools = {"moe-release": __version__}
     if context.uses_llama_cpp:
         tools["llama.cpp"] = context.toolchain.commit
+    if context.manifest.gguf and context.manifest.gguf.quantized:
+        tools["golden self-test"] = "bit-exact" if context.self_test.bit_exact else "not bit-exact"
     if context.manifest.eval:
         protocol = protocol_of(context)
         tools |= {"lm-eval": protocol.lm_eval, "task": f"{protocol.task.name} {protocol.task.version}"}

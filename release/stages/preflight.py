@@ -8,20 +8,26 @@ from pathlib import Path
 from pruner.errors import UnavailableError
 from pruner.files import path_inside, require_space
 from release.base import base_folder
+from release.card.metadata import leaderboard_dataset
+from release.card.render import own_templates
 from release.context import Context
 from release.evaluation.remote import check_url
 from release.gguf.experts import find_experts
 from release.gguf.names import check_tags
 from release.gguf.quantize import check_type
 from release.gguf.tensor_types import read_tensor_types
-from release.manifest import LoadedManifest, PinnedFile
+from release.manifest import LoadedManifest, PinnedFile, Quant
 from release.records import read_record
 from release.stages.calibrate import imatrix_path
 from release.stages.cut_quant import base_quant
 from release.stages.stage import Stage
 
 MODULES = {"analysis": ("torch", "transformers"), "eval": ("lm_eval",)}
+LARGEST_QUANT = 8.5 / 16
+"""Size of a Q8_0 in relation to bf16: 34 bytes for 32 weights."""
+UNQUANTIZED = ("F16", "BF16", "F32")
 TOOLS = {"calibrate": "llama-imatrix", "quantize": "llama-quantize", "eval": "llama-server"}
+SPLITTER, COMPARER = "llama-gguf-split", "llama-perplexity"
 
 
 def check_inputs(loaded: LoadedManifest) -> None:
@@ -34,27 +40,34 @@ def check_inputs(loaded: LoadedManifest) -> None:
     manifest = loaded.content
     if manifest.base.path is not None:
         base_folder(loaded)
-    if manifest.prune and manifest.prune.drop_map:
-        from pruner.drop_map import read_drop_map
-
-        read_drop_map(loaded.file(manifest.prune.drop_map))
+    _check_map_and_headers(loaded)
     dataset = manifest.prune.dataset if manifest.prune else None
     if dataset and dataset.path:
         loaded.file(PinnedFile(path=dataset.path, sha256=dataset.sha256))
     matrix = manifest.gguf.imatrix if manifest.gguf else None
     pinned = [matrix.text, matrix.file] if matrix else []
     pinned += [quant.tensor_types for quant in manifest.gguf.quants] if manifest.gguf else []
+    pinned += [manifest.gguf.quality.text] if manifest.gguf and manifest.gguf.quality else []
     for source in manifest.gguf.cut.values() if manifest.gguf else ():
         if source.path is not None:
             find_experts(base_quant(loaded, source).header)
     for file in filter(
-        None, [*pinned, *(prior.file for prior in manifest.prior), *(row.evidence or row.lm_eval for row in manifest.compare)]
+        None,
+        [
+            *pinned,
+            *manifest.card.earlier_maps.values(),
+            *(prior.file for prior in manifest.prior),
+            *(file for row in manifest.compare for file in row.files),
+        ],
     ):
         loaded.file(file)
+    own_templates(loaded.root, manifest.card.templates)
     if manifest.eval:
         from release.evaluation.protocol import load_protocol
 
         protocol = load_protocol(path_inside(loaded.root, manifest.eval.protocol), loaded.root)
+        if manifest.card.leaderboard:
+            leaderboard_dataset(manifest.card.leaderboard, protocol)
         if manifest.prune and protocol.gates.reference:
             from release.evaluation.gates import require_reference
             from release.stages.evaluate import reference_of
@@ -62,6 +75,35 @@ def check_inputs(loaded: LoadedManifest) -> None:
             require_reference(protocol, reference_of(loaded))
     if manifest.card.prose:
         loaded.file(PinnedFile(path=manifest.card.prose))
+
+
+def _check_map_and_headers(loaded: LoadedManifest) -> None:
+    from pruner.drop_map import read_drop_map
+    from release.base_headers import described_base
+
+    prune, headers = loaded.content.prune, loaded.content.base.headers
+    if prune and prune.drop_map and not absent_map(loaded):
+        read_drop_map(loaded.file(prune.drop_map))
+    if headers:
+        described_base(loaded.file(headers))
+
+
+def absent_map(loaded: LoadedManifest) -> str | None:
+    """Why the pinned drop map is not here, when the manifest says so and it is not."""
+    pinned = loaded.content.prune.drop_map if loaded.content.prune else None
+    if pinned is None or pinned.absent is None or path_inside(loaded.root, pinned.path).exists():
+        return None
+    return pinned.absent
+
+
+def not_buildable(loaded: LoadedManifest) -> list[str]:
+    """What a manifest says that it does not know, and without which nothing can be built: it can be planned and rendered."""
+    base, reasons = loaded.content.base, []
+    if base.repo is not None and base.revision is None:
+        reasons.append(f"the commit of {base.repo} is UNKNOWN")
+    if (absent := absent_map(loaded)) is not None:
+        reasons.append(f"the drop map is absent: {absent}")
+    return reasons
 
 
 def _ahead(context: Context, stage: str) -> bool:
@@ -91,8 +133,36 @@ def _run(context: Context) -> str | None:
         check_url(url)
     if manifest.publish and "publish" in context.planned:
         context.options.hub.require_token()
+        _require_hub(context)
+    if _ahead(context, "verify"):
+        _require_priors(context)
     _require_room(context)
     return context.notes.get("toolchain")
+
+
+def _require_hub(context: Context) -> None:
+    """Everything that the Hub can refuse at the end is asked at the beginning: rights, names, metadata, collection."""
+    from release.card.front_matter import gguf_front_matter, weights_front_matter
+    from release.hub.announce import require_collection, require_repo
+    from release.hub.card_check import require_valid_card
+    from release.hub.remote import hub_api
+    from release.hub.rights import require_rights
+
+    publish, hub = context.publish, context.options.hub
+    api = hub_api(hub.endpoint, hub.token)
+    repos = [publish.weights, *([publish.gguf] if publish.gguf else [])]
+    account = require_rights(api, repos, pull_request=context.options.pull_request)
+    context.notes["account"] = f"{account.name} at {api.endpoint}"
+    license_name = context.manifest.card.license
+    require_valid_card(api, weights_front_matter(context.manifest, license_name))
+    if publish.gguf:
+        require_valid_card(api, gguf_front_matter(context.manifest, license_name))
+    if hub.label == "local":
+        return  # older repositories and collections are the real Hub's
+    if publish.collection:
+        require_collection(api, publish.collection)
+    for old in filter(None, [publish.supersedes.weights, publish.supersedes.gguf] if publish.supersedes else []):
+        require_repo(api, old)
 
 
 def check_names(context: Context) -> None:
@@ -115,9 +185,11 @@ def _require_lm_eval(context: Context) -> None:
 def _require_tools(context: Context) -> None:
     """Tools and recipes of the GGUF stages: an unknown type is found now and not after hours."""
     wanted = [tool for stage, tool in TOOLS.items() if stage in context.planned and _uses(context, stage)]
+    wanted += [SPLITTER] if context.gguf.max_shard_size and context.gguf.quantized and "quantize" in context.planned else []
+    wanted += [COMPARER] if context.gguf.quality and "quality" in context.planned else []
     for tool in wanted:
         context.toolchain.binary(tool)
-    if context.gguf.quantized and _ahead(context, "convert"):
+    if (context.gguf.quantized or context.gguf.quality) and _ahead(context, "convert"):
         context.toolchain.converter()
         require_extra("analysis")
     if "quantize" in context.planned:
@@ -130,6 +202,19 @@ def _require_tools(context: Context) -> None:
             find_experts(base_quant(context.loaded, source).header)
     if wanted:
         context.notes["toolchain"] = f"llama.cpp {context.toolchain.commit[:9]} ({context.toolchain.origin})"
+    if context.gguf.quantized and "quantize" in context.planned and not context.self_test.bit_exact:
+        context.notes["toolchain"] += f", {context.self_test}"
+
+
+def _require_priors(context: Context) -> None:
+    """Earlier builds on the Hub are compared after the build; that they are there is asked before it."""
+    from huggingface_hub import get_token
+
+    from pruner.hub_source import hub_source
+
+    for prior in context.manifest.prior:
+        if prior.repo is not None:
+            hub_source(prior.repo, str(prior.revision), endpoint=None, token=get_token())
 
 
 def _uses(context: Context, stage: str) -> bool:
@@ -137,19 +222,41 @@ def _uses(context: Context, stage: str) -> bool:
     publish = context.manifest.publish
     reads_back = publish is not None and publish.gguf is not None and "readback" in context.planned
     serves = context.manifest.eval is not None or reads_back
-    return bool(context.gguf.quantized) or (stage == "eval" and serves)
+    return bool(context.gguf.quantized or context.gguf.quality) or (stage == "eval" and serves)
 
 
 def _require_room(context: Context) -> None:
-    """Rough need: the weights once, a GGUF of the same size, and each quant at most as large."""
+    """Rough need: the weights once, a GGUF of the same size, and each quant as large as its type can be."""
     manifest = context.manifest
-    if manifest.base.path is None:
-        return  # sizes are known once the base is resolved; the build checks again
-    folder = context.loaded.root / manifest.base.path
-    weights = sum(path.stat().st_size for path in folder.glob("*.safetensors"))
-    copies = (1 if manifest.prune else 0) + (bool(manifest.gguf.quantized) + len(manifest.gguf.quants) if manifest.gguf else 0)
-    if not _anything_built(context.work):
-        require_space(context.work, weights * copies, "this release")
+    if _anything_built(context.work):
+        return
+    copies = 1.0 if manifest.prune else 0.0
+    if manifest.gguf:
+        copies += bool(manifest.gguf.quantized) + sum(_largest_share(quant) for quant in manifest.gguf.quants)
+    require_space(context.work, round(_base_weights(context) * copies), "this release")
+
+
+def _largest_share(quant: Quant) -> float:
+    """How large a quant can be, as a share of the base's weights; one cut from the base's file is no larger than those."""
+    return LARGEST_QUANT if quant.type and quant.type.upper() not in UNQUANTIZED else 1.0
+
+
+def _base_weights(context: Context) -> int:
+    """Bytes of the base's shards; of a base on the Hub as it lists them, 0 when it cannot be asked now."""
+    base = context.manifest.base
+    if base.path is not None:
+        return sum(path.stat().st_size for path in (context.loaded.root / base.path).glob("*.safetensors"))
+    from huggingface_hub import constants, get_token
+
+    from pruner.hub_source import hub_source
+
+    if constants.HF_HUB_OFFLINE:
+        return 0
+    try:
+        listed = hub_source(str(base.repo), str(base.revision), endpoint=None, token=get_token()).files
+    except UnavailableError:  # a snapshot in the cache may do; the next stage says what is wrong
+        return 0
+    return sum(file.size for name, file in listed.items() if name.endswith(".safetensors"))
 
 
 def _anything_built(work: Path) -> bool:

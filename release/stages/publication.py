@@ -7,10 +7,12 @@ from pathlib import Path
 
 from pruner.errors import CheckFailedError
 from pruner.files import sha256_file
+from release import reproduce
 from release.context import Context
 from release.lock import read_lock
-from release.stages.card import card_folder
-from release.stages.lock import sums_path, work_lock_path
+from release.stages.card import LEADERBOARD_FOLDER, card_folder
+from release.stages.lock import gguf_sums_path, page_path, sums_path, work_lock_path
+from release.stages.quality import quality_path, wants_quality
 
 
 @dataclass(frozen=True)
@@ -60,26 +62,33 @@ def _locked_files(context: Context, *folders: str) -> dict[str, Path]:
 
 def _weights_files(context: Context) -> dict[str, Path]:
     card = {"README.md": card_folder(context) / "README.md"}
-    return {**_locked_files(context, "weights/"), **card, **_reproduce_files(context)}
+    scores = _locked_files(context, f"card/{LEADERBOARD_FOLDER}/")
+    leaderboard = {f".eval_results/{name}": path for name, path in scores.items()}
+    return {**_locked_files(context, "weights/"), **card, **_pictures(context), **leaderboard, **_reproduce_files(context)}
+
+
+def _pictures(context: Context) -> dict[str, Path]:
+    return {f"pictures/{name}": path for name, path in _locked_files(context, "card/pictures/").items()}
 
 
 def _gguf_files(context: Context) -> dict[str, Path]:
     folders = ("gguf/", "imatrix/") if context.gguf.imatrix else ("gguf/",)
-    return {**_locked_files(context, *folders), "README.md": card_folder(context) / "README.gguf.md"}
+    extra = {"README.md": card_folder(context) / "README.gguf.md", reproduce.SUMS: gguf_sums_path(context)}
+    quality = {"quality.json": quality_path(context)} if wants_quality(context) else {}
+    return {**_locked_files(context, *folders), **extra, **quality, **_pictures(context)}
 
 
 def _reproduce_files(context: Context) -> dict[str, Path]:
     """What a stranger needs to repeat the release."""
-    manifest = context.manifest
-    files = {
-        "reproduce/claims.json": card_folder(context) / "claims.json",
-        "reproduce/manifest.yaml": context.loaded.path,
-        "reproduce/lock.json": work_lock_path(context),
-        "reproduce/SHA256SUMS": sums_path(context),
-        "reproduce/drop_map.json": context.work / "drop_map.json",
+    made = {
+        reproduce.README: page_path(context),
+        reproduce.CLAIMS: card_folder(context) / "claims.json",
+        reproduce.LOCK: work_lock_path(context),
+        reproduce.SUMS: sums_path(context),
+        reproduce.DROP_MAP: context.work / "drop_map.json",
     }
-    if manifest.eval:
-        files["reproduce/protocol.yaml"] = context.loaded.root / manifest.eval.protocol
-        for quant in manifest.eval.quants:
-            files[f"reproduce/evidence/{quant}.json"] = context.work / "eval" / quant / "evidence.json"
-    return files
+    if context.manifest.eval:
+        made[reproduce.PROTOCOL] = context.loaded.root / context.eval.protocol
+        for quant in context.eval.quants:
+            made[reproduce.evidence_name(quant)] = context.work / "eval" / quant / "evidence.json"
+    return reproduce.reproduce_files(context.loaded, made)

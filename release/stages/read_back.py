@@ -1,4 +1,4 @@
-"""Read back: every digest from the Hub, and an answer of the published quant loaded from there."""
+"""Read back: every digest from the Hub, and an answer of the published quant loaded from there; then the world may see it."""
 
 from __future__ import annotations
 
@@ -8,8 +8,10 @@ from typing import Any
 
 from pruner.files import canonical_json, write_atomic
 from release.context import Context
+from release.stages.kept_card import with_kept_card
 from release.stages.publication import Repository, repositories
 from release.stages.publish import skip_unpublished
+from release.stages.quantize import model_file, quant_files
 from release.stages.stage import Stage
 
 
@@ -18,13 +20,47 @@ def _run(context: Context) -> str:
 
     hub = context.options.hub
     commits: dict[str, str] = json.loads((context.work / "published.json").read_bytes())
-    published = repositories(context)
+    published = _published(context)
     for repository in published:
         with context.progress.task(f"reading back {repository.repo}", None):
             read_back(repository.repo, commits[repository.repo], repository.digests, endpoint=hub.endpoint, token=hub.token)
     count = sum(len(repository.files) for repository in published)
+    if context.options.pull_request:
+        return f"{count} files as locked, to be merged on the Hub"
     answer = _answer(context, published)
-    return f"{count} files as locked{answer}"
+    public = "" if context.publish.private else announce(context)
+    return f"{count} files as locked{answer}{public}"
+
+
+def announce(context: Context) -> str:
+    """Show a release that was read back to everybody: weights first, since the GGUFs' card links to them.
+
+    Returns:
+        what was done, in words that follow a finding; empty when everything was so already.
+    """
+    from release.hub.announce import collect, open_to_all, supersede
+    from release.hub.remote import hub_api
+
+    publish, hub = context.publish, context.options.hub
+    api = hub_api(hub.endpoint, hub.token)
+    repos = [publish.weights, *([publish.gguf] if publish.gguf else [])]
+    done = [f"{repo} is public now" for repo in open_to_all(api, repos)]
+    if hub.label == "local":  # collections and older repositories are the real Hub's
+        return "".join(f"; {each}" for each in done)
+    if publish.collection:
+        done.append(f"in the collection {collect(api, publish.collection, repos)}")
+    pairs = (
+        [(publish.supersedes.weights, publish.weights), (publish.supersedes.gguf, publish.gguf)] if publish.supersedes else []
+    )
+    for old, new in pairs:
+        if old and new and (number := supersede(api, old, new, progress=context.progress)):
+            done.append(f"pull request {number} at {old} names {new} as its new version")
+    return "".join(f"; {each}" for each in done)
+
+
+def _published(context: Context) -> list[Repository]:
+    """What was sent, with the cards that were merged."""
+    return [with_kept_card(context, repository) for repository in repositories(context)]
 
 
 def _answer(context: Context, published: list[Repository]) -> str:
@@ -46,10 +82,10 @@ def _answer(context: Context, published: list[Repository]) -> str:
             token=hub.token,
             log=context.logs / "llama-server-hf.log",
             digests=repository.digests,
-            file=context.gguf_file(quant).name,
+            file=model_file(context, quant).name,
             question=context.publish.question,
             scratch=context.work,
-            timeout=_patience(context.gguf_file(quant).stat().st_size),
+            timeout=_patience(sum(path.stat().st_size for path in quant_files(context, quant))),
         )
     write_atomic(context.work / "readback.json", canonical_json({"quant": quant, "file": check.file, "answer": check.reply}))
     return f"; llama-server -hf {repository.repo}:{quant} answers"
@@ -62,11 +98,12 @@ def _patience(size: int) -> float:
 
 def _inputs(context: Context) -> Any:
     published = json.loads((context.work / "published.json").read_bytes())
-    return [context.options.hub.label, published, [repository.digests for repository in repositories(context)]]
+    digests = [repository.digests for repository in _published(context)]
+    return [context.options.hub.label, published, digests, context.publish.model_dump(), context.options.pull_request]
 
 
 def _outputs(context: Context) -> list[Path]:
-    return [context.work / "readback.json"] if context.publish.gguf else []
+    return [context.work / "readback.json"] if context.publish.gguf and not context.options.pull_request else []
 
 
 STAGE = Stage(

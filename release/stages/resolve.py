@@ -9,8 +9,9 @@ from typing import Any
 from pruner.checkpoint import open_checkpoint
 from pruner.errors import CheckFailedError, InputError
 from pruner.families import Architecture
-from pruner.files import canonical_json, digest_of, sha256_file, write_atomic
+from pruner.files import canonical_json, digest_of, path_inside, sha256_file, write_atomic
 from pruner.sources import digested
+from release.card.render import own_templates
 from release.context import Context
 from release.lock import LockedBase, LockedFile, read_lock
 from release.manifest import DataSource, PinnedFile
@@ -66,8 +67,10 @@ def _run(context: Context) -> str:
     with context.progress.task("digesting the base", total, "bytes") as advance:
         for name in base.files:
             file = listed[name]
-            sha256 = file.sha256 or digested(base.source, file, advance).sha256
-            files[name] = {"sha256": sha256, "size": file.size}
+            if file.sha256 is not None:  # read by ranges later, and never as a whole: the lock says so
+                files[name] = {"sha256": file.sha256, "size": file.size, "listed": True}
+            else:
+                files[name] = {"sha256": digested(base.source, file, advance).sha256, "size": file.size}
     _require_as_locked(context, files)
     pinned = {name: {"sha256": sha256_file(path), "size": path.stat().st_size} for name, path in _named_files(context).items()}
     write_atomic(_path(context), canonical_json({"base": files, "files": pinned}))
@@ -97,9 +100,14 @@ def _named_files(context: Context) -> dict[str, Path]:
         matrix = manifest.gguf.imatrix
         named += [file for file in (matrix.text, matrix.file) if file] if matrix else []
         named += [quant.tensor_types for quant in manifest.gguf.quants if quant.tensor_types]
-    named += [file for row in manifest.compare if (file := row.evidence or row.lm_eval)]
+        named += [manifest.gguf.quality.text] if manifest.gguf.quality else []
+    named += [file for row in manifest.compare for file in row.files]
+    named += manifest.card.earlier_maps.values()
     named += [prior.file for prior in manifest.prior if prior.file]
     files = {pinned.path: context.loaded.file(pinned) for pinned in named}
+    if (folder := manifest.card.templates) is not None:
+        names = own_templates(context.loaded.root, folder)
+        files |= {f"{folder}/{name}": path_inside(context.loaded.root, f"{folder}/{name}") for name in names}
     dataset = manifest.prune.dataset if manifest.prune else None
     return {**files, dataset.name: dataset_path(context, dataset)} if dataset else files
 

@@ -2,10 +2,13 @@ from __future__ import annotations
 
 import hashlib
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
+from pruner.build import MARKER
 from pruner.errors import CheckFailedError, InputError
 from pruner.materialize import materialize
 from pruner.sources import open_source
@@ -51,9 +54,40 @@ def test_a_killed_run_and_an_existing_folder(make_checkpoint: CheckpointFactory,
     base = make_checkpoint()
     run_build(base, tmp_path / "variant")
     shutil.copytree(tmp_path / "variant", tmp_path / ".out.unchecked")
+    (tmp_path / f".out.unchecked{MARKER}").touch()
     materialize(open_source(tmp_path / "variant"), open_source(base), tmp_path / "out")
+    assert {path.name for path in tmp_path.iterdir()} == {"base", "variant", "out"}
     with pytest.raises(InputError, match="already exists"):
         materialize(open_source(tmp_path / "variant"), open_source(base), tmp_path / "out")
+
+
+def test_a_folder_that_only_looks_like_ours_is_kept(make_checkpoint: CheckpointFactory, tmp_path: Path) -> None:
+    base = make_checkpoint()
+    run_build(base, tmp_path / "variant")
+    theirs = tmp_path / ".out.unchecked" / "diary.txt"
+    theirs.parent.mkdir()
+    theirs.write_text("mine")
+    with pytest.raises(InputError, match="not an unfinished build of ours"):
+        materialize(open_source(tmp_path / "variant"), open_source(base), tmp_path / "out")
+    assert theirs.read_text() == "mine"
+    assert not (tmp_path / "out").exists()
+
+
+def test_killed_before_the_comparison_the_next_run_finishes(make_checkpoint: CheckpointFactory, tmp_path: Path) -> None:
+    """The process dies when everything is built and nothing is compared."""
+    base = make_checkpoint()
+    run_build(base, tmp_path / "variant")
+    script = (
+        "import os, sys; from pathlib import Path\n"
+        "from pruner import materialize as m; from pruner.sources import open_source\n"
+        "m._published = lambda *_: os.kill(os.getpid(), 9)\n"
+        "m.materialize(open_source(sys.argv[1]), open_source(sys.argv[2]), Path(sys.argv[3]))"
+    )
+    words = [sys.executable, "-c", script, tmp_path / "variant", base, tmp_path / "out"]
+    assert subprocess.run(words, check=False, cwd=Path(__file__).parents[2]).returncode == -9
+    assert (tmp_path / ".out.unchecked").is_dir()
+    materialize(open_source(tmp_path / "variant"), open_source(base), tmp_path / "out")
+    assert {path.name for path in tmp_path.iterdir()} == {"base", "variant", "out"}
 
 
 def test_a_target_that_does_not_say_how_it_was_made(make_checkpoint: CheckpointFactory, tmp_path: Path) -> None:

@@ -25,17 +25,23 @@ Verb = Literal["get", "put"]
 
 @dataclass(frozen=True)
 class User:
-    """The owner of a token; `role` is "write" or "read"."""
+    """The owner of a token; `role` is "write" or "read".  In the organisation "*" one is a member of all."""
 
     name: str
     role: str = "write"
+    orgs: tuple[str, ...] = ()
+
+    def belongs_to(self, namespace: str) -> bool:
+        """Whether the user may write into a namespace."""
+        return namespace == self.name or namespace in self.orgs or "*" in self.orgs
 
 
 class Tokens:
     """The users of a Hub.
 
-    Without `tokens.json` in its folder, whatever looks like a token is the user "local".  With it, only the tokens whose
-    SHA-256 it lists are known: `{"<sha256 of the token>": {"name": "alice", "role": "read"}}`.
+    Without `tokens.json` in its folder, whatever looks like a token is the user "local", a member of every organisation.  With
+    it, only the tokens whose SHA-256 it lists are known: `{"<sha256 of the token>": {"name": "alice", "role": "read", "orgs":
+    ["org"]}}`.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -63,16 +69,19 @@ class Tokens:
         if not TOKEN.fullmatch(token):
             return None
         if self._users is None:
-            return User("local")
+            return User("local", orgs=("*",))
         return self._users.get(hashlib.sha256(token.encode()).hexdigest())
 
 
 def _read_users(path: Path) -> dict[str, User]:
     try:
         value = json.loads(path.read_bytes())
-        return {digest: User(str(user["name"]), str(user.get("role", "write"))) for digest, user in value.items()}
+        return {
+            digest: User(str(user["name"]), str(user.get("role", "write")), tuple(map(str, user.get("orgs", ()))))
+            for digest, user in value.items()
+        }
     except (ValueError, AttributeError, TypeError, KeyError):
-        form = '{"<sha256 of the token>": {"name": …, "role": "read" or "write"}}'
+        form = '{"<sha256 of the token>": {"name": …, "role": "read" or "write", "orgs": […]}}'
         raise InputError(f"{path}: cannot be read as {form}; correct or remove the file") from None
 
 

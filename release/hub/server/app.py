@@ -14,7 +14,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from pruner.errors import UnavailableError
-from release.hub.server import discussions, files, large_files, repositories, revisions, upload, xet
+from release.hub.server import collections, discussions, files, jobs, large_files, repositories, revisions, upload, xet
 from release.hub.server.call import Call, Handler, Hub, read_body
 from release.hub.server.errors import HubError
 
@@ -144,6 +144,17 @@ API = (
     Route("POST", "/api/repos/create", repositories.create),
     Route("DELETE", "/api/repos/delete", repositories.delete),
     Route("POST", "/api/repos/move", repositories.move),
+    Route("GET", "/api/collections", collections.listing),
+    Route("POST", "/api/collections", collections.create),
+    Route("GET", "/api/collections/{namespace}/{slug}", collections.details),
+    Route("PATCH", "/api/collections/{namespace}/{slug}", collections.change),
+    Route("DELETE", "/api/collections/{namespace}/{slug}", collections.delete),
+    Route("POST", "/api/collections/{namespace}/{slug}/items", collections.add_item),
+    Route("DELETE", "/api/collections/{namespace}/{slug}/items/{item}", collections.delete_item),
+    Route("GET", "/api/jobs/{namespace}", jobs.listing),
+    Route("POST", "/api/jobs/{namespace}", jobs.submit),
+    Route("GET", "/api/jobs/{namespace}/{job}", jobs.details),
+    Route("POST", "/api/jobs/{namespace}/{job}/cancel", jobs.cancel),
     Route("GET", "/api/{kind}", repositories.listing),
     Route("GET", REPO, repositories.info),
     Route("GET", f"{REPO}/revision/{{revision}}", repositories.info),

@@ -72,12 +72,18 @@ class Call:
         """The repo that the address names."""
         return repo_name(self.params.get("kind", "models"), self.params["namespace"], self.params["name"])
 
-    def repository(self, *, write: bool = False) -> Repository:
+    def repository(self, *, write: bool = False, member: bool = False) -> Repository:
         """The repo that the address names.
 
+        Args:
+            write: the token must be one that may write; everybody may propose.
+            member: the user must belong to the repo's namespace as well.
+
         Raises:
-            HubError: 401 or 404 when it is missing or private and not this user's; 401 or 403 when `write` is not allowed.
+            HubError: 401 or 404 when it is missing or private and not this user's; 401 or 403 when that is not allowed.
         """
+        if member:
+            self.member(self.params["namespace"])
         if write:
             self.writer()
         repository = self.hub.store.find(self.repo_name())
@@ -96,6 +102,17 @@ class Call:
         if self.user.role != "write":
             raise HubError(403, "You don't have the required permissions: the token may only read")
         return self.user
+
+    def member(self, namespace: str) -> User:
+        """The user, who may write into a namespace.
+
+        Raises:
+            HubError: 401 without a token, 403 with one that may only read or belongs to somebody else.
+        """
+        user = self.writer()
+        if not user.belongs_to(namespace):
+            raise HubError(403, f"You don't have the rights to write in the namespace {namespace[:100]!r}")
+        return user
 
     def text(self, key: str, default: str | None = None) -> str:
         """A text of the body.
@@ -145,7 +162,17 @@ def json_object(data: bytes) -> dict[str, Any]:
         raise bad_request("The body is not JSON") from None
     if not isinstance(value, dict):
         raise bad_request("The body is not a JSON object")
+    if b"\\ud" in data.lower():
+        _require_unicode(value)
     return value
+
+
+def _require_unicode(value: dict[str, Any]) -> None:
+    """Refuse half of a surrogate pair, which JSON can escape and no file or answer can hold."""
+    try:
+        json.dumps(value, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        raise bad_request("The body holds text that is not Unicode (a lone surrogate)") from None
 
 
 async def limited(request: Request, largest: int) -> AsyncIterator[bytes]:

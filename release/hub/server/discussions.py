@@ -195,7 +195,7 @@ def merge(call: Call) -> Response:
     Raises:
         HubError: 409 when it is not open or both sides changed a file.
     """
-    repository = call.repository(write=True)
+    repository = call.repository(member=True)
     user = call.writer().name
     with call.hub.store.lock:
         value = _read(call, repository)

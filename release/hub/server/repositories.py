@@ -16,11 +16,12 @@ from release.hub.server.store import Repository
 
 
 def who_am_i(call: Call) -> Response:
-    """`GET /api/whoami-v2`: the token's user and its role."""
+    """`GET /api/whoami-v2`: the token's user, its role and organisations ("*" for all)."""
     if call.user is None:
         raise HubError(401, "Invalid username or password.")
     access = {"type": "access_token", "accessToken": {"displayName": "rehearsal", "role": call.user.role}}
-    return JSONResponse({"type": "user", "name": call.user.name, "fullname": call.user.name, "orgs": [], "auth": access})
+    orgs = [{"type": "org", "name": name, "roleInOrg": "admin"} for name in call.user.orgs]
+    return JSONResponse({"type": "user", "name": call.user.name, "fullname": call.user.name, "orgs": orgs, "auth": access})
 
 
 def create(call: Call) -> Response:
@@ -29,6 +30,8 @@ def create(call: Call) -> Response:
     namespace = call.body.get("organization") or user.name
     name = repo_name(f"{call.text('type', 'model')}s", str(namespace), call.text("name"))
     place = {"url": call.hub.repo_url(name), "name": str(name)}
+    if call.hub.store.find(name) is None:
+        call.member(name.namespace)
     try:
         call.hub.store.create(name, private=_private(call), author=user.name)
     except HubError as error:
@@ -51,6 +54,7 @@ def _named_in_body(call: Call) -> Repository:
     repository = call.hub.store.find(name)
     if repository is None:
         raise HubError(404, "Repository not found", code="RepoNotFound")
+    call.member(name.namespace)
     return repository
 
 
@@ -68,6 +72,8 @@ def move(call: Call) -> Response:
     repository = call.hub.store.find(old)
     if repository is None:
         raise HubError(404, "Repository not found", code="RepoNotFound")
+    for name in (old, new):
+        call.member(name.namespace)
     call.hub.store.move(repository, new)
     return JSONResponse({"url": call.hub.repo_url(new)})
 
@@ -79,7 +85,7 @@ def _two_parts(name: str) -> tuple[str, str]:
 
 def change_settings(call: Call) -> Response:
     """`PUT …/settings`: visibility and gating."""
-    repository = call.repository(write=True)
+    repository = call.repository(member=True)
     changes: dict[str, Any] = {}
     if "visibility" in call.body or "private" in call.body:
         changes["private"] = _private(call)

@@ -39,7 +39,7 @@ def commits(call: Call) -> Response:
 
 
 def _create(call: Call, kind: str, name: str, target: str, *, overwrite: bool = False) -> Response:
-    repository = call.repository(write=True)
+    repository = call.repository(member=True)
     ref_name(name)
     with call.hub.store.lock:
         commit = repository.resolve(target)
@@ -50,7 +50,7 @@ def _create(call: Call, kind: str, name: str, target: str, *, overwrite: bool = 
 
 
 def _delete(call: Call, kind: str, name: str) -> Response:
-    repository = call.repository(write=True)
+    repository = call.repository(member=True)
     ref_name(name)
     with call.hub.store.lock:
         if repository.read_ref(kind, name) is None:

@@ -5,6 +5,7 @@
                                    /commits/<oid>.json
                                    /refs/<kind of ref>/<quoted name>   one commit oid
                                    /discussions/<number>.json
+    jobs/, collections/                        see the modules of these names
 
 A commit is first an object that nothing refers to and then one rename of a ref file, so a crash leaves the old head.
 """

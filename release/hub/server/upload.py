@@ -81,6 +81,8 @@ async def commit(call: Call) -> Response:
     ref = repository.find_ref(revision)
     if ref is None or ref[0] == "tags":
         raise revision_not_found(revision)
+    if ref[0] == "heads":
+        call.member(repository.name.namespace)
     done = await run_in_threadpool(call.hub.store.commit, repository, *ref, changes, user.name)
     url = f"{call.hub.repo_url(repository.name)}/commit/{done.oid}"
     return JSONResponse({"success": True, "commitUrl": url, "commitOid": done.oid})

@@ -22,6 +22,8 @@ from release.card.table import Row
         (0.0, "points", "±0.00 pp"),
         (-0.000001, "points", "±0.00 pp"),
         (1234, "count", "1,234"),
+        (0.00147, "measure", "0.00147"),
+        (2062.360916, "measure", "2062"),
     ],
 )
 def test_values_are_shown_in_their_unit(value: float, unit: Unit, text: str) -> None:

@@ -1,8 +1,10 @@
 from __future__ import annotations
 
 import pytest
+from pydantic import ValidationError
 
 from pruner.errors import CheckFailedError
+from release.card.claims import claims_in
 from release.card.render import render
 from release.card.table import Entry, rows
 from release.evaluation.evidence import Evidence, read_evidence, totals
@@ -22,7 +24,7 @@ def changed(*, wrong: int = 0, right: int = 0, **fields: object) -> Evidence:
         elif question.outcome == "valid" and not question.raw_correct and right:
             right, update = right - 1, {"raw_correct": True}
         questions.append(question.model_copy(update=update))
-    return REFERENCE.model_copy(update={"questions": tuple(questions), **totals(tuple(questions), None), **fields})
+    return REFERENCE.model_copy(update={"questions": tuple(questions), **totals(tuple(questions)), **fields})
 
 
 def difference(evidence: Evidence) -> str:
@@ -50,9 +52,48 @@ def test_a_partial_run_never_stands_in_a_table() -> None:
 
 
 def test_reported_rows_are_marked_and_in_no_test() -> None:
-    reported = Reported(correct=162, total=198, url="https://example.org/card", date="2026-05-01")
-    table = render(
-        "results_table.md.j2", {"rows": rows([Entry("x | y", "m", reported=reported), Entry("v", "v.json", REFERENCE)])}
-    )
-    assert "| x \\| y † |  | 162 / 198 |  |  | 81.82 % |  | not reproduced here |" in table
-    assert "† x | y: reported at https://example.org/card on 2026-05-01" in table
+    reported = Reported(correct=162, total=198, raw_correct=150, url="https://example.org/card", date="2026-05-01")
+    entries = [Entry("x | y", "m", reported=reported), Entry("v", "v.json", REFERENCE)]
+    table = render("results_table.md.j2", {"rows": rows(entries)})
+    assert "| x \\| y † |  | 150 → 162 of 198 | 75.76 % |  | 81.82 % |  | not reproduced here |" in table
+    assert "\n† x \\| y: reported at https://example.org/card on 2026-05-01; not reproduced here, and in no test.\n" in table
+
+
+def test_reported_rows_of_one_source_share_a_footnote_which_says_when_no_day_is_known() -> None:
+    one = Reported(exam="GPQA Diamond", quant="Q6_K", correct=3, total=4, url="https://example.org/card")
+    table = render("results_table.md.j2", {"rows": rows([Entry(name, "m", reported=one) for name in ("a", "b")])})
+    assert table.count("†") == 3
+    assert "† a, b: GPQA Diamond, reported at https://example.org/card (no date given); not reproduced here" in table
+    assert "| a † | Q6_K | 3 of 4 |  |  | 75.00 % |" in table
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"correct": 199, "total": 198}, "correct is 199, of 198 questions"),
+        ({"correct": 1, "total": 198, "raw_correct": 200}, "raw_correct is 200"),
+        ({"correct": 159, "total": 198, "percent": "80.31"}, "159 of 198 is 80.30 %, not 80.31 %"),
+        ({"correct": 159, "total": 198, "url": "http://example.org"}, "url"),
+        ({"correct": 159, "total": 198, "url": "https://e.org/](x)"}, "url"),
+        ({"correct": 159, "total": 198, "date": "yesterday"}, "date"),
+    ],
+)
+def test_a_reported_score_must_add_up(values: dict[str, object], message: str) -> None:
+    with pytest.raises(ValidationError, match=message):
+        Reported.model_validate({"url": "https://example.org", **values})
+
+
+@pytest.mark.parametrize("percent", ["80.30", "80.3", "80", 80.3])
+def test_a_published_percentage_is_held_against_the_counts_at_its_own_digits(percent: object) -> None:
+    assert Reported.model_validate({"url": "https://e.org", "correct": 159, "total": 198, "percent": percent}).correct == 159
+
+
+def test_the_texts_of_a_row_are_claims_with_sources() -> None:
+    found = dict(claims_in({"rows": rows([Entry("base", "b.json", REFERENCE, reference=True)])}))
+    assert {"rows.0.label", "rows.0.correct", "rows.0.raw_interval", "rows.0.interval", "rows.0.difference"} <= found.keys()
+    assert found["rows.0.interval"] == {
+        "value": "83.2–91.5 %",
+        "unit": "text",
+        "source": "b.json: patched_interval",
+        "shown": "83.2–91.5 %",
+    }

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -73,6 +74,26 @@ def test_a_gguf_that_contradicts_its_checkpoint_is_found(model: Path, copy: Path
     edit(copy / file, change)
     with pytest.raises(CheckFailedError, match=what):
         check_metadata(read_header(model), copy, "tiny" if what != "the name" else "another")
+
+
+def test_another_end_of_turn_is_found(model: Path, copy: Path):
+    header = read_header(model)
+    settings = json.loads((copy / "tokenizer_config.json").read_text())
+    assert settings["eot_token"] == "<turn|>"
+    key = "tokenizer.ggml.eot_token_id"
+    entry = header.entries.get(key) or header.entries["tokenizer.ggml.eos_token_id"]
+    wrong = replace(header, entries={**header.entries, key: replace(entry, value=3)})
+    with pytest.raises(CheckFailedError, match="the eot token id 3, the checkpoint"):
+        check_metadata(wrong, copy, "tiny")
+
+
+@pytest.mark.parametrize("missing", ["block_count", "expert_count"])
+def test_metadata_that_is_not_there_is_found(model: Path, copy: Path, missing: str):
+    header = read_header(model)
+    entries = {name: entry for name, entry in header.entries.items() if not name.endswith(f".{missing}")}
+    assert len(entries) == len(header.entries) - 1
+    with pytest.raises(CheckFailedError, match="None"):
+        check_metadata(replace(header, entries=entries), copy, "tiny")
 
 
 def test_another_chat_template_is_found(model: Path, copy: Path):

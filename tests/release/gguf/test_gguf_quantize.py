@@ -1,15 +1,20 @@
 from __future__ import annotations
 
+import os
 import shutil
+import signal
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from pruner.errors import CheckFailedError, InputError, UnavailableError
+from release.gguf.golden import gguf_bytes, golden_values
 from release.gguf.quantize import check_type, known_types, quantize
 from release.gguf.reader import read_header
 from release.gguf.summary import fallbacks, summarize
@@ -147,6 +152,53 @@ def test_a_full_disk_is_named_before_or_after_and_leaves_nothing(
         quantize(toolchain, model, disk / "q.gguf", quant_type="Q6_K", threads=1, log=tmp_path / "log")
     assert "\n" not in str(caught.value)
     assert list(disk.iterdir()) == []
+
+
+class Killer:
+    """A progress that kills the real llama-quantize when it has begun its second tensor."""
+
+    def __init__(self) -> None:
+        self.killed: list[int] = []
+
+    @contextmanager
+    def task(self, title: str, _total: int | None, _unit: str = "items") -> Iterator[Callable[[int], None]]:
+        def advance(_amount: int) -> None:
+            tools = [each for each in psutil.Process().children() if each.name().startswith("llama-quantize")]
+            if title.startswith("quantizing") and tools and not self.killed:
+                self.killed.append(tools[0].pid)
+                os.kill(tools[0].pid, signal.SIGKILL)
+
+        yield advance
+
+    def note(self, text: str) -> None:
+        raise AssertionError(text)
+
+
+@pytest.mark.llama
+def test_the_real_tool_killed_midway_leaves_the_old_file_and_says_its_last_lines(toolchain: Toolchain, tmp_path: Path):
+    entries: dict[str, str | int | float] = {
+        "general.architecture": "llama",
+        "llama.block_count": 1,
+        "llama.context_length": 32,
+        "llama.embedding_length": 2048,
+        "llama.feed_forward_length": 2048,
+        "llama.attention.head_count": 8,
+        "llama.attention.layer_norm_rms_epsilon": 1e-5,
+    }
+    matrix = golden_values(1024, 2048, 1)
+    names = ["token_embd", *(f"blk.0.{part}" for part in ("attn_q", "attn_k", "attn_v", "ffn_down", "ffn_up", "ffn_gate"))]
+    (tmp_path / "big.gguf").write_bytes(gguf_bytes(entries, {f"{name}.weight": matrix for name in names}))
+    target, killer = tmp_path / "out" / "q.gguf", Killer()
+    target.parent.mkdir()
+    target.write_bytes(b"old")
+    with pytest.raises(UnavailableError, match=r"llama-quantize was killed by signal 9: .*\[ +\d/ +7\] .*\(log: ") as caught:
+        quantize(
+            *(toolchain, tmp_path / "big.gguf", target), quant_type="Q2_K", threads=1, log=tmp_path / "log", progress=killer
+        )
+    assert killer.killed
+    assert "\n" not in str(caught.value)
+    assert [path.name for path in target.parent.iterdir()] == ["q.gguf"]
+    assert target.read_bytes() == b"old"
 
 
 BROKEN = {

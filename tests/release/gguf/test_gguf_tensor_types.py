@@ -57,6 +57,48 @@ def test_a_wrong_line_is_refused_with_its_number(tmp_path: Path, text: str, expe
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("pattern", "expected"),
+    [
+        ("(a+)+$", "repeats a group"),
+        ("(a|aa)*b", "repeats a group"),
+        (r"(x)\1", "refers back to a group"),
+        ("(?!a)b", "uses a group"),
+        ("(?i:a)b", "uses a group"),
+        ("a{9999}", "repeats more often than a name"),
+        (".*" * 30 + "x", "too many repeats"),
+        (".?" * 40 + "x", "too many repeats"),
+        ("(.|.)" * 30 + "x", "too many repeats"),
+        ("((.|.)(.|.)(.|.)(.|.)(.|.)(.|.)(.|.)(.|.)(.|.)|.*.*.)x", "too many repeats"),
+        ("a" * 201, "longer than 200"),
+    ],
+)
+def test_a_pattern_that_could_take_for_ever_is_not_tried(tmp_path: Path, pattern: str, expected: str):
+    with pytest.raises(InputError, match=rf"types\.txt:2: .* {expected}.*; write a simpler pattern") as caught:
+        rules(tmp_path, f"token_embd=Q8_0\n{pattern}=Q6_K\n")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "pattern",
+    [
+        r"blk\.\d+\.ffn_.*_exps\.(weight|bias)",
+        "blk.(0|1|2|3|4|5|6|7|8|9|10|11|12|13|14|15|16|17|18|19|20|21|22|23|24|25|26|27|28|29).attn_(q|k|v)",
+        r"blk\.[0-9]{1,2}\.attn_q(\.weight)?$",
+        "[)*+?|]x?",
+        r"a\*\+\?\|\(\*",
+    ],
+)
+def test_ordinary_patterns_are_taken(tmp_path: Path, pattern: str):
+    _, found = rules(tmp_path, f"{pattern}=Q6_K\n")
+    assert found[0].pattern == pattern
+
+
+def test_more_rules_than_any_model_has_tensors_for_are_refused(tmp_path: Path):
+    with pytest.raises(InputError, match=r"types\.txt:4097: more than 4096 rules"):
+        rules(tmp_path, "".join(f"blk.{number}=Q6_K\n" for number in range(5000)))
+
+
 def test_a_rule_for_a_tensor_that_does_not_exist_is_refused(tmp_path: Path):
     path, found = rules(tmp_path, "token_embd=Q6_K\nblk.2.attn_q.weight=Q8_0\n")
     with pytest.raises(InputError, match=r"types\.txt:2: the model has no tensor that matches 'blk\.2\.attn_q\.weight'"):

@@ -22,6 +22,7 @@ for name in ("HF_TOKEN", "HF_ENDPOINT", "HUGGING_FACE_HUB_TOKEN"):
     os.environ.pop(name, None)
 
 from release.hub.local import LocalHub  # noqa: E402
+from tests.release.hub.releases import Faults, Release  # noqa: E402
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
@@ -38,6 +39,29 @@ def api(hub: LocalHub) -> HfApi:
     from huggingface_hub import HfApi
 
     return HfApi(endpoint=hub.endpoint, token=hub.token)
+
+
+@pytest.fixture
+def release(tmp_path: Path) -> Release:
+    return Release(tmp_path / "release")
+
+
+@pytest.fixture
+def faults() -> Faults:
+    return Faults()
+
+
+@pytest.fixture
+def faulty(tmp_path: Path, faults: Faults) -> Iterator[LocalHub]:
+    with LocalHub(tmp_path / "hub", wrap=faults) as hub:
+        yield hub
+
+
+@pytest.fixture
+def faulty_api(faulty: LocalHub) -> HfApi:
+    from huggingface_hub import HfApi
+
+    return HfApi(endpoint=faulty.endpoint, token=faulty.token)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

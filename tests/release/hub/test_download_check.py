@@ -82,6 +82,30 @@ def test_llama_server_loads_the_published_quant_and_answers(
 
 
 @pytest.mark.llama
+def test_a_quant_in_shards_is_loaded_and_every_shard_compared(
+    hub: LocalHub, quants: dict[str, Path], toolchain: Toolchain, question: str, tmp_path: Path
+) -> None:
+    from release.gguf.split import split_gguf
+    from release.gguf.summary import summarize
+
+    whole = quants["tiny-Q6_K.gguf"]
+    digest = summarize(whole).tensor_digest
+    stem = tmp_path / "shards" / "tiny-Q6_K"
+    made = split_gguf(toolchain, whole, stem, max_bytes=10**6, tensor_digest=digest, log=tmp_path / "log")
+    found = {name: summary.sha256 for name, summary in made}
+    assert len(found) > 2
+    files = {name: stem.with_name(name) for name in found}
+    publish("org/shards-GGUF", files, found, private=False, message="v1", tag="v1", endpoint=hub.endpoint, token=hub.token)
+    options = {"endpoint": hub.endpoint, "token": hub.token, "log": tmp_path / "server.log", "scratch": tmp_path}
+    first, last = min(found), max(found)
+    check = (toolchain.binary("llama-server"), "org/shards-GGUF", "Q6_K")
+    done = check_download(*check, digests=found, file=first, question=question, **options)
+    assert (done.file, done.sha256) == (first, found[first])
+    with pytest.raises(CheckFailedError, match=f"Q6_K: {last} was downloaded with sha256 .*, which is not what was published"):
+        check_download(*check, digests={**found, last: "0" * 64}, file=first, question=question, **options)
+
+
+@pytest.mark.llama
 def test_what_goes_wrong_is_one_line_and_leaves_no_server(
     hub: LocalHub, digests: dict[str, str], toolchain: Toolchain, tmp_path: Path
 ) -> None:

@@ -239,3 +239,26 @@ def test_whatever_passes_as_a_name_is_one_segment(text: str) -> None:
         assert "\0" not in name
         assert "\\" not in name
         assert not {"", ".", ".."} & set(name.split("/"))
+
+
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [
+        ("POST", "/api/repos/create"),
+        ("POST", "/api/validate-yaml"),
+        ("POST", f"/api/models/{REPO}/discussions"),
+        ("POST", f"/api/models/{REPO}/preupload/main"),
+        ("POST", f"/api/models/{REPO}/commit/main"),
+        ("POST", f"/api/models/{REPO}/tag/main"),
+        ("PUT", f"/api/models/{REPO}/settings"),
+        ("POST", "/api/collections"),
+        ("POST", "/api/jobs/org"),
+    ],
+)
+def test_half_a_surrogate_pair_is_refused_everywhere(client: httpx.Client, method: str, path: str) -> None:
+    half = "\\ud800"
+    fields = "".join(f'"{key}": "{half}", ' for key in ("name", "title", "content", "tag", "namespace"))
+    body = f'{{{fields}"key": "header", "value": {{"summary": "{half}"}}}}'.encode()
+    assert client.request(method, path, content=body).status_code == 400
+    whole = json.dumps({"title": "\U0001f600", "pullRequest": True}).encode()
+    assert client.post(f"/api/models/{REPO}/discussions", content=whole).status_code == 200

@@ -16,6 +16,7 @@ from pruner.files import sha256_bytes
 from release.hub.local import LocalHub
 from release.hub.server.errors import HubError
 from release.hub.server.xet_storage import files_of_shard
+from tests.release.hub.releases import Faults, on_commit
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
@@ -30,7 +31,8 @@ from release.hub.publish import publish
 from pruner.files import sha256_file
 files = {path.name: path for path in Path(sys.argv[1]).iterdir()}
 digests = {name: sha256_file(path) for name, path in files.items()}
-done = publish("org/model", files, digests, endpoint=None, token=None, private=False, message="by Xet", tag="v1")
+options = {"message": "by Xet", "tag": "v1", "pause": lambda _seconds: None, "pull_request": "--pr" in sys.argv}
+done = publish("org/model", files, digests, endpoint=None, token=None, private=False, **options)
 print(done.commit, done.changed)
 """
 DOWNLOAD = """
@@ -69,9 +71,25 @@ def test_a_release_by_xet_is_whole_for_everybody(hub: LocalHub, api: HfApi, rele
         assert (folder / path.name).read_bytes() == path.read_bytes()
 
 
+def test_a_lost_answer_is_adopted_by_xet_too(faulty: LocalHub, faults: Faults, release: Path, tmp_path: Path) -> None:
+    """The commit succeeds and says 500; the next release fails on its first try, and is a pull request."""
+    faults.after = on_commit(1, lambda: 500)
+    assert run_with_xet(faulty, tmp_path / "home", PUBLISH, release).split()[1] == "True"
+    assert sum("/commit/" in path for _, path in faults.seen) == 1
+    faults.after, faults.before = (lambda _method, _path: None), on_commit(1, lambda: 503)
+    (release / "model.gguf").write_bytes(random.Random(3).randbytes(5_500_000))
+    run_with_xet(faulty, tmp_path / "home", PUBLISH, release, "--pr")
+    assert sum("/commit/" in path for _, path in faults.seen) == 3
+    headers = {"Authorization": f"Bearer {faulty.token}"}
+    address = f"{faulty.endpoint}/{REPO}/resolve/refs%2Fpr%2F1/model.gguf"
+    assert httpx.get(address, headers=headers, follow_redirects=True).content == (release / "model.gguf").read_bytes()
+    commits = httpx.get(f"{faulty.endpoint}/api/models/{REPO}/commits/main", headers=headers).json()
+    assert [commit["title"] for commit in commits] == ["by Xet", "initial commit"]
+
+
 def test_a_download_by_xet_reads_the_storage(hub: LocalHub, release: Path, tmp_path: Path) -> None:
     run_with_xet(hub, tmp_path / "home", PUBLISH, release)
-    answer = httpx.head(f"{hub.endpoint}/{REPO}/resolve/main/model.gguf")
+    answer = httpx.head(f"{hub.endpoint}/{REPO}/resolve/main/model.gguf", headers={"Authorization": f"Bearer {hub.token}"})
     assert answer.headers["X-Xet-Refresh-Route"].startswith(hub.endpoint)
     data = (release / "model.gguf").read_bytes()
     blob = hub.folder / "blobs" / sha256_bytes(data)[:2] / sha256_bytes(data)

@@ -2,14 +2,7 @@
 
 from __future__ import annotations
 
-import json
-import os
-import random
-import subprocess
-import sys
 import threading
-import time
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,60 +10,16 @@ import pytest
 from huggingface_hub import HfApi as HubClient
 
 from pruner.errors import CheckFailedError, InputError, UnavailableError
-from pruner.files import sha256_file
 from pruner.progress import NoProgress
 from release.hub import publish as module
 from release.hub.local import LocalHub
 from release.hub.publish import Publication, plan_publication, publish, read_back
+from tests.release.hub.releases import CARD, REPO, Faults, Release, on_commit, push, titles
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
-    from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 ROOT = Path(__file__).resolve().parents[3]
-REPO = "org/model-GGUF"
-CARD = "---\nlicense: apache-2.0\n---\n# Card\n"
-
-
-class Release:
-    """Files of a release in a folder, with the digests that the lock would hold."""
-
-    def __init__(self, folder: Path) -> None:
-        folder.mkdir()
-        self.files: dict[str, Path] = {}
-        self.digests: dict[str, str] = {}
-        self.folder = folder
-        self.add("README.md", CARD.encode())
-        self.add("model-Q6_K.gguf", random.Random(1).randbytes(5_000_000))
-        self.add("model-Q4_K_M.gguf", random.Random(2).randbytes(70_000))
-        self.add("reproduce/lock.json", b"{}\n")
-
-    def add(self, path: str, data: bytes) -> None:
-        local = self.folder / path.replace("/", "_")
-        local.write_bytes(data)
-        self.files[path] = local
-        self.digests[path] = sha256_file(local)
-
-
-@pytest.fixture
-def release(tmp_path: Path) -> Release:
-    return Release(tmp_path / "release")
-
-
-def push(hub: LocalHub, release: Release, **changes: Any) -> Publication:
-    options: dict[str, Any] = {
-        "endpoint": hub.endpoint,
-        "token": hub.token,
-        "private": False,
-        "message": "v1",
-        "tag": "v1",
-        "pause": lambda _seconds: None,
-    }
-    return publish(REPO, release.files, release.digests, **{**options, **changes})
-
-
-def titles(api: HfApi) -> list[str]:
-    return [commit.title for commit in api.list_repo_commits(REPO)]
 
 
 def test_a_release_is_one_commit_that_reads_back(hub: LocalHub, api: HfApi, release: Release) -> None:
@@ -227,43 +176,6 @@ def test_read_back_names_what_differs(hub: LocalHub, release: Release) -> None:
         read_back(REPO, "v9", release.digests, endpoint=hub.endpoint, token=hub.token)
 
 
-PUBLISH = """
-import json, sys
-from pathlib import Path
-from release.hub.publish import publish
-job = json.load(sys.stdin)
-files = {name: Path(path) for name, path in job["files"].items()}
-publish(job["repo"], files, job["digests"], endpoint=None, token=None, private=True, message="v1", tag="v1")
-"""
-
-
-@pytest.mark.slow
-def test_a_publisher_killed_at_any_moment_leaves_all_or_nothing(
-    hub: LocalHub, api: HfApi, release: Release, tmp_path: Path
-) -> None:
-    rng = random.Random(7)
-    for number in range(24):
-        release.add(f"shard-{number}.safetensors", rng.randbytes(300_000))
-    files = {name: str(path) for name, path in release.files.items()}
-    job = json.dumps({"repo": REPO, "files": files, "digests": release.digests})
-    environment = {**os.environ, **hub.environment(), "HF_HOME": str(tmp_path / "home"), "PYTHONPATH": str(ROOT)}
-    killed = 0
-    for stored in (2, 4, 8, 16, 27):
-        process = subprocess.Popen([sys.executable, "-c", PUBLISH], stdin=subprocess.PIPE, env=environment, text=True)
-        assert process.stdin is not None
-        process.stdin.write(job)
-        process.stdin.close()
-        while process.poll() is None and len(list((hub.folder / "blobs").glob("*/*"))) < stored:
-            time.sleep(0.002)
-        process.kill()
-        killed += process.wait() != 0
-        assert set(api.list_repo_files(REPO)) in ({".gitattributes"}, {".gitattributes", *release.files})
-    assert killed >= 3
-    push(hub, release, private=True)
-    assert titles(api) == ["v1", "initial commit"]
-    assert api.model_info(REPO, revision="v1").sha == api.model_info(REPO).sha
-
-
 def test_two_publishers_at_once_one_wins_and_the_other_says_so(hub: LocalHub, api: HfApi, tmp_path: Path) -> None:
     """Both read the same head before either commits; their cards differ, so the second must not overwrite the first."""
     api.create_repo(REPO)
@@ -298,68 +210,6 @@ def test_two_publishers_at_once_one_wins_and_the_other_says_so(hub: LocalHub, ap
     assert "somebody else moved main" in str(lost[0])
     assert titles(api) == ["v1", "initial commit"]
     assert api.model_info(REPO).sha == won[0].commit
-
-
-class Faults:
-    """Stands before the Hub: what it does to each request is the test's choice."""
-
-    def __init__(self) -> None:
-        self.before: Callable[[str, str], int | None] = lambda _method, _path: None
-        self.after: Callable[[str, str], int | None] = lambda _method, _path: None
-        self.seen: list[tuple[str, str]] = []
-
-    def __call__(self, app: ASGIApp) -> ASGIApp:
-        async def guarded(scope: Scope, receive: Receive, send: Send) -> None:
-            method, path = scope["method"], scope["path"]
-            self.seen.append((method, path))
-            status = self.before(method, path)
-            if status is not None:
-                await refuse(status, send)
-                return
-
-            async def altered(message: Message) -> None:
-                if message["type"] == "http.response.start":
-                    message = {**message, "status": self.after(method, path) or message["status"]}
-                await send(message)
-
-            await app(scope, receive, altered)
-
-        return guarded
-
-
-async def refuse(status: int, send: Send) -> None:
-    await send({"type": "http.response.start", "status": status, "headers": [(b"content-length", b"0")]})
-    await send({"type": "http.response.body", "body": b""})
-
-
-@pytest.fixture
-def faults() -> Faults:
-    return Faults()
-
-
-@pytest.fixture
-def faulty(tmp_path: Path, faults: Faults) -> Iterator[LocalHub]:
-    with LocalHub(tmp_path / "hub", wrap=faults) as hub:
-        yield hub
-
-
-@pytest.fixture
-def faulty_api(faulty: LocalHub) -> HfApi:
-    from huggingface_hub import HfApi
-
-    return HfApi(endpoint=faulty.endpoint, token=faulty.token)
-
-
-def on_commit(times: int, action: Callable[[], int | None]) -> Callable[[str, str], int | None]:
-    left = [times]
-
-    def choose(_method: str, path: str) -> int | None:
-        if "/commit/" not in path or not left[0]:
-            return None
-        left[0] -= 1
-        return action()
-
-    return choose
 
 
 @pytest.mark.parametrize("status", [500, 502, 503, 504])
@@ -412,27 +262,6 @@ def test_somebody_else_between_upload_and_commit_is_not_overwritten(
         push(faulty, release)
     assert titles(faulty_api) == ["theirs", "initial commit"]
     assert push(faulty, release).changed
-
-
-PLACES = ("/preupload/", "/info/lfs/objects/batch", "/objects/", "/info/lfs/verify", "/tree/", "/tag/", "/api/repos/create")
-
-
-@pytest.mark.parametrize("place", PLACES)
-def test_one_failure_anywhere_is_survived(
-    faulty: LocalHub, faulty_api: HfApi, faults: Faults, release: Release, place: str
-) -> None:
-    hit: list[str] = []
-
-    def once(_method: str, path: str) -> int | None:
-        if place in path and not hit:
-            hit.append(path)
-            return 503
-        return None
-
-    faults.before = once
-    push(faulty, release)
-    assert hit
-    assert titles(faulty_api) == ["v1", "initial commit"]
 
 
 def test_a_content_damaged_on_its_way_is_not_committed(

@@ -77,6 +77,8 @@ def test_with_a_pinned_map_dropped_experts_are_not_downloaded(
     assert whole / 4 < faults.sent < whole - 20_000_000
     recorded = json.loads((tmp_path / "work" / "inputs.json").read_bytes())["base"]
     assert {name: entry["sha256"] for name, entry in recorded.items()} == digests(base)
+    listed = {name for name, entry in recorded.items() if entry.get("listed")}
+    assert listed == {name for name in recorded if name.endswith(".safetensors")}, "never read as a whole, and marked so"
 
 
 def test_a_complete_snapshot_in_the_cache_is_used(
@@ -106,3 +108,10 @@ def test_a_prior_repository_is_compared_without_download(
     bad = upload(api, TARGET, tmp_path / "local")
     said = cut(hub, tmp_path, write_manifest(tmp_path, commit, f"[{{repo: {TARGET}, revision: {bad}}}]"), 1)
     assert f"1 files differ from hf://{TARGET}@{bad}: weights/config.json (changed)" in said
+
+
+def test_a_prior_that_is_not_there_stops_before_the_build(hub: LocalHub, commit: str, tmp_path: Path) -> None:
+    said = cut(hub, tmp_path, write_manifest(tmp_path, commit, f"[{{repo: {TARGET}, revision: {'ab' * 20}}}]"), 3)
+    assert "preflight checks" in said
+    assert TARGET in said
+    assert not (tmp_path / "work" / "weights").exists()

@@ -1,0 +1,1 @@
+"""One rule a module: `find(document, knowledge)` yields findings."""

@@ -1,0 +1,91 @@
+"""The list of rules, and the report of what they find."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+from pruner.errors import InputError
+from release.card.lint.document import Document, read_document
+from release.card.lint.finding import Finding
+from release.card.lint.knowledge import Knowledge, Rule, claims_beside, read_claims, read_config, read_files
+from release.card.lint.rules import (
+    breakdown,
+    calibration,
+    claims,
+    commands,
+    config,
+    deltas,
+    differences,
+    files,
+    gigabytes,
+    links,
+    luck,
+    paths,
+    percentages,
+    quant_sizes,
+    raw_scores,
+    repeated,
+    secrets,
+    shares,
+    significance,
+    sums,
+)
+
+RULES: tuple[Rule, ...] = (
+    claims.find,
+    sums.find,
+    breakdown.find,
+    percentages.find,
+    deltas.find,
+    differences.find,
+    shares.find,
+    gigabytes.find,
+    quant_sizes.find,
+    repeated.find,
+    significance.find,
+    luck.find,
+    raw_scores.find,
+    calibration.find,
+    paths.find,
+    secrets.find,
+    links.find,
+    files.find,
+    commands.find,
+    config.find,
+)
+
+
+def lint(document: Document, knowledge: Knowledge = Knowledge()) -> tuple[Finding, ...]:  # noqa: B008  # frozen
+    """Every slip that the rules find, in the order of lines."""
+    return tuple(sorted({finding for rule in RULES for finding in rule(document, knowledge)}))
+
+
+def lint_file(card: Path, *, files: Sequence[Path] = (), claims: Path | None = None) -> tuple[Finding, ...]:
+    """Lint a card, with the files of its repositories and its claims if they are given; a claims.json beside it is taken.
+
+    Raises:
+        InputError: one of the files cannot be read.
+    """
+    if not card.is_file():
+        raise InputError(f"{card}: does not exist; give a model card, such as README.md")
+    claims = claims or claims_beside(card)
+    known = Knowledge(
+        frozenset().union(*map(read_files, files)) if files else None,
+        read_claims(claims) if claims else None,
+        read_config(files),
+    )
+    return lint(read_document(card), known)
+
+
+def lint_json(findings: tuple[Finding, ...]) -> str:
+    """A list of {line, kind, message}."""
+    return json.dumps([asdict(finding) for finding in findings], indent=2, ensure_ascii=False)
+
+
+def lint_text(card: Path, findings: tuple[Finding, ...]) -> str:
+    """One line per finding, and how many there are."""
+    lines = [f"{card}:{finding.line}: {finding.kind}: {finding.message}" for finding in findings]
+    return "\n".join([*lines, f"{card}: {len(findings)} findings" if findings else f"{card}: no findings"])

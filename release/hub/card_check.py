@@ -1,0 +1,95 @@
+"""A card's metadata and a repo's results, as the Hub itself judges them; and the card that a repository has now."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pruner.errors import CheckFailedError
+from pruner.hub_failures import patiently
+from release.hub.card_metadata import card_metadata
+from release.hub.remote import RemoteTree, harmless, hub_errors, quiet_client
+
+if TYPE_CHECKING:
+    from huggingface_hub import HfApi
+
+CARD = "README.md"
+RESULTS = ".eval_results/"
+BAD_REQUEST = 400
+MOST_SHOWN = 3
+LARGEST = 16 << 20
+
+
+def require_valid_card(api: HfApi, content: str) -> None:
+    """Let the Hub lint the metadata on top of a card.
+
+    The commit asks the same (and shows warnings), but only after hours of upload.
+
+    Raises:
+        CheckFailedError: the Hub would refuse it; says what is wrong.
+        UnavailableError: the Hub cannot be reached.
+    """
+    from huggingface_hub.utils import (  # type: ignore[attr-defined]  # public, but not listed in __all__
+        build_hf_headers,
+        get_session,
+        hf_raise_for_status,
+    )
+
+    def ask() -> dict[str, object]:
+        answer = get_session().post(
+            f"{api.endpoint}/api/validate-yaml",
+            json={"content": content, "repoType": "model"},
+            headers=build_hf_headers(token=api.token),
+        )
+        if answer.status_code != BAD_REQUEST:
+            hf_raise_for_status(answer)
+        try:
+            value = answer.json()
+        except ValueError:
+            value = None
+        return value if isinstance(value, dict) else {}
+
+    with hub_errors(api.endpoint, "validate the card"):
+        said = patiently(ask)
+    rows = said.get("errors")
+    errors = [harmless(str(row.get("message", ""))) for row in rows if isinstance(row, dict)] if isinstance(rows, list) else []
+    if errors:
+        raise CheckFailedError(f"{CARD}: the Hub refuses its metadata: {'; '.join(errors[:MOST_SHOWN])}")
+
+
+def unreadable(path: str, local: Path) -> str | None:
+    """Why a file of metadata means nothing to the Hub: a card's head, or results below `.eval_results/`; None for any other."""
+    import yaml
+    from huggingface_hub import parse_eval_result_entries
+
+    if path == CARD:
+        errors = card_metadata(local.read_text(encoding="utf-8")).errors
+        return errors[0] if errors else None
+    if not path.startswith(RESULTS) or not path.endswith((".yaml", ".yml")):
+        return None
+    try:
+        entries = parse_eval_result_entries(yaml.safe_load(local.read_text(encoding="utf-8")))
+    except (yaml.YAMLError, ValueError, LookupError, TypeError, AttributeError) as error:
+        return f"no list of results ({type(error).__name__}: {' '.join(str(error).split())[:100]})"
+    return None if entries else "an empty list of results"
+
+
+def remote_card(api: HfApi, repo: str, tree: RemoteTree) -> str | None:
+    """The card that stands in a repo now, None when it has none.
+
+    Raises:
+        CheckFailedError: it is too large to be a card.
+        UnavailableError: the Hub cannot be reached.
+    """
+    file = tree.files.get(CARD)
+    if file is None:
+        return None
+    if file.size > LARGEST:
+        raise CheckFailedError(f"{repo}: its {CARD} has {file.size:,} bytes, which is no card")
+    with tempfile.TemporaryDirectory() as folder, hub_errors(api.endpoint, f"read the card of {repo}"), quiet_client():
+
+        def download() -> str:
+            return api.hf_hub_download(repo, CARD, revision=tree.commit, local_dir=folder, force_download=True)
+
+        return Path(patiently(download)).read_text(encoding="utf-8", errors="replace")

@@ -1,0 +1,87 @@
+"""What of a repository is our own older release: files whose digests its `reproduce/` lists, unchanged since."""
+
+from __future__ import annotations
+
+import json
+import re
+import tempfile
+from collections.abc import Collection, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pruner.hub_failures import patiently
+from release.hub.read_back import downloaded_digest
+from release.hub.remote import RemoteTree, hub_errors, quiet_client
+from release.reproduce import LOCK, SUMS, evidence_name
+
+if TYPE_CHECKING:
+    from huggingface_hub import HfApi
+
+LARGEST = 64 << 20
+"""Bytes of an older lock or list of digests that is still read."""
+LINE = re.compile(r"([0-9a-f]{64}) [ *]([^/\0\n]+)")
+SHA256 = re.compile(r"[0-9a-f]{64}")
+PLACES = (("weights/", ""), ("gguf/", ""), ("imatrix/", ""))
+
+
+def stale_files(api: HfApi, repo: str, tree: RemoteTree, files: Collection[str]) -> tuple[str, ...]:
+    """Paths that an older release of ours put into a repo, that `files` does not name, and that nobody changed since.
+
+    Raises:
+        UnavailableError: the Hub cannot be reached.
+    """
+    if LOCK not in tree.files and SUMS not in tree.files:
+        return ()
+    with tempfile.TemporaryDirectory() as folder:
+        listed = dict(_listed(api, repo, tree, Path(folder)))
+        found = []
+        for path in sorted(path for path in listed.keys() & tree.files.keys() - set(files) if _plain(path)):
+            file = tree.files[path]
+            digest = file.sha256 or downloaded_digest(api, repo, tree.commit, file, Path(folder))
+            if digest == listed[path]:
+                found.append(path)
+    return tuple(found)
+
+
+def _plain(path: str) -> bool:
+    """Whether a path from a foreign list stays inside the folder that it is downloaded to."""
+    return not any(part in ("", ".", "..") for part in path.split("/"))
+
+
+def _listed(api: HfApi, repo: str, tree: RemoteTree, folder: Path) -> Iterator[tuple[str, str]]:
+    """Path in the repo and digest of everything that the older release says of itself.  What cannot be read says nothing."""
+    lock = _text(api, repo, tree, LOCK, folder)
+    try:
+        outputs = json.loads(lock)["outputs"] if lock else {}
+        locked = {str(path): str(entry["sha256"]) for path, entry in outputs.items()}
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
+        locked = {}
+    for path, digest in locked.items():
+        place = _place(path)
+        if place and SHA256.fullmatch(digest):
+            yield place, digest
+    for line in (_text(api, repo, tree, SUMS, folder) or "").splitlines():
+        if match := LINE.fullmatch(line):
+            yield match[2], match[1]
+
+
+def _place(path: str) -> str | None:
+    """Where an output of a lock stands in the repository, None for one that is not published there."""
+    for prefix, place in PLACES:
+        if path.startswith(prefix):
+            return place + path.removeprefix(prefix)
+    evidence = re.fullmatch(r"eval/([^/]+)/evidence\.json", path)
+    return evidence_name(evidence[1]) if evidence else None
+
+
+def _text(api: HfApi, repo: str, tree: RemoteTree, path: str, folder: Path) -> str | None:
+    """A small text of the repo, None when it has none of that name."""
+    file = tree.files.get(path)
+    if file is None or file.size > LARGEST:
+        return None
+
+    def download() -> str:
+        return api.hf_hub_download(repo, path, revision=tree.commit, local_dir=folder, force_download=True)
+
+    with hub_errors(api.endpoint, f"download {path} of {repo}"), quiet_client():
+        return Path(patiently(download)).read_text(encoding="utf-8", errors="replace")

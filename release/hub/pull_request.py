@@ -1,0 +1,110 @@
+"""A release, or a small change to a card, as a pull request: one commit on a draft, read back from its ref, then opened."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from pruner.errors import CheckFailedError
+from pruner.hub_failures import BACK_OFF, passes, patiently
+from release.hub.commit import Job, commit_operations
+from release.hub.publication_plan import PublicationPlan
+from release.hub.read_back import read_back
+from release.hub.remote import RemoteTree, remote_tree
+
+if TYPE_CHECKING:
+    from huggingface_hub import Discussion, HfApi
+
+    from release.hub.commit import Operation
+
+UNDECIDED = ("draft", "open")
+DESCRIPTION = "Made by moe-release; every file was read back from this pull request and has the digest of its lock."
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """A pull request: its number, its head, and whether it waits for a decision already."""
+
+    number: int
+    commit: str
+    is_open: bool
+
+    @property
+    def ref(self) -> str:
+        """The revision that holds it."""
+        return f"refs/pr/{self.number}"
+
+
+def propose(job: Job, plan: PublicationPlan, make: Callable[[str], Sequence[Operation]], message: str) -> Proposal:
+    """Propose what a plan changes.
+
+    A pull request of ours with the same title that holds these files, or is still empty, is taken up again, so a run that was
+    killed or lost an answer leaves no second one.
+
+    Args:
+        job: files, digests and the repo.
+        plan: what is to change, on top of the plan's head.
+        make: uploads for a revision and gives the operations.
+        message: title of the pull request and of its commit.
+
+    Raises:
+        CheckFailedError: the pull request does not hold what was sent.
+        UnavailableError: the Hub cannot be reached, or takes no pull request from this token.
+    """
+    found = _ours(job, plan, message) or _drafted(job, plan, message)
+    if found.commit == plan.head:
+        found = replace(found, commit=commit_operations(job, plan, make(found.ref), message, found.ref))
+    read_back(job.repo, found.ref, job.digests, endpoint=job.api.endpoint, token=_token(job.api))
+    if not found.is_open:
+        patiently(lambda: job.api.change_discussion_status(job.repo, found.number, "open"), job.pause)
+    return found
+
+
+def _token(api: HfApi) -> str | None:
+    return api.token if isinstance(api.token, str) else None
+
+
+def _ours(job: Job, plan: PublicationPlan, title: str) -> Proposal | None:
+    """An undecided pull request of this title whose head is the plan's (nothing was committed yet) or holds all files."""
+    listed = patiently(
+        lambda: [
+            each
+            for each in job.api.get_repo_discussions(job.repo, discussion_type="pull_request")
+            if each.title == title and each.status in UNDECIDED
+        ],
+        job.pause,
+    )
+    me = patiently(job.api.whoami, job.pause)["name"] if listed else None
+    for each in [each for each in listed if each.author == me]:
+        tree = remote_tree(job.api, job.repo, f"refs/pr/{each.num}")
+        if tree and (tree.commit == plan.head or _complete(job, plan, tree)):
+            return _proposal(each, tree)
+    return None
+
+
+def _complete(job: Job, plan: PublicationPlan, tree: RemoteTree) -> bool:
+    return not job.plan(tree).changes and not tree.files.keys() & set(plan.removed)
+
+
+def _proposal(discussion: Discussion, tree: RemoteTree) -> Proposal:
+    return Proposal(discussion.num, tree.commit, is_open=discussion.status == "open")
+
+
+def _drafted(job: Job, plan: PublicationPlan, title: str) -> Proposal:
+    """A new draft.  The client does not repeat this request; one that succeeded and lost its answer is found by its title."""
+    for seconds in (*BACK_OFF, None):
+        try:
+            made = job.api.create_pull_request(job.repo, title=title, description=DESCRIPTION)
+        except Exception as error:
+            if seconds is None or not passes(error):
+                raise
+            job.pause(seconds)
+            if found := _ours(job, plan, title):
+                return found
+        else:
+            tree = remote_tree(job.api, job.repo, f"refs/pr/{made.num}")
+            if tree is None or tree.commit != plan.head:
+                raise CheckFailedError(f"{job.repo}: the branch moved while pull request {made.num} was made; run again")
+            return _proposal(made, tree)
+    raise AssertionError("the last try returns or raises")

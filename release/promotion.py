@@ -1,0 +1,52 @@
+"""`moe-release promote`: a private release is verified on the Hub once more, then shown to everybody."""
+
+from __future__ import annotations
+
+import json
+
+from pruner.errors import CheckFailedError
+from release.context import Context
+from release.stages.publication import repositories
+from release.stages.read_back import announce
+
+
+def promote(context: Context) -> str:
+    """Read every digest back from the main branches and from the tag, then make the repositories public.
+
+    Returns:
+        one line for the user.
+
+    Raises:
+        CheckFailedError: the release was not published from this work folder, or the Hub does not hold what the lock says.
+        UnavailableError: the Hub cannot be reached, or the token may not do it.
+    """
+    from release.hub.announce import set_gated
+    from release.hub.read_back import read_back
+    from release.hub.remote import hub_api
+    from release.hub.rights import require_rights
+
+    hub, publish = context.options.hub, context.publish
+    hub.require_token()
+    _require_published(context)
+    planned = repositories(context)
+    api = hub_api(hub.endpoint, hub.token)
+    require_rights(api, [repository.repo for repository in planned])
+    for repository in planned:
+        for revision in ("main", *([publish.tag] if publish.tag else [])):
+            with context.progress.task(f"reading back {repository.repo}@{revision}", None):
+                read_back(repository.repo, revision, repository.digests, endpoint=hub.endpoint, token=hub.token)
+    if publish.gated is not None:
+        for repository in planned:
+            set_gated(api, repository.repo, publish.gated)
+    count = sum(len(repository.files) for repository in planned)
+    return f"{count} files as locked{announce(context) or '; everything was public already'}"
+
+
+def _require_published(context: Context) -> None:
+    """The digests to compare with are those of the last publication, not of a build that went on since."""
+    context.record("publish")
+    published = context.work / "published.json"
+    if not published.exists() or set(json.loads(published.read_bytes())) != {each.repo for each in repositories(context)}:
+        raise CheckFailedError(
+            f"{context.loaded.path}: its repositories were not published from {context.work}; run `moe-release cut` first"
+        )

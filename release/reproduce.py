@@ -1,0 +1,102 @@
+"""`reproduce/`: the part of a weights repository from which a stranger repeats the release.
+
+    reproduce/README.md               a page of three commands: rebuild, compare, prove
+    reproduce/manifest.yaml           the manifest, byte for byte
+    reproduce/lock.json               digests of every input and output (`release.lock.Lock`)
+    reproduce/SHA256SUMS              digests of the weights by name, in the form of coreutils' sha256sum
+    reproduce/drop_map.json           which experts go: with the base and the manifest's layout, all that a rebuild needs
+    reproduce/claims.json             every value on the card with its source
+    reproduce/protocol.yaml           the locked exam           (with an eval section)
+    reproduce/evidence/<quant>.json   one scored run per quant  (with an eval section)
+    reproduce/<path>                  every other file that the manifest names, at the path that the manifest gives it
+
+So `reproduce/manifest.yaml` resolves from its own folder, and its lock stands beside it.  Withheld are tables of questions and
+outputs of lm-eval, which hold questions that may be gated, and calibration texts, whose result (the importance matrix) lies
+beside the GGUFs: their digests stand in the lock, and whoever has them puts them at the manifest's paths.
+
+The GGUF repository carries `reproduce/SHA256SUMS` alone: digests of its own files.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pruner.errors import InputError
+from pruner.files import path_inside, sha256_file
+from release.manifest import LoadedManifest, Manifest, PinnedFile
+
+FOLDER = "reproduce"
+README = f"{FOLDER}/README.md"
+MANIFEST = f"{FOLDER}/manifest.yaml"
+LOCK = f"{FOLDER}/lock.json"
+SUMS = f"{FOLDER}/SHA256SUMS"
+DROP_MAP = f"{FOLDER}/drop_map.json"
+CLAIMS = f"{FOLDER}/claims.json"
+PROTOCOL = f"{FOLDER}/protocol.yaml"
+
+
+def evidence_name(quant: str) -> str:
+    """Where the evidence of a quant stands in the weights repository."""
+    return f"{FOLDER}/evidence/{quant}.json"
+
+
+def named_files(manifest: Manifest) -> list[PinnedFile]:
+    """The files beside the manifest that are published with it, in the manifest's order; what is withheld is left out."""
+    files: list[PinnedFile | None] = [manifest.prune.drop_map if manifest.prune else None]
+    if manifest.gguf:
+        files += [manifest.gguf.imatrix.file if manifest.gguf.imatrix else None]
+        files += [quant.tensor_types for quant in manifest.gguf.quants]
+    if manifest.eval:
+        files.append(PinnedFile(path=manifest.eval.protocol))
+    files += [row.evidence for row in manifest.compare]
+    files += [prior.file for prior in manifest.prior]
+    if manifest.card.prose:
+        files.append(PinnedFile(path=manifest.card.prose))
+    return [file for file in files if file is not None]
+
+
+def reproduce_files(loaded: LoadedManifest, made: dict[str, Path]) -> dict[str, Path]:
+    """All of `reproduce/`: path in the repository -> local file.
+
+    Args:
+        loaded: the manifest, whose named files are added.
+        made: the files that have a fixed name, from the work folder.
+
+    Raises:
+        InputError: a file that the manifest names would stand where another one must.
+    """
+    files = {**made, MANIFEST: loaded.path}
+    for pinned in named_files(loaded.content):
+        inside = path_inside(loaded.root, pinned.path).relative_to(path_inside(loaded.root, ".")).as_posix()
+        name, local = f"{FOLDER}/{inside}", loaded.file(pinned)
+        if name in files and sha256_file(files[name]) != sha256_file(local):
+            raise InputError(f"{loaded.path}: {pinned.path} would be published as {name}, which has its own meaning; rename it")
+        files.setdefault(name, local)
+    return files
+
+
+def page(manifest: Manifest) -> str:
+    """`reproduce/README.md`: three commands, to be typed in a copy of the repository."""
+    base = f"hf://{manifest.base.repo}@{manifest.base.revision}" if manifest.base.repo else "BASE_FOLDER"
+    publish = manifest.publish
+    target = f"hf://{publish.weights}{f'@{publish.tag}' if publish.tag else ''}" if publish else "."
+    layout = f"--max-shard-size {manifest.weights.max_shard_size} --metadata {manifest.weights.metadata}"
+    return f"""# How to reproduce {manifest.name}
+
+The weights are bytes of {manifest.base.label}: no GPU and no torch are needed (`pip install moe-release`).{_where(manifest)}
+
+Build them again, compare with what was published, and prove the published ones without writing anything:
+
+```
+moe-release prune {base} reproduce/drop_map.json rebuilt {layout}
+(cd rebuilt && sha256sum --check ../reproduce/SHA256SUMS)
+moe-release prove {target} --base {base}
+```
+
+`manifest.yaml` declares the whole release, `lock.json` holds the digest of every input and output. Questions of exams and
+calibration sets are not here, since they may not be copied; the lock has their digests.
+"""
+
+
+def _where(manifest: Manifest) -> str:
+    return "" if manifest.base.repo else f" `BASE_FOLDER` is your copy of {manifest.base.label}."

@@ -1,0 +1,106 @@
+"""`moe-release verify --requantize`: make every quant again from the locked imatrix, and compare it with the lock."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from pruner.errors import CheckFailedError, InputError
+from pruner.files import sha256_file
+from release.context import Context
+from release.lock import Lock, read_lock
+from release.manifest import Quant
+from release.stages.calibrate import imatrix_of
+from release.stages.lock import work_lock_path
+from release.stages.quantize import make_quant
+
+Verdict = Literal["GOOD", "BAD", "NOT BIT-EXACT"]
+
+
+@dataclass(frozen=True)
+class Requantized:
+    """One file of a quant: `NOT BIT-EXACT` when it differs and a toolchain that is not exact, or another one, explains it."""
+
+    quant: str
+    file: str
+    verdict: Verdict
+    detail: str
+
+
+def requantize(context: Context, imatrix: Path | None = None) -> list[Requantized]:
+    """Make every quant of the manifest again, in a folder of its own that is deleted, and compare file by file.
+
+    The unquantized GGUF must be there: the pipeline has run to `convert`.
+
+    Args:
+        context: of the manifest.
+        imatrix: the locked importance matrix when it is not in the work folder, such as the published one.
+
+    Raises:
+        InputError: there is no lock, or the imatrix is missing.
+        CheckFailedError: the imatrix is not the locked one.
+    """
+    lock = read_lock(context.loaded.lock_path) or read_lock(work_lock_path(context))
+    if lock is None:
+        raise InputError(f"{context.loaded.lock_path}: there is no lock to compare with; cut the release first")
+    matrix = _locked_imatrix(context, lock, imatrix)
+    folder = context.work / "requantized"
+    shutil.rmtree(folder, ignore_errors=True)
+    try:
+        return [found for quant in context.gguf.quantized for found in _compare(context, lock, quant, folder, matrix)]
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _locked_imatrix(context: Context, lock: Lock, given: Path | None) -> Path | None:
+    expected = imatrix_of(context)
+    if expected is None:
+        return None
+    locked = lock.outputs.get(expected.relative_to(context.work).as_posix())
+    path = given or expected
+    if not path.is_file():
+        raise InputError(f"{path}: the imatrix is not there; name the published one with --imatrix FILE")
+    if locked is None:
+        raise InputError(f"{context.loaded.lock_path}: locks no imatrix; cut the release first")
+    if (found := sha256_file(path)) != locked.sha256:
+        raise CheckFailedError(f"{path}: has SHA-256 {found}, the lock has {locked.sha256}; give the locked one with --imatrix")
+    return path
+
+
+def _compare(context: Context, lock: Lock, quant: Quant, folder: Path, imatrix: Path | None) -> Iterator[Requantized]:
+    target = folder / context.gguf_file(quant.name).name
+    _, files = make_quant(context, quant, target, imatrix)
+    locked = {path.removeprefix("gguf/"): file for path, file in lock.outputs.items() if path.startswith("gguf/")}
+    for file in files:
+        name = file["name"]
+        (folder / name).unlink()  # a ladder of quants would fill the disk
+        if name not in locked:
+            yield Requantized(quant.name, name, "BAD", "the lock has no such file")
+        elif locked[name].sha256 == file["sha256"]:
+            yield Requantized(quant.name, name, "GOOD", file["sha256"])
+        else:
+            same = locked[name].tensor_data == file["tensor_digest"]
+            what = "other metadata around the same tensors" if same else "other tensor data"
+            reason = _excuse(context, lock, locked[name].made_with or {})
+            yield Requantized(
+                quant.name, name, "NOT BIT-EXACT" if reason else "BAD", f"{what}{f'; {reason}' if reason else ''}"
+            )
+
+
+def _excuse(context: Context, lock: Lock, made_with: dict[str, Any]) -> str:
+    """Why two toolchains cannot be expected to agree, or nothing."""
+    if (commit := made_with.get("llama.cpp", context.toolchain.commit)) != context.toolchain.commit:
+        return f"locked with llama.cpp {commit}, here {context.toolchain.commit}"
+    if not context.self_test.bit_exact:
+        return f"the toolchain here is {context.self_test}"
+    if (tested := lock.inputs.tools.get("golden self-test", "bit-exact")) != "bit-exact":
+        return f"the toolchain of the lock is {tested}"
+    return ""
+
+
+def requantize_table(found: Sequence[Requantized]) -> str:
+    """One line a file."""
+    return "\n".join(f"{each.verdict:<13}  {each.file}  {each.detail}" for each in found)

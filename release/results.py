@@ -1,0 +1,229 @@
+"""The results table of a family of releases: rows of several manifests, one table for each protocol."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pruner.errors import CheckFailedError, InputError, MoeReleaseError
+from pruner.files import path_inside, sha256_file
+from release.card.render import render
+from release.card.table import Entry, Row, rows
+from release.evaluation.evidence import evidence_digest, read_evidence
+from release.evaluation.gates import read_gated_files, require_reference
+from release.evaluation.protocol import Protocol, load_protocol, protocol_digest
+from release.lock import Lock, read_lock
+from release.manifest import Compare, LoadedManifest, load_manifest
+
+COLUMNS = (
+    "protocol",
+    "model",
+    "quant",
+    "total",
+    "raw_correct",
+    "correct",
+    "raw",
+    "score",
+    "interval",
+    "difference",
+    "reported_at",
+)
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows that may be compared: all of one protocol, or all reported by others (then there is no protocol)."""
+
+    protocol: Protocol | None
+    digest: str | None
+    entries: tuple[Entry, ...]
+
+    @property
+    def rows(self) -> list[Row]:
+        """The rows with their differences from the reference."""
+        return rows(self.entries)
+
+
+def results_tables(manifests: Sequence[Path], work: Path) -> list[Table]:
+    """One table for each protocol, in the order of the manifests; what two manifests both name stands once.
+
+    Args:
+        manifests: of the family.
+        work: the folder that holds a work folder for each manifest, by its name.
+
+    Raises:
+        CheckFailedError: evidence is missing or is not what a lock says, or the same row is given twice and differently.
+        InputError: a manifest or a file that it names cannot be used.
+    """
+    found: dict[str | None, tuple[Protocol | None, list[Entry]]] = {}
+    missing: list[str] = []
+    for path in manifests:
+        loaded = load_manifest(path)
+        protocol = _protocol(loaded)
+        digest = protocol_digest(protocol) if protocol else None
+        entries = found.setdefault(digest, (protocol, []))[1]
+        try:
+            entries.extend(_entries(loaded, protocol, work / loaded.content.name))
+        except MoeReleaseError as error:
+            missing.append(f"{loaded.content.name}: {error}")
+    if missing:
+        raise CheckFailedError("no table: " + "; ".join(missing))
+    tables = [Table(protocol, digest, _distinct(entries)) for digest, (protocol, entries) in found.items() if entries]
+    if not tables:
+        raise CheckFailedError("no table: these manifests evaluate nothing and compare with nothing")
+    return tables
+
+
+def _protocol(loaded: LoadedManifest) -> Protocol | None:
+    section = loaded.content.eval
+    return load_protocol(path_inside(loaded.root, section.protocol), loaded.root) if section else None
+
+
+def _entries(loaded: LoadedManifest, protocol: Protocol | None, work: Path) -> Iterator[Entry]:
+    """What a manifest compares with, then its own runs, each checked against its lock."""
+    for row in loaded.content.compare:
+        yield compared_entry(loaded, protocol, row)
+    if protocol is None or loaded.content.eval is None:
+        return
+    if loaded.content.prune and protocol.gates.reference:
+        pinned = next((row.evidence for row in loaded.content.compare if row.reference), None)
+        require_reference(protocol, read_evidence(loaded.file(pinned)) if pinned else None)
+    lock = read_lock(loaded.lock_path)
+    if lock is None:
+        raise CheckFailedError(f"{loaded.lock_path.name} is missing; cut the release first")
+    for quant in loaded.content.eval.quants:
+        yield _own_entry(loaded, lock, quant, work, protocol)
+
+
+def _own_entry(loaded: LoadedManifest, lock: Lock, quant: str, work: Path, protocol: Protocol) -> Entry:
+    name = f"eval/{quant}/evidence.json"
+    path = work / name
+    locked = lock.outputs.get(name)
+    if locked is None:
+        raise CheckFailedError(f"the lock holds no {name}; cut the release again")
+    if not path.is_file():
+        raise CheckFailedError(f"{path} is missing; run `moe-release eval {loaded.path}`")
+    if (digest := sha256_file(path)) != locked.sha256:
+        raise CheckFailedError(f"{path} has SHA-256 {digest}, the lock says {locked.sha256}")
+    evidence = read_evidence(path)
+    if evidence.protocol_digest != protocol_digest(protocol):
+        raise CheckFailedError(f"{path} is of another protocol than the manifest's; run `moe-release eval {loaded.path}`")
+    model = lock.outputs.get(f"gguf/{loaded.content.name}-{quant}.gguf")
+    if model is None or model.sha256 != evidence.model_sha256:
+        raise CheckFailedError(f"{path} is of another {quant} than the lock's; evaluate the locked one")
+    return Entry(loaded.content.name, f"{loaded.content.name}: evidence/{quant}.json", evidence)
+
+
+def compared_entry(loaded: LoadedManifest, protocol: Protocol | None, row: Compare) -> Entry:
+    """A row of `compare`, read.
+
+    Raises:
+        CheckFailedError: evidence is partial or does not add up, or an output of lm-eval passes no gates.
+        InputError: the file is missing, or is an output of lm-eval and the manifest has no protocol.
+    """
+    if row.reported:
+        return Entry(row.label, "manifest.yaml: compare", reported=row.reported)
+    if row.evidence:
+        return Entry(row.label, row.evidence.path, read_evidence(loaded.file(row.evidence)), reference=row.reference)
+    if protocol is None or row.lm_eval is None:
+        raise InputError(
+            f"{loaded.path}: {row.label} is an output of lm-eval, whose gates stand in a protocol; give eval.protocol"
+        )
+    run = read_gated_files(loaded.file(row.lm_eval.samples), loaded.file(row.lm_eval.results), protocol)
+    return Entry(row.label, row.lm_eval.samples.path, foreign=run)
+
+
+def _distinct(entries: Sequence[Entry]) -> tuple[Entry, ...]:
+    """Each row once.  The same model cannot be reported twice with different counts, and there is one reference."""
+    found: dict[tuple[str, str, str], Entry] = {}
+    for entry in entries:
+        what = "reported" if entry.reported else "lm-eval" if entry.foreign else "run"
+        quant = entry.evidence.quant if entry.evidence else ""
+        key = (entry.label, what, quant)
+        known = found.get(key)
+        if known is not None and _content(known) != _content(entry):
+            raise CheckFailedError(f"no table: {entry.label} stands in two manifests with different results; make them agree")
+        found[key] = known if known is not None and known.reference else entry
+    references = {_content(entry) for entry in found.values() if entry.reference}
+    if len(references) > 1:
+        raise CheckFailedError("no table: the manifests take differences from different references; give all the same one")
+    return tuple(found.values())
+
+
+def _content(entry: Entry) -> str:
+    if entry.evidence:
+        return evidence_digest(entry.evidence)
+    return entry.reported.model_dump_json() if entry.reported else repr(entry.foreign)
+
+
+def tables_markdown(tables: Sequence[Table]) -> str:
+    """Each table under the name of its protocol when there are several; reported rows have a mark and a footnote."""
+    parts = []
+    for table in tables:
+        text = render("results_table.md.j2", {"rows": table.rows}).strip("\n")
+        parts.append(f"## {_title(table)}\n\n{text}" if len(tables) > 1 else text)
+    return "\n\n".join(parts)
+
+
+def _title(table: Table) -> str:
+    return f"Protocol `{table.protocol.name}` ({(table.digest or '')[:12]})" if table.protocol else "Reported by others"
+
+
+def tables_json(tables: Sequence[Table]) -> str:
+    """A list of tables, each with its protocol and rows; shares are fractions of 1."""
+    return json.dumps(
+        [
+            {
+                "protocol": table.protocol.name if table.protocol else None,
+                "protocol_digest": table.digest,
+                "rows": [_record(table, entry, row) for entry, row in zip(table.entries, table.rows, strict=True)],
+            }
+            for table in tables
+        ],
+        indent=2,
+        ensure_ascii=False,
+    )
+
+
+def tables_csv(tables: Sequence[Table]) -> str:
+    """One table with a column for the protocol; what a row does not have is empty."""
+    output = io.StringIO()
+    writer = csv.DictWriter(output, COLUMNS, lineterminator="\n")
+    writer.writeheader()
+    for table in tables:
+        for entry, row in zip(table.entries, table.rows, strict=True):
+            writer.writerow(_record(table, entry, row))
+    return output.getvalue().rstrip("\n")
+
+
+def _record(table: Table, entry: Entry, row: Row) -> dict[str, Any]:
+    total, raw_correct, correct = _counts(entry)
+    return {
+        "protocol": table.protocol.name if table.protocol else None,
+        "model": entry.label,
+        "quant": row.quant or None,
+        "total": total,
+        "raw_correct": raw_correct,
+        "correct": correct,
+        "raw": round(raw_correct / total, 6) if raw_correct is not None else None,
+        "score": round(correct / total, 6),
+        "interval": row.interval or None,
+        "difference": row.difference,
+        "reported_at": entry.reported.origin if entry.reported else None,
+    }
+
+
+def _counts(entry: Entry) -> tuple[int, int | None, int]:
+    """Questions, correct answers before any patch where they are known, and after it."""
+    if entry.evidence:
+        return entry.evidence.total, entry.evidence.raw_correct, entry.evidence.patched_correct
+    if entry.reported:
+        return entry.reported.total, entry.reported.raw_correct, entry.reported.correct
+    if entry.foreign is None:
+        raise InputError(f"{entry.source}: holds no score")
+    return entry.foreign.total, None, entry.foreign.correct

@@ -1,0 +1,127 @@
+"""The card that is about to be published beside the one that stands there: what people wrote by hand is kept.
+
+A card whose text was changed outside of its hand-written parts is never overwritten unasked.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pruner.errors import CheckFailedError
+from pruner.files import sha256_bytes, write_atomic
+from release.card.handwritten import LARGEST, difference, merge, only_parts_changed, without_parts
+from release.context import Context
+from release.stages.publication import Repository
+
+if TYPE_CHECKING:
+    from huggingface_hub import HfApi
+
+    from release.hub.remote import RemoteTree
+
+CARD, LOCK = "README.md", "reproduce/lock.json"
+LARGEST_LOCK = 64 << 20
+MOST_COMMITS = 10
+
+
+def with_kept_parts(context: Context, repository: Repository) -> Repository:
+    """The repository's files, its card with the hand-written parts of the one on the Hub; shows what changes in it.
+
+    Raises:
+        CheckFailedError: somebody changed the card on the Hub outside of its hand-written parts; --replace-card allows it.
+    """
+    from release.hub.remote import hub_api, remote_tree
+
+    hub = context.options.hub
+    api = hub_api(hub.endpoint, hub.token)
+    tree = remote_tree(api, repository.repo)
+    existing = _text(api, repository.repo, tree, CARD, LARGEST)
+    rendered = repository.files[CARD].read_text(encoding="utf-8")
+    kept = _kept_path(context, repository.repo)
+    kept.unlink(missing_ok=True)
+    if existing is None:
+        return repository
+    where = f"{repository.repo}: {CARD}"
+    merged = merge(rendered, existing, where)
+    if changes := difference(existing, merged, CARD):
+        for line in (f"{where} changes:", *changes.splitlines()):
+            context.progress.note(line)
+        if not context.options.replace_card:
+            _require_ours(context, api, repository, existing)
+    if merged == rendered:
+        return repository
+    write_atomic(kept, merged.encode())
+    return with_kept_card(context, repository)
+
+
+def with_kept_card(context: Context, repository: Repository) -> Repository:
+    """The repository with the card that the publish stage merged, if it did, and if that is of this very release."""
+    kept = _kept_path(context, repository.repo)
+    if not kept.exists():
+        return repository
+    data = kept.read_bytes()
+    if sha256_bytes(without_parts(data.decode()).encode()) != repository.digests[CARD]:
+        return repository  # left by an earlier release
+    files, digests = {**repository.files, CARD: kept}, {**repository.digests, CARD: sha256_bytes(data)}
+    return replace(repository, files=files, digests=digests)
+
+
+def _kept_path(context: Context, repo: str) -> Path:
+    return context.work / "kept" / repo.replace("/", "--") / CARD
+
+
+def _require_ours(context: Context, api: HfApi, repository: Repository, existing: str) -> None:
+    """Refuse to lose what somebody wrote outside of the markers: then the card is in none of the last releases' locks.
+
+    One lock is not enough: a run that was killed between the two repositories left a newer one with the weights.
+    """
+    from release.hub.remote import remote_tree
+
+    weights = context.publish.weights  # the lock of both repositories stands there
+    for commit in _latest_commits(api, weights):
+        locked = _locked_cards(_text(api, weights, remote_tree(api, weights, commit), LOCK, LARGEST_LOCK))
+        if any(only_parts_changed(existing, digest) for digest in locked):
+            return
+    raise CheckFailedError(
+        f"{repository.repo}: its {CARD} was written or changed by somebody else, outside of hand-written parts; put their "
+        "text between <!-- hand-written: notes --> and <!-- end of hand-written: notes --> there, or say --replace-card"
+    )
+
+
+def _latest_commits(api: HfApi, repo: str) -> list[str]:
+    """The repo's last commits, newest first; none when it does not exist."""
+    from pruner.hub_failures import patiently
+    from release.hub.remote import hub_errors, remote_tree
+
+    if remote_tree(api, repo) is None:
+        return []
+    with hub_errors(api.endpoint, f"list the commits of {repo}"):
+        return [commit.commit_id for commit in patiently(lambda: api.list_repo_commits(repo))][:MOST_COMMITS]
+
+
+def _locked_cards(lock: str | None) -> list[str]:
+    """Digests of the cards of a release, from its lock."""
+    try:
+        outputs = json.loads(lock or "{}")["outputs"]
+        return [str(file["sha256"]) for path, file in outputs.items() if path.startswith("card/README")]
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return []
+
+
+def _text(api: HfApi, repo: str, tree: RemoteTree | None, path: str, largest: int) -> str | None:
+    """A text file at the commit of `tree`; None when there is none."""
+    import tempfile
+
+    from pruner.hub_failures import patiently
+    from release.hub.remote import hub_errors, quiet_client
+
+    file = tree.files.get(path) if tree else None
+    if tree is None or file is None:
+        return None
+    if file.size > largest:
+        raise CheckFailedError(f"{repo}: {path} has {file.size:,} bytes; at most {largest:,} are read")
+    with tempfile.TemporaryDirectory() as folder, hub_errors(api.endpoint, f"download {path} of {repo}"), quiet_client():
+        local = patiently(lambda: api.hf_hub_download(repo, path, revision=tree.commit, local_dir=folder, force_download=True))
+        return Path(local).read_text(encoding="utf-8", errors="replace")

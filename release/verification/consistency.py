@@ -1,0 +1,100 @@
+"""Whether a release agrees with itself: lock, manifest, sums and drop map against each other and against the Hub's listing."""
+
+from __future__ import annotations
+
+from pruner.drop_map import read_drop_map
+from pruner.errors import CheckFailedError
+from pruner.files import path_inside, sha256_file
+from release import reproduce
+from release.lock import Lock
+from release.references import parse_sums
+from release.verification.published import Published, PublishedRepository
+from release.verification.verdict import Finding, Pieces, Verdict
+
+
+def check_consistency(published: Published) -> Finding:
+    """The finding on `reproduce/` itself."""
+    pieces = Pieces("consistency", published.folder)
+    for name, check in {
+        reproduce.MANIFEST: _manifest,
+        reproduce.LOCK: _lock_names_the_manifest,
+        reproduce.SUMS: _sums,
+        reproduce.DROP_MAP: _drop_map,
+        reproduce.PROTOCOL: _protocol,
+    }.items():
+        with pieces.checking(name):
+            check(published)
+            pieces.add(name, Verdict.GOOD)
+    return pieces.finding("manifest, lock, sums, drop map and protocol agree")
+
+
+def _manifest(published: Published) -> None:
+    """It must be valid, and every file that it pins and that is published must have its digest."""
+    for pinned in reproduce.named_files(published.manifest.content):
+        published.manifest.file(pinned)
+
+
+def _lock_names_the_manifest(published: Published) -> None:
+    manifest, lock = published.manifest.content, published.lock
+    if lock.name != manifest.name:
+        raise CheckFailedError(f"is the lock of {lock.name}, the manifest is of {manifest.name}")
+    base = manifest.base
+    if (lock.inputs.base.name, lock.inputs.base.revision) != (base.label, base.revision):
+        locked = f"{lock.inputs.base.name}@{lock.inputs.base.revision}"
+        raise CheckFailedError(f"was made from {locked}, the manifest names {base.label}@{base.revision}")
+    for pinned in reproduce.named_files(manifest):
+        entry = lock.inputs.files.get(pinned.path)
+        if entry and entry.sha256 != sha256_file(published.manifest.file(pinned)):
+            raise CheckFailedError(f"{pinned.path} has another digest than the lock's inputs say")
+
+
+def _sums(published: Published) -> None:
+    listed = {name: file.sha256 for name, file in parse_sums(published.path(reproduce.SUMS)).items()}
+    locked = {name: file.sha256 for name, file in published.lock.weights().items()}
+    for name in sorted({*listed, *locked}):
+        if listed.get(name) != locked.get(name):
+            raise CheckFailedError(f"{name} is {listed.get(name, 'absent')} here and {locked.get(name, 'absent')} in the lock")
+
+
+def _drop_map(published: Published) -> None:
+    found = read_drop_map(published.path(reproduce.DROP_MAP))
+    drop = {layer: list(ids) for layer, ids in found.drop.items()}
+    if drop != published.lock.inputs.drop_map:
+        layers = [layer for layer in drop if drop[layer] != (published.lock.inputs.drop_map or {}).get(layer)]
+        raise CheckFailedError(f"drops other experts than the lock says, first in layer {layers[0] if layers else '?'}")
+
+
+def _protocol(published: Published) -> None:
+    from release.evaluation.protocol import load_protocol, protocol_digest
+
+    section = published.manifest.content.eval
+    if section is None:
+        return
+    named = path_inside(published.manifest.root, section.protocol)
+    if sha256_file(named) != sha256_file(published.path(reproduce.PROTOCOL)):
+        raise CheckFailedError(f"differs from {section.protocol}, which the manifest names")
+    found = protocol_digest(load_protocol(named, published.manifest.root))
+    if found != published.lock.inputs.protocol:
+        raise CheckFailedError(f"has digest {found}, the lock pins {published.lock.inputs.protocol}")
+
+
+def check_listing(lock: Lock, repository: PublishedRepository, part: str, names: dict[str, str]) -> Finding:
+    """Every locked file is in the repository with its digest.
+
+    Args:
+        lock: what it must have.
+        repository: where it must be.
+        part: what the finding is called.
+        names: path in the repository of each locked output.
+    """
+    pieces = Pieces(part)
+    for output, name in names.items():
+        with pieces.checking(name):
+            found, wanted = repository.sha256(name), lock.outputs[output].sha256
+            if found is None:
+                pieces.add(name, Verdict.BAD, "is locked, and missing from the repository")
+            elif found != wanted:
+                pieces.add(name, Verdict.BAD, f"has SHA-256 {found}, the lock pins {wanted}")
+            else:
+                pieces.add(name, Verdict.GOOD)
+    return pieces.finding(f"{len(names)} files as locked")

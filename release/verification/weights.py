@@ -1,0 +1,52 @@
+"""Whether the published weights are bytes of the pinned base: proved by streaming the base, writing nothing."""
+
+from __future__ import annotations
+
+from pruner.errors import CheckFailedError, InputError, UnavailableError
+from pruner.progress import SILENT, Progress
+from pruner.proof import prove
+from pruner.sources import Source, open_source
+from release.verification.published import Published
+from release.verification.verdict import Finding, Pieces, Verdict
+
+PART = "weights"
+
+
+def check_weights(
+    published: Published, base: str | None, *, workers: int | None = None, progress: Progress = SILENT
+) -> Finding:
+    """The finding on the weights.
+
+    Args:
+        published: the release.
+        base: folder or hf:// address of the base; None takes the manifest's from the Hub.
+        workers: parallel readers; the verdict does not depend on them.
+        progress: where bytes are reported.
+    """
+    pieces = Pieces(PART)
+    try:
+        source = base_of(published, base)
+        proof = prove(published.weights.source, source, workers=workers, progress=progress)
+    except UnavailableError as error:
+        return Finding(PART, Verdict.UNKNOWN, str(error))
+    except (InputError, CheckFailedError) as error:
+        return Finding(PART, Verdict.BAD, str(error))
+    for verdict in proof.verdicts:
+        pieces.add(verdict.name, Verdict.GOOD if verdict.good else Verdict.BAD, verdict.reason or "")
+    return pieces.finding(f"{len(proof.verdicts)} files are what {proof.base} and the drop map make")
+
+
+def base_of(published: Published, given: str | None) -> Source:
+    """The base to hold the weights against.
+
+    Raises:
+        UnavailableError: the release names a base by path, which nobody else has, and none is given; or it cannot be read.
+    """
+    if given is not None:
+        return open_source(given)
+    base = published.manifest.content.base
+    if base.repo is None:
+        raise UnavailableError(f"the release names its base, {base.label}, by path: give your copy with --base FOLDER")
+    from release.base import cached_or_remote
+
+    return cached_or_remote(base.repo, str(base.revision))

@@ -1,0 +1,190 @@
+"""Rule by rule: what is a slip, and the neighbour of it that is none."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from release.card.lint.document import parse_document
+from release.card.lint.knowledge import Knowledge, read_files
+from release.card.lint.run import lint, lint_file
+
+GOLDEN = sorted((Path(__file__).parents[1] / "golden").rglob("*.md"))
+
+
+def kinds(text: str, files: tuple[str, ...] | None = None, **shown: tuple[str, str, object]) -> list[str]:
+    """Kinds of findings; claims are name=(shown, unit, value)."""
+    claims = {name: {"shown": each[0], "unit": each[1], "value": each[2]} for name, each in shown.items()}
+    known = Knowledge(frozenset(files) if files is not None else None, claims or None)
+    return [each.kind for each in lint(parse_document(text), known)]
+
+
+def table(*rows: str, header: str = "| | A | B | Delta |") -> str:
+    return "\n".join([header, "|---" * (header.count("|") - 1) + "|", *rows])
+
+
+CLEAN = [
+    "128 raw + 31 patched = 159 right",
+    "0.37 GB + 37.25 GB = 37.6 GB",
+    "Version 1.2 + 3 = 4.5.6",
+    "159/198 = 80.30%",
+    "159/198 (80.3 %)",
+    "80.30 % (159 of 198)",
+    "203 → 209 of 240 | 84.58 % | 79.5–88.6 % | 87.08 %",
+    "open 24/7, 100% free",
+    "Of 30 layers 5 are global; 10 of 12 heads, and 40% of the time.",
+    table("| Experts | 128 | 109 | −19 |"),
+    table("| Params | 26B | 22.4B | -14% |"),
+    table("| Score | 81.82% | 80.30% | −1.52 pp |"),
+    table("| Score | 50% | 40% | -20% |"),
+    table("| Weights | 51.61 GB (48.07 GiB) | 44.83 GB (41.75 GiB) | 6.78 GB |", header="| | A | B | Removed |"),
+    table("| Params | 25.81 B | 22.41 B | −13.14 % |", "| bf16 size | 51.6 GB | 44.8 GB | −13.1 % |"),
+    table("| 96 layers | 4 | 5 | |"),
+    "The score went from 70.0% to 72.0%, +2.0 pp.",
+    "No detectable difference: 1.5 pp worse on 198 questions (p = 0.25); 159/198 = 80.30%.",
+    "5 of 10 were right (expected 2.5 if random): no more than luck.",
+    "9 of 10 were right (expected 2.5 if random), a clear signal.",
+    "It was calibrated on GPQA Diamond, 50 questions, held-out from the 198 that give 80.30% on GPQA Diamond.",
+    "# Model (22.4B)\n\nbf16 weights: 44.8 GB (41.7 GiB)",
+    "# Model (7B)\n\nQ6_K: 5.9 GB, Q4_K_M: 4.2 GB",
+    "Layers: 30\n\n| | |\n|---|---|\n| Layers | 30 |\n| Hidden size | 2,816 |",
+    "9 shards, `model-0000N-of-00009.safetensors`",
+    "# Use it\n\n[up](#use-it) [x](https://example.org/a#b) [y](../other)",
+    "A link to /etc in general, and/or ~/models, and https://example.org/home/user/x",
+    "- 3 wrong\n- 4 wrong",
+    "```\nllama-server -m x.gguf\n```",
+]
+
+
+@pytest.mark.parametrize("text", CLEAN)
+def test_no_false_alarm(text: str) -> None:
+    assert kinds(text) == []
+
+
+SLIPS = [
+    ("128 raw + 30 patched = 159 right", ["sum"]),
+    ("159/198 = 80.31%", ["percentage"]),
+    ("80.31 % (159 of 198)", ["percentage"]),
+    ("200/198 = 101.0%", ["percentage"]),
+    (table("| Experts | 128 | 109 | −18 |"), ["delta"]),
+    (table("| Params | 26B | 22.4B | -20% |"), ["delta"]),
+    (table("| Params | 26B | 22.4B | +14% |"), ["delta sign"]),
+    (table("| Params | 26B | 22.4B | -14 pp |"), ["delta unit"]),
+    (table("| Score | 81.82% | 80.30% | −1.62 pp |"), ["delta"]),
+    (table("| Score | 81.82% | 80.30% | −1.52 % |"), ["delta unit"]),
+    (table("| Weights | 51.61 GB | 44.83 GB | 7.78 GB |", header="| | A | B | Removed |"), ["delta"]),
+    (table("| a | 3/4 | 75.0% | +1.0 pp |", header="| m | n | s | % vs base |"), ["delta unit"]),
+    ("The score went from 70.0% to 72.0%, −2.0 pp.", ["difference"]),
+    ("51.61 GB (51.61 GiB)", ["GB or GiB"]),
+    ("# Model (22.4B)\n\nbf16 weights: 41.7 GB", ["GB or GiB"]),
+    ("# Model (7B)\n\nThe Q6_K file has 4.2 GB", ["quant size"]),
+    ("Layers: 30\n\n| | |\n|---|---|\n| Layers | 32 |", ["given twice"]),
+    ("8 shards, `model-0000N-of-00009.safetensors`", ["given twice"]),
+    ("[up](#use-it)", ["link"]),
+    ("<a href='#nowhere'>x</a>", ["link"]),
+    ("[x](ssh://host/x)", ["link"]),
+    ("Built in C:\\Users\\me\\models", ["local path"]),
+    ("```\ncd /home/me/work\n```", ["local path"]),
+    ("---\npath: /root/x\n---\n", ["local path"]),
+    ("<!-- token: ghp_" + "a" * 36 + " -->", ["secret"]),
+    ("| Raw outcome | Questions |\n|---|---|\n| valid | 100 |\n| empty | 3 |\n\n99/104 = 95.2%", ["breakdown"]),
+]
+
+
+@pytest.mark.parametrize(("text", "expected"), SLIPS)
+def test_a_slip_is_found(text: str, expected: list[str]) -> None:
+    assert kinds(text) == expected
+
+
+def test_the_unit_of_the_shown_digits_decides() -> None:
+    assert kinds("159/198 = 80.3%") == kinds("159/198 = 80%") == []
+    assert kinds("159/198 = 80.304%") == ["percentage"]
+
+
+def test_text_without_markup_is_read_too() -> None:
+    text = "Base This Delta\nTotal params 26B 22.4B -14%\nbf16 size 50 GB 42 GB -19%\nExperts 128 109 -18"
+    assert sorted(kinds(text)) == ["GB or GiB", "delta", "delta", "share"]
+
+
+def test_numbers_are_held_against_the_claims_where_these_are_known() -> None:
+    claim = {
+        "score": ("80.30 %", "share", 0.803),
+        "interval": ("74.2–85.2 %", "text", ""),
+        "size": ("44.83 GB (41.75 GiB)", "bytes", 44_830_000_000),
+    }
+    assert kinds("It scores 80.30 % (74.2–85.2 %), `Q6_K` and `v2.1 of x`, 44.83 GB.", **claim) == []
+    assert kinds("It scores 80.31 %.", **claim) == ["number without claim"]
+    assert kinds("It scores 80.30 pp.", **claim) == ["number without claim"]
+    assert kinds("A `3` in backquotes is a number.", **claim) == ["number without claim"]
+    assert kinds("It scores 74.2–85.3 %.", **claim) == ["number without claim"]
+    assert sorted(kinds("It takes 41.75 GB.", **claim)) == ["GB or GiB", "number without claim"]
+    assert kinds("It scores 80.31 %.") == []
+
+
+FILES = (
+    "README.md",
+    "config.json",
+    "scripts/a.py",
+    "model-00001-of-00002.safetensors",
+    "reproduce/drop_map.json",
+    "reproduce/SHA256SUMS",
+)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("See config.json, `scripts/a.py`, a.py and model-0000N-of-00002.safetensors.", []),
+        ("See `scripts/b.py`.", ["missing file"]),
+        ("See model-0000N-of-00003.safetensors.", ["missing file"]),
+        ("Based on https://example.org/x.json and org/name@v1.json", []),
+        ("[recipe](scripts/a.py) [folder](scripts) [none](none.md)", ["link"]),
+        ("```\npython scripts/a.py --out made.json\ncat made.json\npython scripts/a.py made.json\n```", []),
+        ("```\npython scripts/b.py\n```", ["command"]),
+        ("```\nllama-quantize \\\n  in.gguf out.gguf Q6_K\nllama-server -m out.gguf\n```", ["command"]),
+        ("```\nhf download org/name in.gguf\nllama-server -m in.gguf\n```", []),
+        (
+            "```\nmoe-release prune B reproduce/drop_map.json out\ncd out && sha256sum --check ../reproduce/SHA256SUMS\n```",
+            [],
+        ),
+        ("```python\nopen('x.json')\n```", []),
+        ("```\npython llama.cpp/convert_hf_to_gguf.py . --outfile=x.gguf\n```", []),
+    ],
+)
+def test_files_links_and_commands_are_held_against_the_repository(text: str, expected: list[str]) -> None:
+    assert kinds(text, FILES) == expected
+
+
+def test_the_files_are_those_of_a_folder_or_of_a_list(tmp_path: Path) -> None:
+    (tmp_path / "a" / "b").mkdir(parents=True)
+    (tmp_path / "a" / "b" / "c.json").write_text("{}")
+    assert read_files(tmp_path / "a") == {"b/c.json"}
+    (tmp_path / "list").write_text("x.json\n\n y/z.md \n")
+    assert read_files(tmp_path / "list") == {"x.json", "y/z.md"}
+
+
+def test_architecture_is_held_against_the_config_of_a_folder(tmp_path: Path) -> None:
+    text = {"head_dim": 256, "global_head_dim": 512, "layer_types": ["sliding_attention"] * 5 + ["full_attention"]}
+    (tmp_path / "config.json").write_text(json.dumps({"text_config": {**text, "num_hidden_layers": 6, "vocab_size": 262_144}}))
+    card = tmp_path / "README.md"
+    card.write_text("- Layers: 6\n- Vocabulary: 262,144\n- head_dim=256\n")
+    assert lint_file(card, files=[tmp_path]) == ()
+    card.write_text("- Layers: 7\n- Vocabulary: 262K\n- head_dim=512\n")
+    found = [(each.line, each.message) for each in lint_file(card, files=[tmp_path])]
+    assert found == [
+        (1, "layers is 6 in config.json, the card says 7"),
+        (3, "head_dim is 256 in config.json, the card says 512; 512 holds for 1 of 6 layers alone"),
+    ]
+
+
+def test_lines_are_those_of_the_file() -> None:
+    text = "---\nlicense: mit\n---\n\n# T\n\ntext\nmore text\n1/2 = 51.0%\n\n- a\n- 1/4 = 26.0%\n\n> 3/4 = 74.0%\n\n"
+    text += "<p>1/8 = 13.9%</p>\n"
+    assert [each.line for each in lint(parse_document(text))] == [9, 12, 14, 16]
+
+
+@pytest.mark.parametrize("card", GOLDEN, ids=lambda card: f"{card.parent.name}/{card.name}")
+def test_the_golden_cards_are_clean(card: Path) -> None:
+    assert lint_file(card) == ()

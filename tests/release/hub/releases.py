@@ -1,0 +1,99 @@
+"""A small release to publish, and faults to put between the client and the rehearsal Hub."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pruner.files import sha256_file
+from release.hub.local import LocalHub
+from release.hub.publish import Publication, publish
+
+if TYPE_CHECKING:
+    from huggingface_hub import HfApi
+    from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+REPO = "org/model-GGUF"
+CARD = "---\nlicense: apache-2.0\n---\n# Card\n"
+
+
+class Release:
+    """Files of a release in a folder, with the digests that the lock would hold."""
+
+    def __init__(self, folder: Path) -> None:
+        folder.mkdir()
+        self.files: dict[str, Path] = {}
+        self.digests: dict[str, str] = {}
+        self.folder = folder
+        self.add("README.md", CARD.encode())
+        self.add("model-Q6_K.gguf", random.Random(1).randbytes(5_000_000))
+        self.add("model-Q4_K_M.gguf", random.Random(2).randbytes(70_000))
+        self.add("reproduce/lock.json", b"{}\n")
+
+    def add(self, path: str, data: bytes) -> None:
+        local = self.folder / path.replace("/", "_")
+        local.write_bytes(data)
+        self.files[path] = local
+        self.digests[path] = sha256_file(local)
+
+
+def push(hub: LocalHub, release: Release, **changes: Any) -> Publication:
+    options: dict[str, Any] = {
+        "endpoint": hub.endpoint,
+        "token": hub.token,
+        "private": False,
+        "message": "v1",
+        "tag": "v1",
+        "pause": lambda _seconds: None,
+    }
+    return publish(REPO, release.files, release.digests, **{**options, **changes})
+
+
+def titles(api: HfApi) -> list[str]:
+    return [commit.title for commit in api.list_repo_commits(REPO)]
+
+
+class Faults:
+    """Stands before the Hub: what it does to each request is the test's choice."""
+
+    def __init__(self) -> None:
+        self.before: Callable[[str, str], int | None] = lambda _method, _path: None
+        self.after: Callable[[str, str], int | None] = lambda _method, _path: None
+        self.seen: list[tuple[str, str]] = []
+
+    def __call__(self, app: ASGIApp) -> ASGIApp:
+        async def guarded(scope: Scope, receive: Receive, send: Send) -> None:
+            method, path = scope["method"], scope["path"]
+            self.seen.append((method, path))
+            status = self.before(method, path)
+            if status is not None:
+                await refuse(status, send)
+                return
+
+            async def altered(message: Message) -> None:
+                if message["type"] == "http.response.start":
+                    message = {**message, "status": self.after(method, path) or message["status"]}
+                await send(message)
+
+            await app(scope, receive, altered)
+
+        return guarded
+
+
+async def refuse(status: int, send: Send) -> None:
+    await send({"type": "http.response.start", "status": status, "headers": [(b"content-length", b"0")]})
+    await send({"type": "http.response.body", "body": b""})
+
+
+def on_commit(times: int, action: Callable[[], int | None]) -> Callable[[str, str], int | None]:
+    left = [times]
+
+    def choose(_method: str, path: str) -> int | None:
+        if "/commit/" not in path or not left[0]:
+            return None
+        left[0] -= 1
+        return action()
+
+    return choose

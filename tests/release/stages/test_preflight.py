@@ -1,0 +1,36 @@
+"""Preflight: what is refused before time is spent."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from pruner.errors import UnavailableError
+from release.context import Context
+from release.manifest import load_manifest
+from release.stages.preflight import STAGE
+
+TEXT = """schema: moe-release/v1
+name: huge
+base: {path: base}
+prune: {experts: 6, drop_map: {path: map.json}}
+"""
+
+
+def context(folder: Path, shard_size: int) -> Context:
+    (folder / "base").mkdir()
+    (folder / "map.json").write_text('{"0": [1]}')
+    with (folder / "base" / "model.safetensors").open("wb") as shard:
+        shard.truncate(shard_size)  # sparse: it takes no room itself
+    (folder / "m.yaml").write_text(TEXT)
+    return Context(load_manifest(folder / "m.yaml"), folder / "work")
+
+
+def test_a_disk_that_is_too_small_is_found_before_the_build(tmp_path: Path) -> None:
+    with pytest.raises(UnavailableError, match="this release needs 1,125,899,906,842,624 bytes"):
+        STAGE.run(context(tmp_path, 1 << 50))
+
+
+def test_a_release_that_fits_passes(tmp_path: Path) -> None:
+    assert STAGE.run(context(tmp_path, 1 << 20)) is None

@@ -1,0 +1,349 @@
+"""The GGUF stages on the real tiny model: resume, quants side by side, splits, quality, and quants made again from the lock."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import stat
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+
+from pruner.errors import CheckFailedError, InputError, MoeReleaseError, UnavailableError
+from release.commands.requantize import requantize_manifest
+from release.context import Context, Options
+from release.gguf.quality import read_quality
+from release.gguf.toolchain import Toolchain, find_toolchain
+from release.lock import read_lock, write_lock
+from release.manifest import load_manifest
+from release.pipeline import StageResult, run_pipeline
+from release.requantize import requantize
+from release.stages.evaluate import model_digest
+from release.stages.lock_draft import draft_lock
+from release.stages.quantize import model_file, quant_files
+from tests.release.gguf.test_gguf_imatrix import write_imatrix
+
+pytest.importorskip("torch", reason="the converter needs the analysis extra")
+pytestmark = [pytest.mark.torch, pytest.mark.llama]
+
+QUALITY = "{text: {path: tiny/calibration.txt}, chunks: 4, context: 64}"
+WRAPPER = """#!{python}
+import os, pathlib, signal, subprocess, sys
+with pathlib.Path({calls!r}).open("a") as calls:
+    calls.write(" ".join(sys.argv[1:]) + "\\n")
+if sys.argv[-2] == {fatal!r} and pathlib.Path({fuse!r}).exists():
+    pathlib.Path({fuse!r}).unlink()
+    pathlib.Path("output.gguf").write_bytes(b"GGUF half")
+    print("[   7/  90] blk.0.attn_q.weight", flush=True)
+    os.kill(os.getpid(), signal.SIGKILL)
+sys.exit(subprocess.run([{tool!r}, *sys.argv[1:]]).returncode)
+"""
+
+
+class Notes:
+    """A progress that remembers its notes."""
+
+    def __init__(self) -> None:
+        self.notes: list[str] = []
+
+    def note(self, text: str) -> None:
+        self.notes.append(text)
+
+    def __getattr__(self, name: str) -> Any:
+        from pruner.progress import SILENT
+
+        return getattr(SILENT, name)
+
+
+@pytest.fixture(scope="module")
+def toolchain() -> Toolchain:
+    try:
+        return find_toolchain()
+    except UnavailableError as error:
+        pytest.skip(f"no llama.cpp: {error}")
+
+
+@pytest.fixture(scope="module")
+def converted(tmp_path_factory: pytest.TempPathFactory, manifests: Path, toolchain: Toolchain) -> Path:
+    """A manifest's folder whose model is converted and calibrated once."""
+    made = tmp_path_factory.mktemp("quantize")
+    (made / "tiny").mkdir()
+    shutil.copytree(manifests / "tiny" / "model", made / "tiny" / "model")
+    shutil.copy(manifests / "tiny" / "calibration.txt", made / "tiny")
+    write_manifest(made)
+    context(made, until="calibrate")
+    return made
+
+
+@pytest.fixture
+def folder(converted: Path, tmp_path: Path) -> Path:
+    """A copy of it for one test, with time stamps, so that what is up to date stays so."""
+    shutil.copytree(converted, tmp_path / "x", copy_function=shutil.copy2)
+    return tmp_path / "x"
+
+
+def write_manifest(folder: Path, quants: str = "[Q6_K]", imatrix: str | None = None, **more: str) -> None:
+    matrix = imatrix or "{text: {path: tiny/calibration.txt}, chunks: 4, context: 128, parse_special: true}"
+    extra = "".join(f"  {key}: {value}\n" for key, value in more.items())
+    (folder / "x.yaml").write_text(
+        "schema: moe-release/v1\nname: x\nbase: {path: tiny/model}\n"
+        f"gguf:\n  threads: 1\n  imatrix: {matrix}\n  quants: {quants}\n{extra}"
+    )
+
+
+def context(folder: Path, *, until: str = "quantize", **options: Any) -> tuple[Context, list[StageResult]]:
+    made = Context(load_manifest(folder / "x.yaml"), folder / "work", Options(until=until, **options), progress=Notes())
+    return made, run_pipeline(made)
+
+
+def sums(folder: Path) -> dict[str, str]:
+    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(folder.iterdir())}
+
+
+def wrapped(toolchain: Toolchain, folder: Path, monkeypatch: pytest.MonkeyPatch, fatal: str = "none") -> Path:
+    """Put the real tools into a folder, llama-quantize behind a script that counts and, once, dies on one type."""
+    tools = folder / "tools"
+    tools.mkdir()
+    for name in toolchain.binaries:
+        (tools / name).symlink_to(toolchain.binary(name))
+    (tools / "llama-quantize").unlink()
+    script = WRAPPER.format(
+        python=sys.executable,
+        calls=str(folder / "calls"),
+        fatal=fatal,
+        fuse=str(folder / "fuse"),
+        tool=str(toolchain.binary("llama-quantize")),
+    )
+    (tools / "llama-quantize").write_text(script)
+    (tools / "llama-quantize").chmod(stat.S_IRWXU)
+    monkeypatch.setenv("MOE_RELEASE_LLAMA_CPP_SOURCE", str(toolchain.converter().parent))
+    monkeypatch.setenv("MOE_RELEASE_CACHE", str(folder / "cache"))
+    return tools
+
+
+def quantized(folder: Path) -> list[str]:
+    """Types that llama-quantize really made, in order."""
+    calls = [line.split() for line in (folder / "calls").read_text().splitlines()]
+    return [words[-2] for words in calls if "output.gguf" in words and "--pure" not in words]
+
+
+def test_a_kill_in_the_third_quant_keeps_the_first_two(
+    folder: Path, toolchain: Toolchain, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    tools = wrapped(toolchain, tmp_path, monkeypatch, fatal="Q3_K_M")
+    write_manifest(folder, "[Q6_K, Q5_K_M, Q3_K_M, Q2_K]")
+    (tmp_path / "fuse").touch()
+    with pytest.raises(UnavailableError, match=r"killed by signal 9: \[   7/  90\] blk\.0\.attn_q\.weight") as caught:
+        context(folder, llama_cpp=tools, memory=1)
+    assert "\n" not in str(caught.value)
+    assert sorted(sums(folder / "work" / "gguf")) == ["x-Q5_K_M.gguf", "x-Q6_K.gguf"]
+    assert quantized(tmp_path) == ["Q6_K", "Q5_K_M", "Q3_K_M"]
+    found, results = context(folder, llama_cpp=tools, memory=1)
+    assert quantized(tmp_path)[3:] == ["Q3_K_M", "Q2_K"], "the first two are not made again"
+    assert "Q6_K, Q5_K_M made by an earlier run; 2 to go" in found.progress.notes  # type: ignore[attr-defined]
+    assert list(json.loads((folder / "work" / "quants.json").read_text())) == ["Q2_K", "Q3_K_M", "Q5_K_M", "Q6_K"]
+    write_manifest(folder, "[Q6_K, Q3_K_M]")
+    context(folder, llama_cpp=tools, memory=1)
+    assert len(quantized(tmp_path)) == 5, "leaving some out makes none again"
+    assert sorted(sums(folder / "work" / "gguf")) == ["x-Q3_K_M.gguf", "x-Q6_K.gguf"]
+    assert results[-1].detail.count(";") == 3
+    (folder / "work" / "gguf" / "x-Q6_K.gguf").write_bytes(b"damaged")
+    context(folder, llama_cpp=tools, memory=1)
+    assert quantized(tmp_path)[5:] == ["Q6_K"]
+
+
+def test_bytes_do_not_depend_on_how_many_run_at_a_time(folder: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("release.gguf.side_by_side.os.sched_getaffinity", lambda _pid: range(4), raising=False)
+    write_manifest(folder, "[Q6_K, Q4_K_M, Q3_K_S, Q8_0]")
+    alone, _ = context(folder, memory=1)
+    first, record = sums(folder / "work" / "gguf"), (folder / "work" / "quants.json").read_bytes()
+    assert not [note for note in alone.progress.notes if "at a time" in note]  # type: ignore[attr-defined]
+    for path in (folder / "work" / "records").glob("quantize*.json"):
+        path.unlink()
+    together, _ = context(folder, memory=1 << 40)
+    assert [note for note in together.progress.notes if note.startswith("quantizing 4 at a time, each in at most 0.3 GiB")]  # type: ignore[attr-defined]
+    assert sums(folder / "work" / "gguf") == first
+    assert (folder / "work" / "quants.json").read_bytes() == record
+
+
+def test_two_quants_of_the_same_tensor_data_are_an_error(folder: Path):
+    write_manifest(folder, "[Q6_K, {name: Again, type: Q6_K}]")
+    with pytest.raises(CheckFailedError, match="quants Q6_K and Again hold the same tensor data; drop one"):
+        context(folder)
+
+
+def test_a_large_quant_is_published_in_shards(folder: Path):
+    write_manifest(folder, "[Q6_K, Q2_K]", max_shard_size="3MB", quality=QUALITY)
+    found, _ = context(folder, until="quality")
+    shards = [path.name for path in quant_files(found, "Q6_K")]
+    assert len(shards) > 1
+    assert shards == [f"x-Q6_K-{number:05d}-of-{len(shards):05d}.gguf" for number in range(1, len(shards) + 1)]
+    assert model_file(found, "Q6_K").name == shards[0]
+    on_disk = sums(folder / "work" / "gguf")
+    assert set(shards) < set(on_disk)
+    assert "x-Q6_K.gguf" not in on_disk
+    summary = json.loads((folder / "work" / "quants.json").read_text())["Q6_K"]
+    assert {file["name"]: file["sha256"] for file in summary["files"]} == {name: on_disk[name] for name in shards}
+    assert summary["file_size"] == sum((folder / "work" / "gguf" / name).stat().st_size for name in shards)
+    lock = draft_lock(found)
+    assert {path.removeprefix("gguf/") for path in lock.outputs if path.startswith("gguf/")} == set(on_disk)
+    assert lock.outputs[f"gguf/{shards[1]}"].tensor_data == summary["files"][1]["tensor_digest"]
+    quality = read_quality(folder / "work" / "quality.json")
+    assert quality.quants["Q6_K"].sha256 == model_digest(found, "Q6_K")
+    assert quality.quants["Q6_K"].size == summary["file_size"]
+    write_manifest(folder, "[Q6_K, Q2_K]", max_shard_size="1GB")
+    context(folder)
+    assert "x-Q6_K.gguf" in sums(folder / "work" / "gguf")
+    assert not set(shards) & set(sums(folder / "work" / "gguf"))
+
+
+def test_quality_is_evidence_and_goes_on_after_a_kill(folder: Path, monkeypatch: pytest.MonkeyPatch):
+    write_manifest(folder, "[Q6_K, Q2_K]", quality=QUALITY)
+    from release.stages import quality as stage
+
+    measured: list[str] = []
+    real = stage.compare_quant
+
+    def compare(*arguments: Any, title: str, **rest: Any) -> Any:
+        if title == "comparing Q2_K" and not measured[1:]:
+            measured.append("killed")
+            raise UnavailableError("llama-perplexity was killed by signal 9")
+        measured.append(title)
+        return real(*arguments, title=title, **rest)
+
+    monkeypatch.setattr(stage, "compare_quant", compare)
+    with pytest.raises(UnavailableError, match="comparing with the unquantized model: llama-perplexity was killed"):
+        context(folder, until="quality")
+    assert not (folder / "work" / "quality.json").exists()
+    monkeypatch.setattr(stage, "predict", lambda *_arguments, **_rest: pytest.fail("the predictions were there"))
+    found, results = context(folder, until="quality")
+    assert measured == ["comparing Q6_K", "killed", "comparing Q2_K"]
+    quality = read_quality(folder / "work" / "quality.json")
+    assert results[-1].detail.startswith("Q6_K: KL divergence 0.")
+    assert quality.quants["Q6_K"].divergence.kl_divergence.value < quality.quants["Q2_K"].divergence.kl_divergence.value
+    assert quality.source.sha256 == sums(folder / "work" / "gguf-source")["x-bf16.gguf"]
+    assert quality.text.sha256 == sums_of(folder / "tiny" / "calibration.txt")
+    assert quality.bit_exact == found.self_test.bit_exact
+    assert not (folder / "work" / "quality").exists(), "the predictions are gigabytes on a real model"
+    assert draft_lock(found).outputs["quality.json"].sha256 == sums_of(folder / "work" / "quality.json")
+    again = run_pipeline(found)
+    assert again[-1].status == "up to date"
+    write_manifest(folder, "[Q6_K, Q2_K]")
+    found, results = context(folder, until="quality")
+    assert results[-1].status == "skipped"
+    assert "quality.json" not in draft_lock(found).outputs
+
+
+def sums_of(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def test_no_imatrix_is_a_release_too(folder: Path):
+    (folder / "x.yaml").write_text("schema: moe-release/v1\nname: x\nbase: {path: tiny/model}\ngguf: {quants: [Q6_K]}\n")
+    found, results = context(folder)
+    assert {each.stage: each.detail for each in results}["calibrate"] == "the manifest asks for no imatrix"
+    assert not [path for path in draft_lock(found).outputs if path.startswith("imatrix/")]
+
+
+def test_a_pinned_imatrix_is_used_as_it_is_and_its_gaps_are_told(folder: Path):
+    counts = {"blk.0.attn_q.weight": [640.0], "blk.0.ffn_down_exps.weight": [3.0, 0.0, 5.0, 0.0]}
+    pinned = write_imatrix(folder / "mine.gguf", counts)
+    digest = sums_of(pinned)
+    write_manifest(folder, "[Q6_K]", imatrix=f"{{file: {{path: mine.gguf, sha256: {digest}}}}}")
+    found, results = context(folder, until="calibrate")
+    assert results[-1].detail == "pinned imatrix, 5 chunks of 128 tokens, 2 experts never reached"
+    assert "the pinned imatrix never reached 2 experts" in found.progress.notes  # type: ignore[attr-defined]
+    assert sums(folder / "work" / "imatrix") == {"x-imatrix.gguf": digest}
+    shutil.copy(folder / "work" / "gguf-source" / "x-bf16.gguf", folder / "mine.gguf")
+    write_manifest(folder, "[Q6_K]", imatrix="{file: {path: mine.gguf}}")
+    with pytest.raises(InputError, match="is no imatrix in GGUF form"):
+        context(folder, until="calibrate")
+    write_manifest(folder, "[Q6_K]", imatrix=f"{{file: {{path: mine.gguf, sha256: {digest}}}}}")
+    with pytest.raises(InputError, match="the manifest pins"):
+        context(folder, until="calibrate")
+
+
+@pytest.fixture
+def locked(folder: Path) -> Path:
+    """A release with a lock beside its manifest."""
+    write_manifest(folder, "[Q6_K, Q2_K]", max_shard_size="3MB")
+    found, _ = context(folder)
+    write_lock(folder / "x.lock.json", draft_lock(found))
+    return folder
+
+
+def verdicts(folder: Path, imatrix: Path | None = None, **options: Any) -> dict[str, str]:
+    found, _ = context(folder, until="convert", **options)
+    result = {each.file: each.verdict for each in requantize(found, imatrix)}
+    assert not (folder / "work" / "requantized").exists()
+    return result
+
+
+def change_lock(folder: Path, name: str, **changes: Any) -> None:
+    lock = read_lock(folder / "x.lock.json")
+    assert lock is not None
+    outputs = {path: file.model_copy(update=changes) if path == name else file for path, file in lock.outputs.items()}
+    write_lock(folder / "x.lock.json", lock.model_copy(update={"outputs": outputs}))
+
+
+def test_quants_made_again_from_the_locked_imatrix_are_good_or_bad(
+    locked: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    files = sorted(sums(locked / "work" / "gguf"))
+    assert verdicts(locked) == dict.fromkeys(files, "GOOD")
+    published = tmp_path / "published.gguf"
+    shutil.move(locked / "work" / "imatrix" / "x-imatrix.gguf", published)
+    with pytest.raises(InputError, match="name the published one with --imatrix FILE"):
+        verdicts(locked)
+    assert set(verdicts(locked, published).values()) == {"GOOD"}
+    change_lock(locked, "gguf/x-Q2_K.gguf", sha256="0" * 64)
+    assert verdicts(locked, published) == {**dict.fromkeys(files, "GOOD"), "x-Q2_K.gguf": "BAD"}
+    with pytest.raises(typer.Exit) as caught:
+        requantize_manifest(
+            *(locked / "x.yaml", locked / "work"), imatrix=published, llama_cpp=None, workers=None, as_json=True
+        )
+    assert caught.value.exit_code == 1
+    shown = json.loads(capsys.readouterr().out)
+    assert [each["detail"] for each in shown if each["verdict"] == "BAD"] == ["other metadata around the same tensors"]
+    with published.open("ab") as file:
+        file.write(b"x")
+    with pytest.raises(CheckFailedError, match=r"has SHA-256 .*, the lock has"):
+        verdicts(locked, published)
+    (locked / "x.lock.json").unlink()
+    with pytest.raises(InputError, match="there is no lock"):
+        verdicts(locked, published)
+
+
+def test_a_toolchain_that_is_not_bit_exact_explains_a_difference(locked: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    change_lock(locked, "gguf/x-Q2_K.gguf", sha256="0" * 64, made_with={"llama.cpp": "f" * 40})
+    assert verdicts(locked)["x-Q2_K.gguf"] == "NOT BIT-EXACT"
+    change_lock(locked, "gguf/x-Q2_K.gguf", made_with={})
+    assert verdicts(locked)["x-Q2_K.gguf"] == "BAD"
+    monkeypatch.setenv("MOE_RELEASE_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr("release.gguf.golden.golden_digests", lambda *_arguments, **_rest: {})
+    found, _ = context(locked, until="convert")
+    assert draft_lock(found, stages=("quantize",)).inputs.tools["golden self-test"] == "not bit-exact"
+    assert {each.verdict for each in requantize(found) if each.quant == "Q2_K"} == {"NOT BIT-EXACT"}
+    assert {each.verdict for each in requantize(found) if each.quant == "Q6_K"} == {"GOOD"}
+
+
+@pytest.mark.parametrize(
+    ("more", "expected"),
+    [
+        ({"max_shard_size": "10kB"}, "max_shard_size"),
+        ({"memory": "lots"}, "memory"),
+        ({"quality": "{text: {path: none.txt}}"}, "none.txt does not exist"),
+        ({"quality": "{text: {path: tiny/calibration.txt}, chunks: 2, context: 64}"}, "under 100 tokens"),
+        ({"quality": "{text: {path: tiny/calibration.txt}, contexts: 64}"}, "contexts"),
+    ],
+)
+def test_wrong_settings_are_found_before_any_work(folder: Path, more: dict[str, str], expected: str):
+    write_manifest(folder, **more)
+    with pytest.raises(MoeReleaseError, match=expected) as caught:
+        context(folder, until="preflight")
+    assert caught.value.exit_code == 2
+    assert "\n" not in str(caught.value)

@@ -1,0 +1,93 @@
+"""What `reproduce/` holds, and that its page of commands is enough for a stranger."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from pruner.errors import InputError
+from pruner.files import canonical_json, sha256_file
+from release import reproduce
+from release.direct_prune import prune_directly
+from release.manifest import load_manifest
+from tests.conftest import CheckpointFactory
+from tests.end_to_end.conftest import COMMAND
+
+MANIFEST = """schema: moe-release/v1
+name: small
+base: {path: base}
+prune: {experts: 6, drop_map: {path: maps/map.json}}
+weights: {max_shard_size: 2KB}
+gguf: {quants: [Q6_K, {name: CD, type: Q6_K, tensor_types: {path: types.txt}}]}
+compare:
+- {label: other, evidence: {path: runs/other.json}}
+- {label: harness, lm_eval: {samples: {path: runs/samples_x.jsonl}, results: {path: runs/results_x.json}}}
+card: {prose: words.md}
+publish: {weights: org/small, tag: v1}
+"""
+
+
+def write(folder: Path, text: str = MANIFEST) -> Path:
+    for name in ("maps/map.json", "types.txt", "runs/other.json", "runs/samples_x.jsonl", "runs/results_x.json", "words.md"):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(name)
+    (folder / "manifest-of-mine.yaml").write_text(text)
+    return folder / "manifest-of-mine.yaml"
+
+
+def test_named_files_stand_at_the_manifests_paths_and_questions_stay_out(tmp_path: Path) -> None:
+    files = reproduce.reproduce_files(load_manifest(write(tmp_path)), {})
+    assert sorted(files) == [
+        "reproduce/manifest.yaml",
+        "reproduce/maps/map.json",
+        "reproduce/runs/other.json",
+        "reproduce/types.txt",
+        "reproduce/words.md",
+    ]
+    assert files["reproduce/types.txt"].read_text() == "types.txt"
+
+
+def test_a_file_with_a_fixed_name_is_refused_unless_it_is_the_same(tmp_path: Path) -> None:
+    loaded = load_manifest(write(tmp_path, MANIFEST.replace("maps/map.json", "drop_map.json")))
+    (tmp_path / "drop_map.json").write_text("theirs")
+    (tmp_path / "ours.json").write_text("ours")
+    with pytest.raises(InputError, match=r"drop_map\.json would be published as reproduce/drop_map\.json"):
+        reproduce.reproduce_files(loaded, {reproduce.DROP_MAP: tmp_path / "ours.json"})
+    (tmp_path / "ours.json").write_text("theirs")
+    assert reproduce.reproduce_files(loaded, {reproduce.DROP_MAP: tmp_path / "ours.json"})
+
+
+def test_a_manifest_in_reproduce_finds_its_lock(tmp_path: Path) -> None:
+    path = write(tmp_path).rename(tmp_path / "manifest.yaml")
+    assert load_manifest(path).lock_path == tmp_path / "small.lock.json"
+    (tmp_path / "lock.json").write_text("{}")
+    assert load_manifest(path).lock_path == tmp_path / "lock.json"
+
+
+def test_the_first_two_commands_of_the_page_rebuild_the_weights(make_checkpoint: CheckpointFactory, tmp_path: Path) -> None:
+    """The page is typed into a shell by somebody who has the base and `reproduce/` and nothing else."""
+    base = make_checkpoint()
+    drop_map = {"drop": {str(layer): [1, 4] for layer in range(3)}}
+    (tmp_path / "map.json").write_bytes(canonical_json(drop_map["drop"]))
+    built = tmp_path / "built"
+    prune_directly(base, tmp_path / "map.json", built, max_shard_size="2KB", metadata="pt")
+    copy = tmp_path / "copy"
+    (copy / "reproduce").mkdir(parents=True)
+    shutil.copy(tmp_path / "map.json", copy / reproduce.DROP_MAP)
+    (copy / reproduce.SUMS).write_text("".join(f"{sha256_file(path)}  {path.name}\n" for path in sorted(built.iterdir())))
+    page = reproduce.page(load_manifest(write(tmp_path / "manifests")).content)
+    commands = page.split("```\n")[1].splitlines()
+    assert len(commands) == 3
+    assert commands[2] == "moe-release prove hf://org/small@v1 --base BASE_FOLDER"
+    words = " && ".join(commands[:2]).replace("BASE_FOLDER", shlex.quote(str(base)))
+    path = f"{COMMAND.parent}{os.pathsep}{os.environ['PATH']}"
+    done = subprocess.run(
+        ["bash", "-c", words], cwd=copy, capture_output=True, text=True, check=False, env={**os.environ, "PATH": path}
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count(": OK") == len(list(built.iterdir()))

@@ -1,0 +1,132 @@
+"""The results table of a family: one table per protocol, nothing rendered without evidence that the lock knows."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from pruner.errors import CheckFailedError
+from pruner.files import sha256_file
+from release.cli import app
+from release.evaluation.evidence import read_evidence, write_evidence
+from release.lock import Lock, LockedBase, LockedFile, LockedInputs, write_lock
+from release.results import results_tables, tables_json, tables_markdown
+from tests.conftest import MANIFESTS
+
+FAMILY = [MANIFESTS / f"gemma-4-A4B-{name}.yaml" for name in ("109e-v3", "109e-v2", "120e-v4")]
+BASE = "tiny-gemma4-16e"
+
+
+@pytest.fixture
+def family(tmp_path: Path) -> tuple[Path, Path]:
+    """A folder of manifests and one of work folders, with the committed evidence as the base's own run under its lock."""
+    manifests, work = tmp_path / "manifests", tmp_path / "build"
+    shutil.copytree(MANIFESTS, manifests)
+    place = work / BASE / "eval" / "Q6_K" / "evidence.json"
+    place.parent.mkdir(parents=True)
+    shutil.copy(MANIFESTS / "tiny" / "evidence" / f"{BASE}-Q6_K.json", place)
+    lock_evidence(manifests, place)
+    return manifests, work
+
+
+def lock_evidence(manifests: Path, place: Path) -> None:
+    model = read_evidence(place).model_sha256
+    outputs = {
+        "eval/Q6_K/evidence.json": LockedFile(sha256=sha256_file(place), size=place.stat().st_size),
+        f"gguf/{BASE}-Q6_K.gguf": LockedFile(sha256=model, size=1),
+    }
+    inputs = LockedInputs(base=LockedBase(name=BASE, files={}))
+    write_lock(manifests / f"{BASE}.lock.json", Lock(name=BASE, inputs=inputs, outputs=outputs))  # type: ignore[call-arg]
+
+
+def test_what_several_manifests_name_stands_once() -> None:
+    tables = results_tables(FAMILY, Path("nowhere"))
+    assert [[entry.label for entry in table.entries] for table in tables] == [
+        [
+            "gemma-4-26B-A4B-it",
+            "gemma-4-A4B-109e-v3",
+            "gemma-4-A4B-109e-v2",
+            "gemma-4-A4B-120e-v4",
+            "gemma-4-A4B-120e-v3",
+            "gemma-4-A4B-109e",
+        ]
+    ]
+    text = tables_markdown(tables)
+    assert "| gemma-4-A4B-109e-v3 † | Q6_K | 154 → 159 of 198 | 77.78 % |  | 80.30 % |  | not reproduced here |" in text
+    assert text.count("\n† ") == 1
+
+
+def test_runs_and_reported_rows_of_others_are_clearly_separated(family: tuple[Path, Path]) -> None:
+    manifests, work = family
+    tables = results_tables([manifests / f"{BASE}.yaml", *FAMILY], work)
+    text = tables_markdown(tables)
+    assert [line for line in text.splitlines() if line.startswith("## ")] == [
+        "## Protocol `tiny-exam` (fd7dee0f3361)",
+        "## Reported by others",
+    ]
+    found = json.loads(tables_json(tables))
+    assert [each["protocol"] for each in found] == ["tiny-exam", None]
+    assert found[0]["rows"][0]["correct"] == 211
+
+
+def test_the_command_prints_all_three_forms(family: tuple[Path, Path]) -> None:
+    manifests, work = family
+    words = ["table", str(manifests / f"{BASE}.yaml"), str(FAMILY[0]), "--work", str(work)]
+    forms = {form: CliRunner().invoke(app, [*words, "--format", form]) for form in ("markdown", "csv", "json")}
+    assert {each.exit_code for each in forms.values()} == {0}
+    rows = list(csv.DictReader(io.StringIO(forms["csv"].stdout)))
+    assert [(row["model"], row["total"], row["raw_correct"], row["correct"]) for row in rows][:3] == [
+        (BASE, "240", "205", "211"),
+        ("gemma-4-26B-A4B-it", "198", "", "162"),
+        ("gemma-4-A4B-109e-v3", "198", "154", "159"),
+    ]
+    assert len(json.loads(forms["json"].stdout)) == 2
+    assert forms["markdown"].stdout.startswith("## Protocol")
+
+
+def test_missing_evidence_is_named_for_every_manifest(family: tuple[Path, Path]) -> None:
+    manifests, work = family
+    shutil.rmtree(work)
+    (manifests / "tiny-gemma4-4e.lock.json").unlink()
+    with pytest.raises(CheckFailedError, match=r"no table: tiny-gemma4-16e: .*evidence.json is missing.*; tiny-gemma4-4e: "):
+        results_tables([manifests / f"{BASE}.yaml", manifests / "tiny-gemma4-4e.yaml"], work)
+
+
+def test_evidence_that_the_lock_does_not_know_is_not_rendered(family: tuple[Path, Path]) -> None:
+    manifests, work = family
+    place = work / BASE / "eval" / "Q6_K" / "evidence.json"
+    write_evidence(place, read_evidence(place).model_copy(update={"quant": "Q8_0"}))
+    with pytest.raises(CheckFailedError, match=r"has SHA-256 .*, the lock says "):
+        results_tables([manifests / f"{BASE}.yaml"], work)
+
+
+def test_evidence_of_another_model_or_protocol_is_not_rendered(family: tuple[Path, Path]) -> None:
+    manifests, work = family
+    place = work / BASE / "eval" / "Q6_K" / "evidence.json"
+    lock = manifests / f"{BASE}.lock.json"
+    lock.write_text(lock.read_text().replace(read_evidence(place).model_sha256, "0" * 64))
+    with pytest.raises(CheckFailedError, match="is of another Q6_K than the lock's"):
+        results_tables([manifests / f"{BASE}.yaml"], work)
+    write_evidence(place, read_evidence(place).model_copy(update={"protocol_digest": "0" * 64}))
+    lock_evidence(manifests, place)
+    with pytest.raises(CheckFailedError, match="is of another protocol than the manifest's"):
+        results_tables([manifests / f"{BASE}.yaml"], work)
+
+
+def test_a_score_that_two_manifests_report_differently_stops_the_table(tmp_path: Path) -> None:
+    shutil.copytree(MANIFESTS, tmp_path / "m")
+    path = tmp_path / "m" / FAMILY[1].name
+    path.write_text(path.read_text().replace("correct: 162, total: 198, percent: 81.82", "correct: 160, total: 198"))
+    with pytest.raises(CheckFailedError, match="gemma-4-26B-A4B-it stands in two manifests with different results"):
+        results_tables([FAMILY[0], path], tmp_path)
+
+
+def test_manifests_without_a_score_have_no_table() -> None:
+    with pytest.raises(CheckFailedError, match="evaluate nothing and compare with nothing"):
+        results_tables([MANIFESTS / "qwen3-30B-A3B-96e.yaml"], Path("nowhere"))
