@@ -26,8 +26,8 @@ from release.card.report import (
 from release.card.table import Entry, Row, rows
 from release.evaluation.evidence import Evidence, read_evidence, totals
 from release.lock import Difference, Lock, LockedBase, LockedFile, LockedInputs
-from release.manifest import Reported
 from release.records import Output, Record
+from release.reported import Reported
 from tests.browser import Visit, browser, visit
 from tests.conftest import MANIFESTS
 
