@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/pip --disable-pip-version-check --quiet
 
-.PHONY: demo test lint types setup toolchain browser bench clean
+.PHONY: demo test lint types setup toolchain browser bench docs clean
 
 demo: setup toolchain  ## cut a release of the tiny model, end to end, and publish it to a local Hub
 	$(BIN)/moe-release cut manifests/tiny-gemma4-4e.yaml --hub local
@@ -38,7 +38,10 @@ $(VENV)/.ready: pyproject.toml constraints.txt
 	touch $@
 
 bench: setup  ## pruning and proving against cp and sha256, as ratios
-	$(BIN)/python bench/prune_speed.py
+	$(BIN)/python bench/prune_speed.py --tensors
+
+docs: setup  ## the pages that are generated
+	$(BIN)/moe-release schema --page > docs/manifest.md.tmp && mv docs/manifest.md.tmp docs/manifest.md
 
 clean:
 	rm -rf build $(VENV)

@@ -1,17 +1,20 @@
 # ruff: noqa: INP001 - a script, not a package
-"""How fast and how small pruning and proving are, as ratios within one run.
+"""How fast and how small pruning, proving and planning are, as ratios within one run.
 
-    python bench/prune_speed.py [--folder /dev/shm] [--layers 3] [--scale 0.1] [--rounds 3] [--workers N] [--json]
+    python bench/prune_speed.py [--folder /dev/shm] [--layers 3] [--scale 0.1] [--rounds 3] [--workers N] [--tensors] [--json]
 
 A checkpoint of Gemma 4 26B-A4B's tensor shapes (`--layers` layers and the embedding; `--scale 1` is about 5 GB, smaller scales
-shrink every row) is filled with random bytes, and 19 of its 128 experts are dropped.  Each round runs, in turns:
+shrink every row) is filled with random bytes, and 19 of its 128 experts are dropped.  The folder must hold about 1.9 times the
+base (`--scale 1`: 10 GB), with `--tensors` 2.8 times.  Each round runs, in turns:
 
-- `prune` with SHA-256 of all output, against `cp` of the same bytes followed by `openssl dgst -sha256` on one core;
+- `prune` with SHA-256 of all output, against `cp` of each shard followed by `openssl dgst -sha256`, on one core;
 - `prove` of the build, against hashing of the same bytes with the same workers (once the base's kept ranges, once the target);
-- a rebuild tensor by tensor with `safe_open` and `save_file`, before any hashing.
+- with `--tensors` a rebuild tensor by tensor with `safe_open` and `save_file`, followed by SHA-256 of what it wrote;
+- `plan` at the full size, from the headers of files that are holes otherwise.
 
-Figures are medians of wall-clock time; on a busy machine only those of processor time mean anything.  Peak memory is VmHWM of
-each child process.  A build hashes each byte twice (file and tensor): it needs two free cores to be as fast as one `openssl`.
+Figures are medians, of wall-clock and of processor time; on a busy machine only the latter mean anything.  They begin after
+Python's start and imports.  Peak memory is VmHWM of each child process.  A build calls fsync, `cp` does not: on a RAM disk that
+costs nothing, on another disk it belongs to the promise that a finished shard survives a crash and has no counterpart in `cp`.
 """
 
 from __future__ import annotations
@@ -35,6 +38,8 @@ from pruner.safetensors_format import build_header
 EXPERTS, DROPPED, TOP_K = 128, 19, 8
 SHARD_BYTES = 1 << 29
 
+ROOT = Path(__file__).resolve().parent.parent
+
 CHILD = """
 import hashlib, json, os, sys, time
 from concurrent.futures import ThreadPoolExecutor
@@ -51,6 +56,22 @@ if what in ("prune", "prove"):
 elif what == "tensors":
     from safetensors import safe_open
     from safetensors.torch import save_file
+elif what == "plan":
+    from release.commands.running import context_of
+    from release.plan_report import describe_plan, plan_table
+    from tests.pruner.sparse import gemma4_26b_a4b, sparse_checkpoint
+    sparse_checkpoint(out / "base", *gemma4_26b_a4b())
+    (out / "map.json").write_text(json.dumps({str(layer): drop["0"] for layer in range(30)}))
+    (out / "v.yaml").write_text("schema: moe-release/v1\\nname: v\\nbase: {path: base}\\n"
+                                "prune: {experts: 109, drop_map: {path: map.json}}\\n")
+def digest(path):
+    state = hashlib.sha256()
+    with path.open("rb", buffering=0) as file:
+        while block := file.read(1 << 20):
+            state.update(block)
+    return state.hexdigest()
+said = ""
+before = {}
 start, cpu = time.perf_counter(), time.process_time()
 if what == "prune":
     drop_map = DropMap({layer: tuple(ids) for layer, ids in drop.items()})
@@ -58,13 +79,9 @@ if what == "prune":
     build(plan, base, out, workers=workers)
 elif what == "prove":
     assert prove(LocalSource(out), LocalSource(base), workers=workers).good
+elif what == "plan":
+    said = plan_table(describe_plan(context_of(out / "v.yaml", None))).splitlines()[3]
 elif what == "hash":
-    def digest(path):
-        state = hashlib.sha256()
-        with path.open("rb", buffering=0) as file:
-            while block := file.read(1 << 20):
-                state.update(block)
-        return state.hexdigest()
     files = [path for path in out.iterdir() if path.suffix == ".safetensors"]
     with ThreadPoolExecutor(workers) as pool:
         list(pool.map(digest, [*files, *files]))  # what prove reads: the planned bytes and the target
@@ -79,10 +96,13 @@ elif what == "tensors":
                 tensors[name] = tensor[keep[layer]] if expert and layer in keep else tensor
     out.mkdir()
     save_file(tensors, out / "model.safetensors")
-seconds = time.perf_counter() - start
+    before = {"before_hashing": time.perf_counter() - start, "cpu_before_hashing": time.process_time() - cpu}
+    digest(out / "model.safetensors")
+result = {"seconds": time.perf_counter() - start, "cpu": time.process_time() - cpu, "said": said, **before}
 status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
-print(json.dumps({"seconds": seconds, "cpu": time.process_time() - cpu, "memory": int(status["VmHWM"].split()[0]) * 1024}))
+print(json.dumps({**result, "memory": int(status["VmHWM"].split()[0]) * 1024}))
 """.replace("SHARD_BYTES", str(SHARD_BYTES))
+"""One job and its measurement, in a process of its own."""
 
 
 def shapes(layers: int, scale: float) -> dict[str, tuple[int, ...]]:
@@ -131,64 +151,81 @@ def write_base(folder: Path, layers: int, scale: float) -> int:
     return size
 
 
-def child(what: str, base: Path, out: Path, workers: int, drop: dict[str, list[int]]) -> dict[str, float]:
+def child(what: str, base: Path, out: Path, workers: int, drop: dict[str, list[int]]) -> dict[str, Any]:
     """Run one job in a process of its own."""
     words = [sys.executable, "-c", CHILD, what, str(base), str(out), str(workers), json.dumps(drop)]
-    done = subprocess.run(words, check=True, capture_output=True, text=True)
-    result: dict[str, float] = json.loads(done.stdout)
+    done = subprocess.run(words, check=True, stdout=subprocess.PIPE, text=True, cwd=ROOT)
+    result: dict[str, Any] = json.loads(done.stdout)
     return result
 
 
-def copy_and_digest(source: Path, target: Path) -> dict[str, float]:
-    """`cp` of the build, then `openssl dgst -sha256` of the copy, file by file."""
-    start, before = time.perf_counter(), resource.getrusage(resource.RUSAGE_CHILDREN)
-    subprocess.run(["cp", "-r", source, target], check=True)
-    subprocess.run(["openssl", "dgst", "-sha256", *sorted(target.glob("*.safetensors"))], check=True, capture_output=True)
+def copy_and_digest(source: Path, target: Path) -> dict[str, Any]:
+    """`cp` of each shard and `openssl dgst -sha256` of the copy, one after the other; a copy is deleted before the next."""
+    seconds, before = 0.0, resource.getrusage(resource.RUSAGE_CHILDREN)
+    for shard in sorted(source.glob("*.safetensors")):
+        start = time.perf_counter()
+        subprocess.run(["cp", shard, target], check=True)
+        subprocess.run(["openssl", "dgst", "-sha256", target], check=True, capture_output=True)
+        seconds += time.perf_counter() - start
+        target.unlink()
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-    return {"seconds": time.perf_counter() - start, "cpu": cpu, "memory": 0}
+    return {"seconds": seconds, "cpu": after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime, "memory": 0}
 
 
 def measure(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
     """All rounds in `folder`."""
-    base, out, copy, tensors = (folder / name for name in ("base", "out", "copy", "tensors"))
+    base, out, copy, other = (folder / name for name in ("base", "out", "copy", "other"))
     size = write_base(base, options.layers, options.scale)
     drop = {
         str(layer): sorted((7 * layer + 13 * place) % EXPERTS for place in range(DROPPED)) for layer in range(options.layers)
     }
-    found: dict[str, list[dict[str, float]]] = {}
+    found: dict[str, list[dict[str, Any]]] = {}
 
-    def run(name: str, job: Callable[[], dict[str, float]], *made: Path) -> None:
-        for path in made:
-            shutil.rmtree(path, ignore_errors=True)
+    def run(name: str, job: Callable[[], dict[str, Any]], fresh: Path | None = None) -> None:
+        if fresh:
+            shutil.rmtree(fresh, ignore_errors=True)
         found.setdefault(name, []).append(job())
 
+    child("prune", base, out, options.workers, drop)  # unmeasured: the first to touch memory of the machine pays for it
     for _ in range(options.rounds):
+        run("prune, one worker", lambda: child("prune", base, out, 1, drop), out)
         run("prune", lambda: child("prune", base, out, options.workers, drop), out)
-        run("prune, one worker", lambda: child("prune", base, copy, 1, drop), copy)
-        run("cp + openssl", lambda: copy_and_digest(out, copy), copy)
-        shutil.rmtree(copy)
+        run("cp + openssl", lambda: copy_and_digest(out, copy))
         run("prove", lambda: child("prove", base, out, options.workers, drop))
         run("hash", lambda: child("hash", base, out, options.workers, drop))
         if options.tensors:
-            run("tensors", lambda: child("tensors", base, tensors, 1, drop), tensors)
-            shutil.rmtree(tensors)
-    cpu = {name: statistics.median(each["cpu"] for each in runs) for name, runs in found.items()}
-    seconds = {name: statistics.median(each["seconds"] for each in runs) for name, runs in found.items()}
-    memory = {name: max(each["memory"] for each in runs) / 1e6 for name, runs in found.items()}
+            shutil.rmtree(out)
+            run("tensors", lambda: child("tensors", base, other, 1, drop))
+            shutil.rmtree(other)
+        other.mkdir()
+        run("plan", lambda: child("plan", base, other, 1, drop))
+        shutil.rmtree(other)
+    return {"base_bytes": size, "workers": options.workers, "load": os.getloadavg()[0], **summarize(found)}
+
+
+def summarize(found: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
+    """Medians of each job, and the ratios of pairs of jobs."""
+
+    def median(name: str, key: str) -> float:
+        return statistics.median(each[key] for each in found[name])
+
+    pairs = [("prune", "cp + openssl"), ("prune, one worker", "cp + openssl"), ("prove", "hash")]
+    pairs += [("tensors", "prune"), ("tensors", "prune, one worker")] if "tensors" in found else []
     ratios = {
-        "prune / (cp + openssl)": seconds["prune"] / seconds["cp + openssl"],
-        "prune with one worker / (cp + openssl)": seconds["prune, one worker"] / seconds["cp + openssl"],
-        "prove / hash": seconds["prove"] / seconds["hash"],
-        "processor time: prune / (cp + openssl)": cpu["prune"] / cpu["cp + openssl"],
-        "processor time: prove / hash": cpu["prove"] / cpu["hash"],
+        f"{one} / ({other})": {key: median(one, key) / median(other, key) for key in ("seconds", "cpu")} for one, other in pairs
     }
+    memory = {name: max(each["memory"] for each in runs) / 1e6 for name, runs in found.items()}
+    if "tensors" in found:
+        before = {"seconds": "before_hashing", "cpu": "cpu_before_hashing"}
+        ratios["tensors before hashing / (prune)"] = {
+            key: median("tensors", name) / median("prune", key) for key, name in before.items()
+        }
+        ratios["memory: tensors / (prune)"] = {"bytes": memory["tensors"] / memory["prune"]}
     return {
-        "base_bytes": size,
-        "workers": options.workers,
-        "seconds": seconds,
-        "cpu": cpu,
+        "seconds": {name: median(name, "seconds") for name in found},
+        "cpu": {name: median(name, "cpu") for name in found},
         "peak_megabytes": memory,
+        "plan": found["plan"][0]["said"],
         "ratios": ratios,
     }
 
@@ -201,7 +238,9 @@ def main() -> None:
     parser.add_argument("--scale", type=float, default=0.1)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1)
-    parser.add_argument("--tensors", action="store_true", help="also rebuild tensor by tensor (needs torch)")
+    parser.add_argument(
+        "--tensors", action="store_true", help="also rebuild tensor by tensor (needs torch, and the kept bytes twice in memory)"
+    )
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(dir=options.folder, prefix="prune-speed-") as folder:
@@ -209,13 +248,14 @@ def main() -> None:
     if options.json:
         sys.stdout.write(json.dumps(result, indent=2) + "\n")
         return
-    sys.stdout.write(f"base of {result['base_bytes']:,} bytes, {result['workers']} workers\n")
+    write = sys.stdout.write
+    write(f"base of {result['base_bytes']:,} bytes, {result['workers']} workers, load {result['load']:.1f}\n")
+    write(f"{'':<40}{'wall s':>9}{'cpu s':>9}{'peak MB':>9}\n")
     for name, value in result["seconds"].items():
-        sys.stdout.write(
-            f"{name:<40}{value:8.2f} s  {result['cpu'][name]:8.2f} s of processor  {result['peak_megabytes'][name]:8.0f} MB\n"
-        )
-    for name, value in result["ratios"].items():
-        sys.stdout.write(f"{name:<40}{value:8.2f}\n")
+        write(f"{name:<40}{value:9.2f}{result['cpu'][name]:9.2f}{result['peak_megabytes'][name]:9.0f}\n")
+    write(f"plan: {result['plan']}\n{'ratio':<40}{'wall':>9}{'cpu':>9}\n")
+    for name, ratio in result["ratios"].items():
+        write(f"{name:<40}{''.join(f'{value:9.2f}' for value in ratio.values())}\n")
 
 
 if __name__ == "__main__":

@@ -7,9 +7,8 @@ import json
 import shutil
 from collections.abc import Callable, Collection, Iterable, Iterator
 from concurrent.futures import Executor, as_completed
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from pruner.base_check import FollowingSource, Pins, require_digest, require_known_digests
 from pruner.errors import CheckFailedError, InputError
@@ -24,7 +23,7 @@ from pruner.files import (
     space_errors,
     write_atomic,
 )
-from pruner.plan import Plan, PlannedShard, PlannedTensor
+from pruner.plan import Plan, PlannedShard
 from pruner.progress import SILENT, Progress
 from pruner.sources import ContentIds, Source, as_source, read_ranges, require_listed
 from pruner.workers import executor_or_threads
@@ -37,26 +36,18 @@ COPY_LIMIT = 1 << 30
 
 @dataclass(frozen=True)
 class FileDigest:
-    """A written file; for shards, also the digest of each tensor's bytes with its dtype and shape."""
+    """A written file."""
 
     name: str
     size: int
     sha256: str
-    tensors: dict[str, dict[str, Any]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class BuildResult:
-    """All files of a build in name order, and the digest over tensor data alone."""
+    """All files of a build in name order."""
 
     files: tuple[FileDigest, ...]
-    tensor_data_sha256: str
-
-
-def tensor_data_digest(files: Iterable[FileDigest]) -> str:
-    """Digest over names, dtypes, shapes and bytes of all tensors: equal for the same weights in any packaging."""
-    tensors = {name: entry for file in files for name, entry in file.tensors.items()}
-    return digest_of(tensors)
 
 
 def build(
@@ -101,7 +92,7 @@ def build(
         shutil.rmtree(partial)  # copies of a wrong base must not be taken for finished shards of the right one
         raise
     _finish(partial, target, names)
-    return BuildResult(files, tensor_data_digest(files))
+    return BuildResult(files)
 
 
 def _write_shards(
@@ -160,35 +151,20 @@ def write_shard(shard: PlannedShard, source: Source, folder: Path, advance: Call
         return kept
     with atomic_file(target) as temporary, temporary.open("wb") as output:
         output.write(shard.header)
-        whole = hashlib.sha256(shard.header)
-        tensors: dict[str, dict[str, Any]] = {}
-        for tensor, blocks in tensor_blocks(shard, source):
-            own = hashlib.sha256()
-            for block in blocks:
-                output.write(block)
-                whole.update(block)
-                own.update(block)
-                if advance:
-                    advance(len(block))
-            tensors[tensor.name] = {"dtype": tensor.dtype, "shape": list(tensor.shape), "sha256": own.hexdigest()}
-    result = FileDigest(shard.name, shard.size, whole.hexdigest(), tensors)
-    write_atomic(_record(target), canonical_json({"plan": copied_from, "sha256": result.sha256, "tensors": tensors}))
+        digest = hashlib.sha256(shard.header)
+        for block in shard_data(shard, source):
+            output.write(block)
+            digest.update(block)
+            if advance:
+                advance(len(block))
+    result = FileDigest(shard.name, shard.size, digest.hexdigest())
+    write_atomic(_record(target), canonical_json({"plan": copied_from, "sha256": result.sha256}))
     return result
 
 
-def tensor_blocks(shard: PlannedShard, source: Source) -> Iterator[tuple[PlannedTensor, Iterator[bytes]]]:
-    """Each tensor of a shard with its bytes in blocks of at most 1 MiB, to be used up before the next one is asked for."""
-    stream = read_ranges(source, (part for tensor in shard.tensors for part in tensor.ranges))
-    for tensor in shard.tensors:
-        yield tensor, _next_bytes(stream, tensor.size)
-
-
-def _next_bytes(stream: Iterator[bytes], length: int) -> Iterator[bytes]:
-    left = length
-    while left:
-        block = next(stream)
-        left -= len(block)
-        yield block
+def shard_data(shard: PlannedShard, source: Source) -> Iterator[bytes]:
+    """The bytes of a shard behind its header, from the ranges of the base, in blocks of at most 1 MiB."""
+    return read_ranges(source, (part for tensor in shard.tensors for part in tensor.ranges))
 
 
 def _origin(shard: PlannedShard, source: Source) -> str:
@@ -211,7 +187,7 @@ def _finished(shard: PlannedShard, target: Path, copied_from: str, advance: Call
         return None
     if sha256_file(target, advance) != record["sha256"]:
         return None
-    return FileDigest(shard.name, shard.size, record["sha256"], record["tensors"])
+    return FileDigest(shard.name, shard.size, record["sha256"])
 
 
 def _write_small_files(plan: Plan, source: Source, pins: Pins, folder: Path) -> Iterator[FileDigest]:

@@ -15,7 +15,7 @@ import unicodedata
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, model_validator
 
@@ -59,6 +59,10 @@ class FieldMap(BaseModel):
 
 GPQA_FIELDS = FieldMap()
 
+WithoutReasoning: TypeAlias = Literal["refuse", "skip", "answer_only"]
+"""What becomes of questions whose reasoning is empty: the set is refused; they are left out and counted; or their reply is the
+answer alone."""
+
 
 @dataclass(frozen=True)
 class Question:
@@ -84,6 +88,8 @@ class CalibrationSet:
 
     questions: tuple[Question, ...]
     digest: str
+    left_out: int = 0
+    """Questions of the file that were skipped, because their reasoning is empty."""
 
     def __len__(self) -> int:
         return len(self.questions)
@@ -115,7 +121,9 @@ def question_digest(text: str) -> str:
     return sha256_bytes(" ".join(unicodedata.normalize("NFKC", text).casefold().split()).encode())
 
 
-def read_calibration(path: Path, fields: FieldMap = GPQA_FIELDS) -> CalibrationSet:
+def read_calibration(
+    path: Path, fields: FieldMap = GPQA_FIELDS, without_reasoning: WithoutReasoning = "refuse"
+) -> CalibrationSet:
     """Read a calibration set: JSONL with one object of strings a line, or CSV with a line of column names (`.csv`).
 
     Raises:
@@ -124,15 +132,19 @@ def read_calibration(path: Path, fields: FieldMap = GPQA_FIELDS) -> CalibrationS
     """
     seen: dict[str, int] = {}
     questions = []
+    left_out = 0
     for number, row in _rows(path):
-        question = _question(row, fields, f"{path}:{number}")
+        if without_reasoning == "skip" and _is_empty(row, fields.reasoning, f"{path}:{number}"):
+            left_out += 1
+            continue
+        question = _question(row, fields, f"{path}:{number}", without_reasoning)
         first = seen.setdefault(question.digest, number)
         if first != number:
             raise InputError(f"{path}:{number}: the question of line {first} stands here again; remove one of the two")
         questions.append(question)
     if not questions:
-        raise InputError(f"{path}: the calibration set holds no question")
-    return CalibrationSet(tuple(questions), sha256_file(path))
+        raise InputError(f"{path}: the calibration set holds no question" + (" with reasoning" if left_out else ""))
+    return CalibrationSet(tuple(questions), sha256_file(path), left_out)
 
 
 def read_classes(path: Path, fields: FieldMap, column: str) -> dict[str, str]:
@@ -209,15 +221,29 @@ def _cell(row: dict[str, Any], name: str, where: str) -> str:
     return value
 
 
-def _question(row: dict[str, Any], fields: FieldMap, where: str) -> Question:
+def _is_empty(row: dict[str, Any], name: str, where: str) -> bool:
+    """Whether a column's cell is empty; a column that is not there at all is a wrong field map.
+
+    Raises:
+        InputError: the column is missing, or neither empty nor text.
+    """
+    if name in row and (row[name] is None or (isinstance(row[name], str) and not row[name].strip())):
+        return True
+    _cell(row, name, where)
+    return False
+
+
+def _question(row: dict[str, Any], fields: FieldMap, where: str, without_reasoning: WithoutReasoning) -> Question:
     def column(name: str) -> str:
         return _cell(row, name, where)
+
+    alone = without_reasoning == "answer_only" and _is_empty(row, fields.reasoning, where)
 
     text = column(fields.question)
     choices = [clean_choice(column(name)) for name in fields.choices]
     shown = tuple(choices[index] for index in option_order(text, len(choices)))
     answer = shown.index(clean_choice(column(fields.answer)))
-    return Question(text, shown, answer, column(fields.reasoning).strip(), question_digest(text))
+    return Question(text, shown, answer, "" if alone else column(fields.reasoning).strip(), question_digest(text))
 
 
 def clean_choice(text: str) -> str:

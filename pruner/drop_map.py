@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +54,15 @@ def drop_map_from_keep(
     """The map that keeps `keep[i]` of the experts of `layers[i]`."""
     drop = {layer: tuple(sorted(set(range(experts)) - set(kept))) for layer, kept in zip(layers, keep, strict=True)}
     return DropMap(drop, experts, provenance)
+
+
+def with_mtp_of_last(drop_map: DropMap, layers: Sequence[str]) -> DropMap:
+    """The map with each multi-token prediction block among `layers` dropping what the last layer of the map drops.
+
+    Such a block is no part of the forward passes that rank experts; it continues from the last layer's hidden states.
+    """
+    last = list(drop_map.drop.values())[-1]
+    return replace(drop_map, drop={**drop_map.drop, **{layer: last for layer in layers if layer.startswith(MTP)}})
 
 
 def read_drop_map(path: Path) -> DropMap:
@@ -143,7 +152,8 @@ def _require_same_layers(drop_map: DropMap, layers: Sequence[str], where: str) -
     """Every layer with experts, the multi-token prediction block too: config.json holds one expert count for all."""
     counts = f"{len(drop_map.drop)} layers, the base has {len(layers)} with experts"
     if missing := sorted(set(layers) - set(drop_map.drop), key=layer_order):
-        advice = "; the multi-token prediction block has experts of its own, say which to drop" if MTP in missing[0] else ""
+        say = "; the multi-token prediction block has experts of its own, say which to drop (a ranking: mtp: same_as_last)"
+        advice = say if MTP in missing[0] else ""
         raise InputError(f"{where}: {counts}; layer {missing[0]} is missing{advice}")
     if unknown := sorted(set(drop_map.drop) - set(layers), key=layer_order):
         advice = "; was the multi-token prediction block lost when the base was saved again?" if MTP in unknown[0] else ""

@@ -50,16 +50,20 @@ def digest_of(value: Any) -> str:
     return sha256_bytes(canonical_json(value))
 
 
-def read_json(path: Path, what: str) -> Any:
-    """Parse a JSON file; `what` names it in the error.
+def read_json(path: Path, what: str, maximum: int | None = None) -> Any:
+    """Parse a JSON file of at most `maximum` bytes; `what` names it in the error.
 
     Raises:
-        InputError: the file is missing, or no JSON (with line and column).
+        InputError: the file is missing, cannot be read or is too large, or no JSON (with line and column).
     """
     try:
+        if maximum is not None and path.stat().st_size > maximum:
+            raise InputError(f"{path}: {what} is larger than {maximum:,} bytes")
         data = path.read_bytes()
     except FileNotFoundError:
         raise InputError(f"{path}: {what} does not exist") from None
+    except OSError as error:
+        raise InputError(f"{path}: {what} cannot be read: {error.strerror}") from None
     return parse_json(data, str(path), what)
 
 

@@ -6,6 +6,7 @@ reads headers only, does not retry, and returns tensors without the checks of `p
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -23,6 +24,7 @@ TIMEOUT = 30.0
 LONGEST_PAUSE = 60.0
 """Seconds that a server may ask for with Retry-After; more is cut down to this."""
 WHOLE, PART = 200, 206
+COMMIT = re.compile(r"[0-9a-f]{40}\Z")
 
 
 @dataclass(frozen=True)
@@ -129,14 +131,47 @@ def hub_source(
         InputError: the name of the repository or revision is none.
         UnavailableError: the Hub does not answer, or does not give the repository.
     """
+    return _listed(repo, revision, "", endpoint, token, pauses)
+
+
+def hub_file(
+    repo: str,
+    revision: str,
+    path: str,
+    *,
+    endpoint: str | None = None,
+    token: str | None = None,
+    pauses: tuple[float, ...] = BACK_OFF,
+) -> HubSource:
+    """The source that has one file of a repository, which may stand in a folder of it, and no other.
+
+    Raises:
+        InputError: the name of the repository, revision or file is none, or the repository has no such file.
+        UnavailableError: the Hub does not answer, or does not give the repository.
+    """
+    where = f"hf://{repo}@{revision}/{path}"
+    if not all(is_plain_name(part) and part not in (".", "") for part in path.split("/")):
+        raise InputError(f"{where}: {path!r} is no path of a file in a repository")
+    found = _listed(repo, revision, path.rpartition("/")[0], endpoint, token, pauses)
+    if path not in found.files:
+        raise InputError(f"{where}: the repository has no such file; look at its list of files")
+    return replace(found, files={path: found.files[path]})
+
+
+def _listed(
+    repo: str, revision: str, folder: str, endpoint: str | None, token: str | None, pauses: tuple[float, ...]
+) -> HubSource:
+    """A revision's commit and the files of one folder."""
     from huggingface_hub import HfApi, RepoFile
 
     api = HfApi(endpoint=endpoint, token=token, library_name="moe-release")
+    inside = f"{folder}/" if folder else ""
 
     def listing() -> tuple[str, dict[str, SourceFile]]:
-        commit = str(api.model_info(repo, revision=revision).sha)
-        items = [item for item in api.list_repo_tree(repo, revision=commit) if isinstance(item, RepoFile)]
-        plain = sorted((item for item in items if is_plain_name(item.path)), key=lambda item: item.path)
+        commit = _commit(api.model_info(repo, revision=revision).sha, repo, revision)
+        tree = api.list_repo_tree(repo, path_in_repo=folder or None, revision=commit)
+        items = [item for item in tree if isinstance(item, RepoFile)]
+        plain = sorted((item for item in items if is_plain_name(item.path.removeprefix(inside))), key=lambda item: item.path)
         return commit, {item.path: _file(item) for item in plain}
 
     waits = iter(pauses)
@@ -167,6 +202,15 @@ def whole_listing(source: HubSource) -> HubSource:
         if not all(is_plain_name(part) for part in name.split("/")):
             raise InputError(f"{source.label}: {name!r} is no path of a file")
     return replace(source, files=dict(sorted(files.items())))
+
+
+def _commit(answered: str | None, repo: str, revision: str) -> str:
+    """The commit that a Hub resolved a revision to, if it can be: locks and published metadata will name it."""
+    if answered is None or not COMMIT.match(answered):
+        raise UnavailableError(f"hf://{repo}@{revision}: the Hub named no commit of 40 hexadecimal digits")
+    if COMMIT.match(revision) and answered != revision:
+        raise UnavailableError(f"hf://{repo}@{revision}: the Hub answered with another commit, {answered}")
+    return answered
 
 
 def _file(item: Any) -> SourceFile:

@@ -6,7 +6,7 @@ import io
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from pruner.build import tensor_blocks
+from pruner.build import shard_data
 from pruner.checkpoint import Checkpoint
 from pruner.drop_map import DropMap
 from pruner.errors import InputError
@@ -39,9 +39,8 @@ class Comparison:
             return f"has {size:,} bytes, the plan {shard.size:,}"
         if not data:
             return "the header is right, the tensor data are not"
-        planned = (block for _, blocks in tensor_blocks(shard, self.base.source) for block in blocks)
         found = self.target.blocks(shard.name, len(shard.header), size - len(shard.header))
-        offset = first_difference(planned, found)
+        offset = first_difference(shard_data(shard, self.base.source), found)
         return (
             "differed when it was digested and no longer does; was it being written?"
             if offset is None

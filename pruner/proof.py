@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, Future
 from dataclasses import dataclass
 
-from pruner.build import tensor_blocks
+from pruner.build import shard_data
 from pruner.checkpoint import open_checkpoint
 from pruner.locate import Comparison
 from pruner.plan import Plan, PlannedShard
@@ -141,11 +141,10 @@ def planned_digest(shard: PlannedShard, base: Source, kind: str = "sha256", adva
     if kind == "git":
         digest = hashlib.sha1(b"blob %d\0" % shard.size, usedforsecurity=False)
     digest.update(shard.header)
-    for _, blocks in tensor_blocks(shard, base):
-        for block in blocks:
-            digest.update(block)
-            if advance:
-                advance(len(block))
+    for block in shard_data(shard, base):
+        digest.update(block)
+        if advance:
+            advance(len(block))
     return Digest(kind, digest.hexdigest())
 
 

@@ -1,7 +1,7 @@
 """Rankings: expert statistics → the order of the experts of each layer, best first → the experts to keep.
 
 Every ranking has an explicit rule for ties that ends with the expert's index, so that equal statistics give equal orders on
-any machine.  Sums are taken over the float32 numbers of the statistics file, in float64, so that statistics in memory and
+any machine.  Sums are taken over the numbers as the statistics file holds them, in float64, so that statistics in memory and
 statistics read from their file rank alike.
 """
 
@@ -26,7 +26,8 @@ from pruner.ranking_options import (
     ReapRanking,
     ScoreRanking,
 )
-from pruner.statistics import Counts, ExpertStatistics, Floats, Scope, as_stored
+from pruner.statistics import ExpertStatistics, Floats, Scope
+from pruner.totals import Totals, totals
 
 __all__ = [
     "METHODS",
@@ -44,6 +45,8 @@ __all__ = [
     "gate_report",
     "inverted",
     "keep_experts",
+    "merits",
+    "order_of",
     "random_ranking",
     "rank",
     "reap",
@@ -56,6 +59,10 @@ Kept: TypeAlias = tuple[tuple[int, ...], ...]
 """For each MoE layer the ids of the experts to keep, ascending."""
 
 
+Merits: TypeAlias = tuple[Floats, Floats]
+"""What experts are ranked by, and what decides between equal ones, both [L, E]; larger is better, ties go to the index."""
+
+
 @dataclass(frozen=True)
 class Method:
     """A ranking method: its parameters, what it does in one sentence, and where it comes from."""
@@ -63,8 +70,8 @@ class Method:
     parameters: type[RankingOptions]
     description: str
     source: str
-    function: Callable[[ExpertStatistics, Any, Floats | None], Order]
-    """Statistics, parameters, weights of the questions or None → order."""
+    merits: Callable[[Totals, Any], Merits]
+    """Totals over the questions, parameters → what experts are ranked by."""
 
 
 def coverage(statistics: ExpertStatistics, protect: int = 16, tokens: Scope = "all", weights: Floats | None = None) -> Order:
@@ -76,11 +83,7 @@ def coverage(statistics: ExpertStatistics, protect: int = 16, tokens: Scope = "a
 
     Source: the method that the model card of gemma-4-A4B-109e-v3 describes ("per-question top-16 protection").
     """
-    norms = _weighted_norms(statistics, tokens)
-    best = np.argsort(-norms, axis=-1, kind="stable")  # stable: ties go to the lower index
-    place = np.argsort(best, axis=-1, kind="stable")
-    protected = _total((place < protect) & (norms > 0), weights)
-    return _ordered(protected, _total(norms, weights))
+    return rank(statistics, CoverageRanking(protect=protect, tokens=tokens), weights)
 
 
 def score(statistics: ExpertStatistics, alpha: float = 2.0, tokens: Scope = "all", weights: Floats | None = None) -> Order:
@@ -90,8 +93,7 @@ def score(statistics: ExpertStatistics, alpha: float = 2.0, tokens: Scope = "all
 
     Source: the published scripts behind the same family of cards (mann1x/omnimergekit: `wnorm * 2.0 + tc`).
     """
-    counts = _total(statistics.sums(tokens).count, weights)
-    return _ordered(alpha * _total(_weighted_norms(statistics, tokens), weights) + counts, counts)
+    return rank(statistics, ScoreRanking(alpha=alpha, tokens=tokens), weights)
 
 
 def reap(statistics: ExpertStatistics, tokens: Scope = "all", weights: Floats | None = None) -> Order:
@@ -102,21 +104,17 @@ def reap(statistics: ExpertStatistics, tokens: Scope = "all", weights: Floats | 
     Source: router-weighted expert activation pruning, Lasby et al., "REAP the Experts: Why Pruning Prevails for One-Shot MoE
     Compression", arXiv:2510.13999, equation of the saliency S_j.
     """
-    return _ordered(*_means(statistics, tokens, weights))
+    return rank(statistics, ReapRanking(tokens=tokens), weights)
 
 
-def best_by(statistics: ExpertStatistics, measure: str, tokens: Scope, weights: Floats | None = None) -> Order:
+def best_by(found: Totals, measure: str) -> Order:
     """Experts by one of the measures that `Floors` names, then by token count, then by index."""
-    means, counts = _means(statistics, tokens, weights)
-    norms = _total(_weighted_norms(statistics, tokens), weights)
-    return _ordered({"norm": norms, "tokens": counts, "mean_norm": means}[measure], counts)
+    return order_of(({"norm": found.norms, "tokens": found.counts, "mean_norm": _mean_norms(found)}[measure], found.counts))
 
 
-def _means(statistics: ExpertStatistics, tokens: Scope, weights: Floats | None) -> tuple[Floats, Floats | Counts]:
-    """Mean weighted norm per routed token (0 where there is none) and token count, both [L, E]."""
-    counts = _total(statistics.sums(tokens).count, weights)
-    norms = _total(_weighted_norms(statistics, tokens), weights)
-    return np.divide(norms, counts, out=np.zeros_like(norms), where=counts > 0), counts
+def _mean_norms(found: Totals) -> Floats:
+    """Mean weighted norm per routed token [L, E], 0 where there is none."""
+    return np.divide(found.norms, found.counts, out=np.zeros_like(found.norms), where=found.counts > 0)
 
 
 def random_ranking(layers: int, experts: int, seed: int) -> Order:
@@ -141,34 +139,55 @@ METHODS: dict[str, Method] = {
         CoverageRanking,
         "experts by the number of questions that have them among their strongest, then by summed weighted norm",
         "model card of gemma-4-A4B-109e-v3",
-        lambda statistics, ranking, weights: coverage(statistics, ranking.protect, ranking.tokens, weights),
+        lambda found, _: (found.protected, found.norms),
     ),
     "score": Method(
         ScoreRanking,
         "experts by alpha times the summed weighted norm plus the number of tokens",
         "https://github.com/mann1x/omnimergekit",
-        lambda statistics, ranking, weights: score(statistics, ranking.alpha, ranking.tokens, weights),
+        lambda found, ranking: (ranking.alpha * found.norms + found.counts, found.counts),
     ),
     "reap": Method(
         ReapRanking,
         "experts by the mean weighted norm over the tokens routed to them",
         "arXiv:2510.13999",
-        lambda statistics, ranking, weights: reap(statistics, ranking.tokens, weights),
+        lambda found, _: (_mean_norms(found), found.counts),
     ),
 }
 
 
-def rank(statistics: ExpertStatistics, ranking: AnyRanking, weights: Floats | None = None) -> Order:
-    """Order of the experts by the method and the parameters that `ranking` names.
-
-    Floors and pins do not change the order, but what is kept of it: see `pruner.selection`.
+def ranking_totals(statistics: ExpertStatistics, ranking: AnyRanking, weights: Floats | None = None) -> list[Totals]:
+    """What `ranking` needs, for each row of `weights` [W, Q]; None: one row in which all questions count once.
 
     Raises:
         InputError: the statistics hold no question.
     """
     if not statistics.header.questions:
         raise InputError("ranking: the expert statistics hold no question")
-    return METHODS[ranking.method].function(statistics, ranking, weights)
+    protect = ranking.protect if isinstance(ranking, CoverageRanking) else 1
+    return [found[0] for found in totals(statistics, ranking.tokens, (protect,), weights)]
+
+
+def merits(found: Totals, ranking: AnyRanking) -> Merits:
+    """What the method and the parameters that `ranking` names rank experts by."""
+    return METHODS[ranking.method].merits(found, ranking)
+
+
+def rank(statistics: ExpertStatistics, ranking: AnyRanking, weights: Floats | None = None) -> Order:
+    """Order of the experts by the method and the parameters that `ranking` names.
+
+    Floors, pins and expert groups do not change the order, but what is kept of it: see `pruner.selection`.
+
+    Args:
+        statistics: of a calibration set.
+        ranking: the method and its parameters.
+        weights: [Q] of the questions; None: all count alike.
+
+    Raises:
+        InputError: the statistics hold no question.
+    """
+    found = ranking_totals(statistics, ranking, None if weights is None else weights[None])
+    return order_of(merits(found[0], ranking))
 
 
 def keep_experts(order: Order, count: int, pins: Mapping[int, Sequence[int]] | None = None) -> Kept:
@@ -222,13 +241,15 @@ class GateReport:
 def gate_report(statistics: ExpertStatistics, tokens: Scope = "all") -> GateReport:
     """Compute the numbers that the gates look at; `tokens` is the scope that the ranking counts."""
     header = statistics.header
-    reached, counted = _reached(statistics, "all"), _reached(statistics, tokens)
+    reached, counted = (np.zeros((len(header.layers), header.experts), dtype=bool) for _ in range(2))
+    damaged = 0
+    for question in statistics:
+        reached |= question.all.weighted_norm > 0
+        counted |= question.scope(tokens).weighted_norm > 0
+        for sums in (question.all, question.answer):
+            arrays = (sums.weighted_norm, sums.weighted_norm_squared, sums.norm, sums.weight)
+            damaged += sum(int((~np.isfinite(array)).sum()) for array in arrays)
     measurements = int(statistics.tokens.sum()) * len(header.layers)
-    damaged = sum(
-        int((~np.isfinite(array)).sum())
-        for sums in (statistics.all, statistics.answer)
-        for array in (as_stored(sums.weighted_norm), sums.weighted_norm_squared, sums.norm, sums.weight)
-    )
     return GateReport(
         non_finite=int(statistics.skipped.sum()) / max(measurements, 1),
         damaged_cells=damaged,
@@ -241,11 +262,6 @@ def gate_report(statistics: ExpertStatistics, tokens: Scope = "all") -> GateRepo
         truncated=float(statistics.truncated.mean()),
         complete=statistics.complete,
     )
-
-
-def _reached(statistics: ExpertStatistics, tokens: Scope) -> NDArray[np.bool_]:
-    """[L, E]: whether some token of the scope got more than zeros from the expert."""
-    return np.asarray((statistics.sums(tokens).weighted_norm > 0).any(axis=0))
 
 
 def check_gates(statistics: ExpertStatistics, gates: Gates, keep: int | None = None, tokens: Scope = "all") -> GateReport:
@@ -288,18 +304,7 @@ def check_gates(statistics: ExpertStatistics, gates: Gates, keep: int | None = N
     return report
 
 
-def _weighted_norms(statistics: ExpertStatistics, tokens: Scope) -> Floats:
-    """[Q, L, E] float64, rounded to what the file holds."""
-    return as_stored(statistics.sums(tokens).weighted_norm).astype(np.float64)
-
-
-def _total(values: NDArray[Any], weights: Floats | None) -> NDArray[Any]:
-    """Sum [L, E] of `values` [Q, L, E] over the questions, each with its weight."""
-    total: NDArray[Any] = values.sum(axis=0) if weights is None else (weights[:, None, None] * values).sum(axis=0)
-    return total
-
-
-def _ordered(first: Floats | Counts, second: Floats | Counts) -> Order:
-    """Experts of each layer by `first` [L, E], then by `second` [L, E], both descending, then by index."""
-    layers: list[NDArray[Any]] = [np.lexsort((-two, -one)) for one, two in zip(first, second, strict=True)]
+def order_of(merits: Merits) -> Order:
+    """Experts of each layer by the first merit, then by the second, both descending, then by index."""
+    layers: list[NDArray[Any]] = [np.lexsort((-two, -one)) for one, two in zip(*merits, strict=True)]
     return tuple(tuple(layer.tolist()) for layer in layers)

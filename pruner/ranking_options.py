@@ -41,6 +41,12 @@ class RankingOptions(BaseModel):
     floors: Floors | None = None
     pins: dict[NonNegativeInt, tuple[NonNegativeInt, ...]] | None = None
     """For a layer, experts that are kept whatever their rank."""
+    groups: Literal["even", "whole"] | None = None
+    """For a router with expert groups: keep as many of the best experts in each group (the default), or whole groups, those
+    whose experts have the largest sum of what the method ranks by."""
+    mtp: Literal["same_as_last"] | None = None
+    """For a base with a multi-token prediction block, which a calibration set cannot measure: drop what its last layer drops.
+    Without it, such a base is refused."""
 
 
 class CoverageRanking(RankingOptions):

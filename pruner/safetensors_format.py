@@ -104,7 +104,10 @@ def parse_header(file: BinaryIO, size: int, where: str) -> Header:
     if size < 8 or length > HEADER_LIMIT or 8 + length > size:  # noqa: PLR2004  # the length field has 8 bytes
         raise InputError(f"{where}: no safetensors file: a header of {length:,} bytes in a file of {size:,}")
     try:
-        content = json.loads(file.read(length))
+        text = file.read(length).decode()  # json.loads would also take UTF-16, which the library refuses
+        content = json.loads(text)
+        if "\\u" in text:
+            json.dumps(content, ensure_ascii=False).encode()  # half of a surrogate pair is no text either
     except (ValueError, RecursionError):
         raise InputError(f"{where}: the safetensors header is not JSON; fetch the file again") from None
     if not isinstance(content, dict):
@@ -153,13 +156,14 @@ def data_order(tensors: Iterable[tuple[str, str]]) -> list[str]:
     return [name for name, dtype in sorted(tensors, key=lambda tensor: (-_RANK[tensor[1]], tensor[0].encode()))]
 
 
-def build_header(tensors: Iterable[tuple[str, str, tuple[int, ...]]], metadata: Metadata) -> bytes:
+def build_header(tensors: Iterable[tuple[str, str, tuple[int, ...]]], metadata: Metadata | Mapping[str, str]) -> bytes:
     """Header bytes, length field included, exactly as the safetensors library writes them.
 
-    `tensors` are (name, dtype, shape) in data order.  More than one metadata key would come out in random order there
-    (safetensors issue 584), so only none and `{"format": "pt"}` can be promised.
+    `tensors` are (name, dtype, shape) in data order; `metadata` is a mapping too, for files of our own.  More than one metadata
+    key would come out in random order there (safetensors issue 584), so only none and `{"format": "pt"}` can be promised.
     """
-    content: dict[str, Any] = {} if metadata == "none" else {"__metadata__": {"format": "pt"}}
+    named = {"none": {}, "pt": {"format": "pt"}}[metadata] if isinstance(metadata, str) else dict(metadata)
+    content: dict[str, Any] = {"__metadata__": named} if named else {}
     position = 0
     for name, dtype, shape in tensors:
         end = position + math.prod(shape) * DTYPE_BITS[dtype] // 8

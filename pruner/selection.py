@@ -1,15 +1,28 @@
-"""Which experts a ranking keeps: the order of its method, questions weighted by their class, with floors and pins."""
+"""Which experts a ranking keeps: the order of its method, questions weighted by their class, with floors, pins and groups."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 import numpy as np
 
 from pruner.errors import InputError
-from pruner.ranking import Kept, best_by, keep_experts, rank
-from pruner.ranking_options import AnyRanking
-from pruner.statistics import ExpertStatistics, Floats
+from pruner.ranking import Kept, best_by, keep_experts, merits, order_of, ranking_totals
+from pruner.ranking_options import AnyRanking, CoverageRanking
+from pruner.statistics import ExpertStatistics, Floats, Header
+from pruner.totals import Totals
+
+
+@dataclass(frozen=True)
+class Selection:
+    """A ranking and how much of it is kept."""
+
+    ranking: AnyRanking
+    keep: int
+    """Experts that stay in each layer."""
+    groups: int | None = None
+    """Expert groups of the base's router in each layer; None: it has none."""
 
 
 def question_weights(statistics: ExpertStatistics, ranking: AnyRanking, classes: Mapping[str, str] | None) -> Floats | None:
@@ -39,25 +52,87 @@ def question_weights(statistics: ExpertStatistics, ranking: AnyRanking, classes:
     return weights
 
 
-def kept_experts(statistics: ExpertStatistics, ranking: AnyRanking, keep: int, weights: Floats | None = None) -> Kept:
-    """The experts to keep in each layer: pins, then floors, then the best of the method's order, until there are `keep`.
+def kept_experts(statistics: ExpertStatistics, selection: Selection, weights: Floats | None = None) -> Kept:
+    """The experts to keep in each layer: pins, then floors, then the best of the method's order, until there are enough.
+
+    With expert groups the same is done within each group, or whole groups are kept.
 
     Args:
         statistics: of a calibration set.
-        ranking: method, floors and pins.
-        keep: experts that stay in each layer.
+        selection: method, floors, pins and groups, and how many to keep.
         weights: what `question_weights` returned.
 
     Raises:
-        InputError: `keep` does not fit, or a layer's floor and pins are more than `keep`, or name what does not exist.
+        InputError: the number to keep does not fit, or a layer's floor and pins are more, or name what does not exist, or more
+            experts are to be protected than there are.
     """
-    order = rank(statistics, ranking, weights)
-    return keep_experts(order, keep, _forced(statistics, ranking, keep, weights))
+    found = ranking_totals(statistics, selection.ranking, None if weights is None else weights[None])
+    return kept_of(found[0], statistics.header, selection)
 
 
-def _forced(statistics: ExpertStatistics, ranking: AnyRanking, keep: int, weights: Floats | None) -> dict[int, tuple[int, ...]]:
+def kept_of(found: Totals, header: Header, selection: Selection) -> Kept:
+    """The same from totals over the questions; see `kept_experts`."""
+    ranking, experts = selection.ranking, header.experts
+    if isinstance(ranking, CoverageRanking) and ranking.protect > experts:
+        raise InputError(f"ranking.protect: {ranking.protect} experts cannot be protected, a layer has {experts}; lower it")
+    if selection.groups is None:
+        if ranking.groups is not None:
+            raise InputError("ranking.groups: the base's router has no expert groups; remove the key")
+        forced = _forced(found, header, ranking, selection.keep)
+        return keep_experts(order_of(merits(found, ranking)), selection.keep, forced)
+    return (_whole_groups if ranking.groups == "whole" else _even_groups)(found, header, selection, selection.groups)
+
+
+def _even_groups(found: Totals, header: Header, selection: Selection, groups: int) -> Kept:
+    """As many experts of each group."""
+    if selection.keep % groups:
+        raise InputError(
+            f"prune.experts {selection.keep} cannot be spread evenly over the base's {groups} expert groups; "
+            f"keep a multiple of {groups}, or set ranking.groups to whole"
+        )
+    size, keep = header.experts // groups, selection.keep // groups
+    ordered = order_of(merits(found, selection.ranking))
+    forced = _forced(found, header, selection.ranking, selection.keep)
+    kept = []
+    for row, layer in enumerate(ordered):
+        chosen: list[int] = []
+        for group in range(groups):
+            pinned = [expert for expert in forced[row] if expert // size == group]
+            if len(pinned) > keep:
+                raise InputError(
+                    f"ranking: floor and pins of layer {header.layers[row]} ask for {len(pinned)} experts of "
+                    f"expert group {group}, which keeps {keep}; lower them"
+                )
+            rest = [expert for expert in layer if expert // size == group and expert not in pinned]
+            chosen += [*pinned, *rest[: keep - len(pinned)]]
+        kept.append(tuple(sorted(chosen)))
+    return tuple(kept)
+
+
+def _whole_groups(found: Totals, header: Header, selection: Selection, groups: int) -> Kept:
+    """The groups with the largest sums of what experts are ranked by; groups with forced experts come first."""
+    size = header.experts // groups
+    if selection.keep % size:
+        raise InputError(
+            f"prune.experts {selection.keep} is no number of whole expert groups of {size} experts; "
+            f"keep a multiple of {size}, or set ranking.groups to even"
+        )
+    first, second = (merit.reshape(-1, groups, size).sum(axis=-1) for merit in merits(found, selection.ranking))
+    forced = _forced(found, header, selection.ranking, selection.keep)
+    wanted = {row: sorted({expert // size for expert in ids}) for row, ids in forced.items()}
+    for row, ids in wanted.items():
+        if len(ids) > selection.keep // size:
+            raise InputError(
+                f"ranking: floor and pins of layer {header.layers[row]} ask for {len(ids)} expert groups, prune.experts keeps "
+                f"{selection.keep // size}; lower them"
+            )
+    kept = keep_experts(order_of((first, second)), selection.keep // size, wanted)
+    return tuple(tuple(group * size + place for group in layer for place in range(size)) for layer in kept)
+
+
+def _forced(found: Totals, header: Header, ranking: AnyRanking, keep: int) -> dict[int, tuple[int, ...]]:
     """For each row of the order, the experts that floors and pins keep."""
-    layers, experts = statistics.header.layers, statistics.header.experts
+    layers, experts = header.layers, header.experts
     floors = ranking.floors
     counts: Mapping[int, int] = {}
     if floors is not None:
@@ -66,7 +141,7 @@ def _forced(statistics: ExpertStatistics, ranking: AnyRanking, keep: int, weight
     for name, asked in (("floors", counts), ("pins", pins)):
         if unknown := sorted(set(asked) - set(layers)):
             raise InputError(f"ranking.{name}: the base has no MoE layer {unknown[0]}")
-    best = best_by(statistics, floors.by, ranking.tokens, weights) if floors is not None else ()
+    best = best_by(found, floors.by) if floors is not None else ()
     forced: dict[int, tuple[int, ...]] = {}
     for row, layer in enumerate(layers):
         if bad := [expert for expert in pins.get(layer, ()) if expert >= experts]:

@@ -85,11 +85,16 @@ class LocalSource:
     @property
     def label(self) -> str:
         """The folder's name; of a cache snapshot `org/name@commit`."""
+        snapshot = self.snapshot
+        return f"{snapshot[0]}@{snapshot[1][:12]}" if snapshot else self.folder.absolute().name
+
+    @property
+    def snapshot(self) -> tuple[str, str] | None:
+        """Repository and commit of a cache snapshot, None of any other folder."""
         folder = self.folder.absolute()
-        if folder.parent.name == "snapshots" and folder.parent.parent.name.startswith("models--"):
-            repo = folder.parent.parent.name.removeprefix("models--").replace("--", "/", 1)
-            return f"{repo}@{folder.name[:12]}"
-        return folder.name
+        if folder.parent.name != "snapshots" or not folder.parent.parent.name.startswith("models--"):
+            return None
+        return folder.parent.parent.name.removeprefix("models--").replace("--", "/", 1), folder.name
 
     @property
     def files(self) -> Mapping[str, SourceFile]:

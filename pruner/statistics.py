@@ -1,38 +1,39 @@
 """Expert statistics: what the analysis measured, as one canonical safetensors file.  Reading needs numpy alone.
 
-Shapes: Q questions, L MoE layers, E experts.  In memory every sum is float64.  In the file, token counts are exact; sums of the
-weighted norm (all that the rankings use) are float32; the other sums are float16 with one power of two per question and layer
-(relative error at most 2^-11), so that 196 questions x 30 layers x 128 experts stay under 20 MB.
+Shapes: Q questions, L MoE layers, E experts.  In memory every sum is float64.  In the file, counts are exact and every other
+sum has a relative error of at most 2^-20; `pruner.packed_sums` says how, and why 196 questions x 30 layers x 128 experts stay
+under 20 MB.  Statistics are a function from a question to its sums: measuring, reading, merging, ranking and writing go from
+question to question, so that memory does not grow with their number.
 """
 
 from __future__ import annotations
 
-import dataclasses
+import io
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from math import prod
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Any, BinaryIO, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
-from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save
 
 from pruner.errors import InputError
-from pruner.files import digest_of, sha256_bytes, write_atomic
+from pruner.files import atomic_file, digest_of, sha256_file
+from pruner.packed_sums import MOST_TOKENS, NAMES, Counts, Floats, Sums, layout, pack, unpack
+from pruner.safetensors_format import TensorInfo, build_header, data_order, read_header
 
-FORMAT: Literal["moe-release/expert-statistics/v1"] = "moe-release/expert-statistics/v1"
+__all__ = ["Counts", "ExpertStatistics", "Floats", "Header", "QuestionSums", "Scope", "Sums", "in_memory", "merge",
+           "pins_digest", "read_statistics", "select", "statistics_bytes", "write_statistics"]  # fmt: skip
+
+FORMAT: Literal["moe-release/expert-statistics/v2"] = "moe-release/expert-statistics/v2"
 HEADER_KEY = "moe_release"
-HALF_TOP = 15
-"""A row's largest value is scaled into [2^14, 2^15): far from float16's largest number, 65504."""
+SCOPES: tuple[Scope, ...] = ("all", "answer")
+NUMPY: dict[str, np.dtype[Any]] = {"U8": np.dtype("u1"), "U16": np.dtype("<u2"), "I16": np.dtype("<i2")}
 
-Floats: TypeAlias = NDArray[np.float64]
-Counts: TypeAlias = NDArray[np.int64]
 Scope = Literal["all", "answer"]
-EXACT = ("weighted_norm",)
-HALF = ("weighted_norm_squared", "norm", "weight")
 
 
 class Header(BaseModel):
@@ -40,7 +41,7 @@ class Header(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    format: Literal["moe-release/expert-statistics/v1"] = FORMAT
+    format: Literal["moe-release/expert-statistics/v2"] = FORMAT
     base: str
     """Digest of the base's files."""
     model_type: str
@@ -53,7 +54,11 @@ class Header(BaseModel):
     dataset: str
     """SHA-256 of the calibration file."""
     dataset_size: int = Field(ge=1)
-    """Questions in the calibration file."""
+    """Questions in the calibration file, without those that were left out."""
+    left_out: int = Field(default=0, ge=0)
+    """Questions of the file that were left out, because their reasoning is empty."""
+    answer_alone: int = Field(default=0, ge=0)
+    """Questions of the file whose reply is the answer alone, because their reasoning is empty."""
     questions: tuple[str, ...]
     """Digest of each measured question, in the order of the rows."""
     positions: tuple[int, ...]
@@ -62,7 +67,7 @@ class Header(BaseModel):
     """Number of each MoE layer in the model."""
     experts: int = Field(ge=1)
     top_k: int = Field(ge=1)
-    max_tokens: int = Field(ge=1, le=65535)
+    max_tokens: int = Field(ge=1, le=MOST_TOKENS)
     dtype: str
     attention: str
     libraries: dict[str, str]
@@ -74,19 +79,16 @@ class Header(BaseModel):
 
 
 @dataclass(frozen=True, eq=False)
-class Sums:
-    """Sums over the tokens of one scope, each [Q, L, E]; n = ‖routing weight · expert output‖₂ of one token and expert."""
+class QuestionSums:
+    """The sums [L, E] of one question."""
 
-    weighted_norm: Floats
-    """Σ n."""
-    weighted_norm_squared: Floats
-    """Σ n²."""
-    norm: Floats
-    """Σ ‖expert output‖₂, without the routing weight."""
-    weight: Floats
-    """Σ routing weight."""
-    count: Counts
-    """Number of tokens that were routed to the expert."""
+    all: Sums
+    answer: Sums
+    """Only tokens of the reply."""
+
+    def scope(self, scope: Scope) -> Sums:
+        """Sums over all tokens or over those of the reply."""
+        return self.all if scope == "all" else self.answer
 
 
 @dataclass(frozen=True, eq=False)
@@ -94,9 +96,6 @@ class ExpertStatistics:
     """The measurement of a whole calibration set, or of one shard of it."""
 
     header: Header
-    all: Sums
-    answer: Sums
-    """Only tokens of the reply."""
     tokens: Counts
     """[Q]: tokens of each question, after truncation."""
     answer_tokens: Counts
@@ -105,10 +104,19 @@ class ExpertStatistics:
     """[Q, L]: tokens that were left out of a layer because something about them was not finite."""
     truncated: Counts
     """[Q]: 1 where the question was longer than `max_tokens`."""
+    question: Callable[[int], QuestionSums]
+    """The sums of the question of a row, read when they are asked for."""
+
+    def __len__(self) -> int:
+        return len(self.header.questions)
+
+    def __iter__(self) -> Iterator[QuestionSums]:
+        return (self.question(row) for row in range(len(self)))
 
     def sums(self, scope: Scope) -> Sums:
-        """Sums over all tokens or over those of the reply."""
-        return self.all if scope == "all" else self.answer
+        """Sums [Q, L, E] of all questions at once: for looking at, since memory grows with the questions."""
+        found = [each.scope(scope) for each in self]
+        return Sums(**{name: np.stack([getattr(sums, name) for sums in found]) for name in NAMES})
 
     @property
     def complete(self) -> bool:
@@ -116,76 +124,133 @@ class ExpertStatistics:
         return len(self.header.positions) == self.header.dataset_size
 
 
+NUMBERS = ("tokens", "answer_tokens", "skipped", "truncated")
+
+
+def in_memory(header: Header, everything: Sums, answer: Sums, **numbers: Counts) -> ExpertStatistics:
+    """Statistics whose sums [Q, L, E] are at hand."""
+
+    def question(row: int) -> QuestionSums:
+        return QuestionSums(*(Sums(**{name: getattr(sums, name)[row] for name in NAMES}) for sums in (everything, answer)))
+
+    return ExpertStatistics(header, **numbers, question=question)
+
+
 def statistics_bytes(statistics: ExpertStatistics) -> bytes:
     """The file's bytes: equal measurements give equal bytes."""
-    tensors: dict[str, NDArray[Any]] = {
-        "tokens": statistics.tokens.astype(np.uint16),
-        "answer_tokens": statistics.answer_tokens.astype(np.uint16),
-        "skipped": statistics.skipped.astype(np.uint16),
-        "truncated": statistics.truncated.astype(np.uint8),
-    }
-    for scope, sums in (("all", statistics.all), ("answer", statistics.answer)):
-        tensors[f"{scope}.count"] = sums.count.astype(np.uint16)
-        for name in EXACT:
-            tensors[f"{scope}.{name}"] = as_stored(getattr(sums, name))
-        for name in HALF:
-            scaled, exponent = _to_half(getattr(sums, name))
-            tensors[f"{scope}.{name}"] = scaled
-            tensors[f"{scope}.{name}.exponent"] = exponent
-    text = json.dumps(statistics.header.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
-    ordered = {name: np.ascontiguousarray(tensors[name]) for name in sorted(tensors)}
-    # One metadata key: safetensors writes several in random order.
-    return bytes(save(ordered, metadata={HEADER_KEY: text}))
+    file = io.BytesIO()
+    _write(file, statistics)
+    return file.getvalue()
 
 
 def write_statistics(path: Path, statistics: ExpertStatistics) -> str:
-    """Write the canonical file atomically.
+    """Write the canonical file atomically, one question after the other.
 
     Returns:
         its SHA-256.
     """
-    data = statistics_bytes(statistics)
-    write_atomic(path, data)
-    return sha256_bytes(data)
+    with atomic_file(path) as temporary, temporary.open("wb") as file:
+        _write(file, statistics)
+    return sha256_file(path)
+
+
+def _layout(header: Header) -> dict[str, tuple[str, tuple[int, ...]]]:
+    """Dtype and shape of every array of the file, in the order of their data."""
+    questions, layers = len(header.questions), len(header.layers)
+    arrays: dict[str, tuple[str, tuple[int, ...]]] = dict.fromkeys(("tokens", "answer_tokens"), ("U16", (questions,)))
+    arrays |= {"skipped": ("U16", (questions, layers)), "truncated": ("U8", (questions,))}
+    for name, (dtype, shape) in layout(layers, header.experts, header.max_tokens).items():
+        arrays |= {f"{scope}.{name}": (dtype, (questions, *shape)) for scope in SCOPES}
+    return {name: arrays[name] for name in data_order((name, dtype) for name, (dtype, _) in arrays.items())}
+
+
+def _write(file: BinaryIO, statistics: ExpertStatistics) -> None:
+    header = statistics.header
+    text = json.dumps(header.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
+    arrays = _layout(header)
+    # One metadata key: safetensors writes several in random order.
+    position = file.write(build_header([(name, *array) for name, array in arrays.items()], {HEADER_KEY: text}))
+    start = {}
+    for name, (dtype, shape) in arrays.items():
+        start[name] = position
+        position += prod(shape) * NUMPY[dtype].itemsize
+    for name in NUMBERS:
+        file.seek(start[name])
+        file.write(getattr(statistics, name).astype(NUMPY[arrays[name][0]]).tobytes())
+    for row, sums in enumerate(statistics):
+        for scope in SCOPES:
+            for name, array in pack(sums.scope(scope), header.max_tokens).items():
+                if array.shape != arrays[f"{scope}.{name}"][1][1:]:
+                    raise ValueError(f"sums of shape {array.shape} are none of the header's")
+                file.seek(start[f"{scope}.{name}"] + row * array.nbytes)
+                file.write(array.astype(array.dtype.newbyteorder("<")).tobytes())
 
 
 def read_statistics(path: Path) -> ExpertStatistics:
-    """Read and check a statistics file.
+    """Open and check a statistics file; the sums of a question are read when they are asked for.
 
     Raises:
         InputError: it is missing, damaged, of another format, or its arrays do not fit its header.
     """
-    header, tensors = read_arrays(path, "expert statistics")
+    if not path.exists():
+        raise InputError(f"{path}: the expert statistics do not exist; run `moe-release analyze`")
     try:
-        checked = Header.model_validate_json(header)
-        result = _statistics(checked, tensors)
+        content = read_header(path)
+    except InputError as error:
+        raise InputError(f"{path}: the expert statistics cannot be read: {error}; measure them again") from None
+    header = _checked_header(path, content.metadata.get(HEADER_KEY))
+    found = {tensor.name: tensor for tensor in content.tensors}
+    wanted = _layout(header)
+    if missing := sorted(set(wanted) - set(found)):
+        raise InputError(f"{path}: the expert statistics lack the array {missing[0]!r}; measure them again")
+    if {name: (tensor.dtype, tensor.shape) for name, tensor in found.items()} != wanted or not _in_order(header):
+        raise InputError(f"{path}: the arrays of the expert statistics do not fit their header; measure them again")
+    with path.open("rb") as file:
+        numbers = {name: _read(file, found[name]).astype(np.int64) for name in NUMBERS}
+    return ExpertStatistics(header, **numbers, question=_reader(path, found, header.max_tokens))
+
+
+def _reader(path: Path, found: dict[str, TensorInfo], max_tokens: int) -> Callable[[int], QuestionSums]:
+    packed = [name for name in found if name not in NUMBERS]
+
+    def sums(arrays: dict[str, NDArray[Any]], scope: Scope) -> Sums:
+        result = unpack({name.removeprefix(f"{scope}."): arrays[name] for name in packed if name.startswith(f"{scope}.")})
+        if result.count.max(initial=0) > max_tokens:
+            raise InputError(f"{path}: the expert statistics count more tokens than {max_tokens}; measure them again")
+        return result
+
+    def question(row: int) -> QuestionSums:
+        with path.open("rb") as file:
+            arrays = {name: _read(file, found[name], row) for name in packed}
+        return QuestionSums(sums(arrays, "all"), sums(arrays, "answer"))
+
+    return question
+
+
+def _read(file: BinaryIO, tensor: TensorInfo, row: int | None = None) -> NDArray[Any]:
+    """An array of the file, or one row of it."""
+    shape = tensor.shape if row is None else tensor.shape[1:]
+    dtype = NUMPY[tensor.dtype]
+    size = prod(shape) * dtype.itemsize
+    file.seek(tensor.start + (row or 0) * size)
+    return np.frombuffer(file.read(size), dtype).reshape(shape)
+
+
+def _checked_header(path: Path, text: str | None) -> Header:
+    if text is None:
+        raise InputError(f"{path}: these are no expert statistics of moe-release: the header {HEADER_KEY!r} is missing")
+    try:
+        return Header.model_validate_json(text)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         name = ".".join(str(part) for part in first["loc"])
         raise InputError(f"{path}: header of the expert statistics: {name}: {first['msg']}; measure them again") from None
-    except KeyError as error:
-        raise InputError(f"{path}: the expert statistics lack the array {error}; measure them again") from None
-    _check_shapes(result, path)
-    return result
 
 
-def read_arrays(path: Path, what: str) -> tuple[str, dict[str, NDArray[Any]]]:
-    """Header text and arrays of a safetensors file that this package wrote.
-
-    Raises:
-        InputError: the file is missing, damaged, or has no header of ours.
-    """
-    try:
-        with safe_open(path, framework="numpy") as file:
-            header = (file.metadata() or {}).get(HEADER_KEY)
-            tensors = {name: file.get_tensor(name) for name in sorted(file.keys())}
-    except FileNotFoundError:
-        raise InputError(f"{path}: the {what} do not exist; run `moe-release analyze`") from None
-    except (OSError, SafetensorError, TypeError) as error:
-        raise InputError(f"{path}: the {what} cannot be read: {error}; measure them again") from None
-    if header is None:
-        raise InputError(f"{path}: these are no {what} of moe-release: the header {HEADER_KEY!r} is missing")
-    return header, tensors
+def _in_order(header: Header) -> bool:
+    positions = list(header.positions)
+    inside = all(0 <= place < header.dataset_size for place in positions)
+    return len(positions) == len(header.questions) and positions == sorted(set(positions)) and inside
 
 
 def merge(parts: Sequence[ExpertStatistics]) -> ExpertStatistics:
@@ -201,30 +266,24 @@ def merge(parts: Sequence[ExpertStatistics]) -> ExpertStatistics:
         different = sorted(key for key, value in part.header.pins().items() if value != first[key])
         if different:
             raise InputError(f"merge: part {number} differs from part 1 in {', '.join(different)}; measure them alike")
-    positions = np.concatenate([np.asarray(part.header.positions, dtype=np.int64) for part in parts])
-    if len(np.unique(positions)) != len(positions):
+    rows = sorted((part.header.positions[row], number, row) for number, part in enumerate(parts) for row in range(len(part)))
+    if len({position for position, _, _ in rows}) != len(rows):
         raise InputError("merge: a question stands in two parts; give every shard once")
-    order = np.argsort(positions)
-    questions = [digest for part in parts for digest in part.header.questions]
     header = parts[0].header.model_copy(
-        update={"positions": tuple(positions[order].tolist()), "questions": tuple(questions[index] for index in order)}
+        update={
+            "positions": tuple(position for position, _, _ in rows),
+            "questions": tuple(parts[number].header.questions[row] for _, number, row in rows),
+        }
     )
 
-    def joined(values: list[Any]) -> Any:
-        return np.concatenate(values)[order]
+    def question(row: int) -> QuestionSums:
+        _, number, place = rows[row]
+        return parts[number].question(place)
 
-    def joined_sums(sums: list[Sums]) -> Sums:
-        return Sums(**{field.name: joined([getattr(each, field.name) for each in sums]) for field in dataclasses.fields(Sums)})
+    def joined(name: str) -> Any:
+        return np.asarray([getattr(parts[number], name)[row] for _, number, row in rows])
 
-    return ExpertStatistics(
-        header=header,
-        all=joined_sums([part.all for part in parts]),
-        answer=joined_sums([part.answer for part in parts]),
-        **{
-            name: joined([getattr(part, name) for part in parts])
-            for name in ("tokens", "answer_tokens", "skipped", "truncated")
-        },
-    )
+    return ExpertStatistics(header, **{name: joined(name) for name in NUMBERS}, question=question)
 
 
 def select(statistics: ExpertStatistics, rows: Sequence[int]) -> ExpertStatistics:
@@ -233,70 +292,10 @@ def select(statistics: ExpertStatistics, rows: Sequence[int]) -> ExpertStatistic
     header = statistics.header.model_copy(
         update={name: tuple(getattr(statistics.header, name)[row] for row in chosen) for name in ("questions", "positions")}
     )
-
-    def part(sums: Sums) -> Sums:
-        return Sums(**{field.name: getattr(sums, field.name)[chosen] for field in dataclasses.fields(Sums)})
-
-    return ExpertStatistics(
-        header=header,
-        all=part(statistics.all),
-        answer=part(statistics.answer),
-        tokens=statistics.tokens[chosen],
-        answer_tokens=statistics.answer_tokens[chosen],
-        skipped=statistics.skipped[chosen],
-        truncated=statistics.truncated[chosen],
-    )
+    numbers = {name: getattr(statistics, name)[chosen] for name in NUMBERS}
+    return replace(statistics, header=header, **numbers, question=lambda row: statistics.question(chosen[row]))
 
 
 def pins_digest(header: Header) -> str:
     """Digest of everything that determines a question's numbers but the question."""
     return digest_of(header.pins())
-
-
-def as_stored(values: Floats) -> NDArray[np.float32]:
-    """Values of an exact array as the file holds them; one beyond float32's range becomes infinite, and the gates refuse it."""
-    with np.errstate(over="ignore"):
-        return values.astype(np.float32)
-
-
-def _to_half(values: Floats) -> tuple[NDArray[np.float16], NDArray[np.int16]]:
-    """Float16 values of [Q, L, E] and the exponents [Q, L] to multiply them by two to the power of.
-
-    A row with a value that is not finite gets exponent 0; the gates refuse such statistics.
-    """
-    largest = np.abs(values).max(axis=-1)
-    exponent = np.where(np.isfinite(largest), np.frexp(largest)[1] - HALF_TOP, 0).astype(np.int32)
-    # A largest value that rounds up to the next power of two takes its exponent, so that reading and writing changes nothing.
-    exponent += np.ldexp(largest, -exponent).astype(np.float16) == 1 << HALF_TOP
-    with np.errstate(over="ignore"):
-        return np.ldexp(values, -exponent[..., None]).astype(np.float16), exponent.astype(np.int16)
-
-
-def _from_half(values: NDArray[np.float16], exponent: NDArray[np.int16]) -> Floats:
-    return np.ldexp(values.astype(np.float64), exponent[..., None].astype(np.int32))
-
-
-def _statistics(header: Header, tensors: dict[str, NDArray[Any]]) -> ExpertStatistics:
-    def sums(scope: Scope) -> Sums:
-        exact = {name: tensors[f"{scope}.{name}"].astype(np.float64) for name in EXACT}
-        half = {name: _from_half(tensors[f"{scope}.{name}"], tensors[f"{scope}.{name}.exponent"]) for name in HALF}
-        return Sums(**exact, **half, count=tensors[f"{scope}.count"].astype(np.int64))
-
-    small = {name: tensors[name].astype(np.int64) for name in ("tokens", "answer_tokens", "skipped", "truncated")}
-    return ExpertStatistics(header=header, all=sums("all"), answer=sums("answer"), **small)
-
-
-def _check_shapes(statistics: ExpertStatistics, path: Path) -> None:
-    header = statistics.header
-    rows, layers, experts = len(header.questions), len(header.layers), header.experts
-    wanted: list[tuple[NDArray[Any], tuple[int, ...]]] = [
-        (getattr(sums, field.name), (rows, layers, experts))
-        for sums in (statistics.all, statistics.answer)
-        for field in dataclasses.fields(Sums)
-    ]
-    wanted += [(array, (rows,)) for array in (statistics.tokens, statistics.answer_tokens, statistics.truncated)]
-    wanted += [(statistics.skipped, (rows, layers))]
-    positions = list(header.positions)
-    ordered = positions == sorted(set(positions)) and all(0 <= place < header.dataset_size for place in positions)
-    if len(positions) != rows or not ordered or any(array.shape != shape for array, shape in wanted):
-        raise InputError(f"{path}: the arrays of the expert statistics do not fit their header; measure them again")

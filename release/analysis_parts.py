@@ -7,13 +7,13 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from pruner.drop_map import drop_map_from_keep, require_fits
+from pruner.drop_map import require_fits
 from pruner.errors import InputError
 from pruner.files import canonical_json, write_atomic
 from release.context import Context
 from release.pipeline import run_pipeline
 from release.stages.analyze import measure, statistics_path
-from release.stages.rank import provenance, weights_of
+from release.stages.rank import map_of, provenance, selection_of, weights_of
 
 FOLD_RULE = "SHA-256 of the normalised question, as a number, modulo count; the map did not see the questions of its index"
 
@@ -77,8 +77,7 @@ def write_folds(context: Context, count: int) -> list[Path]:
     if prune is None or prune.analysis is None:
         raise InputError(f"{context.loaded.path}: --folds needs prune.analysis; a pinned map is what it is")
     statistics = read_statistics(statistics_path(context))
-    made = folds(statistics, prune.ranking, prune.experts, count, weights_of(context, statistics))
-    layers = [str(layer) for layer in statistics.header.layers]
+    made = folds(statistics, selection_of(context), count, weights_of(context, statistics))
     experts = context.base.architecture.experts
     paths = []
     for index, keep in enumerate(made):
@@ -86,7 +85,7 @@ def write_folds(context: Context, count: int) -> list[Path]:
         origin = provenance(context, statistics)
         origin["statistics"]["questions"] = left
         origin["fold"] = {"index": index, "count": count, "rule": FOLD_RULE}
-        found = drop_map_from_keep(keep, layers, experts, origin)
+        found = map_of(context, keep, statistics, origin)
         require_fits(found, context.base.architecture, context.base.layers, f"fold {index}")
         path = context.work / "folds" / f"drop_map.fold-{index}-of-{count}.json"
         write_atomic(path, canonical_json(found.envelope(experts)))

@@ -101,9 +101,12 @@ def _download(repo: str, revision: str) -> Path:
     from release.hub.remote import harmless
 
     try:
-        return Path(
+        folder = Path(
             snapshot_download(repo, revision=revision, ignore_patterns=["*.bin", "*.pt", "*.pth", "*.gguf", "original/*"])
         )
     except (HfHubHTTPError, HTTPError, LocalEntryNotFoundError, OSError) as error:
         reason = harmless(str(error))
         raise UnavailableError(f"base {repo}@{revision[:12]}: cannot be downloaded: {reason}") from None
+    if folder.name != revision:
+        raise UnavailableError(f"base {repo}@{revision[:12]}: the Hub answered with another commit, {folder.name}")
+    return folder

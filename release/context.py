@@ -117,6 +117,12 @@ class Context:
 
         return self_test(self.toolchain, progress=self.progress)
 
+    @property
+    def uses_llama_cpp(self) -> bool:
+        """Whether anything here is made or run by llama.cpp; cutting the base's GGUFs is not."""
+        gguf = self.manifest.gguf
+        return gguf is not None and bool(gguf.quantized or gguf.quality or self.manifest.eval)
+
     def toolchain_inputs(self) -> list[Any]:
         """What of the toolchain determines bytes, for fingerprints: never compared between machines."""
         return [self.toolchain.identity(), self.toolchain.compiler, dict(self.toolchain.binaries)]

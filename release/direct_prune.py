@@ -6,15 +6,16 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
 
+from pruner.base_identity import BaseIdentity, identity_of, named_base, require_same_base
 from pruner.build import build
-from pruner.checkpoint import open_checkpoint
-from pruner.drop_map import read_drop_map
+from pruner.checkpoint import Checkpoint, open_checkpoint
+from pruner.drop_map import DropMap, read_drop_map
 from pruner.errors import InputError
-from pruner.hub_source import HubSource
 from pruner.plan import plan_build
 from pruner.progress import SILENT, Progress
 from pruner.safetensors_format import Metadata
-from pruner.sources import LocalSource, open_source
+from pruner.sources import LocalSource, Source, open_source
+from release.lock import Lock, read_lock
 from release.manifest import parse_size
 
 
@@ -25,13 +26,17 @@ def prune_directly(
     *,
     max_shard_size: str,
     metadata: str,
+    lock: Path | None = None,
     workers: int | None = None,
     progress: Progress = SILENT,
 ) -> dict[str, Any]:
     """Build a variant of a folder or of `hf://org/name@revision`, and return its digests as JSON.
 
+    With `lock` the base must have the digests that the lock of a release pins; they are compared in the pass that copies it.
+
     Raises:
-        InputError: base, map or options cannot be used, or `out` exists.
+        InputError: base, map or options cannot be used, `out` exists, or the map was made for another base.
+        CheckFailedError: a file of the base is not the one that the lock pins.
         UnavailableError: a remote base cannot be reached.
     """
     if metadata not in ("none", "pt"):
@@ -43,6 +48,9 @@ def prune_directly(
     source = open_source(base_address)
     base = open_checkpoint(source)
     drop_map = read_drop_map(drop_map_path)
+    locked = _lock_of(lock, base) if lock else None
+    pins = {name: file.sha256 for name, file in locked.inputs.base.files.items()} if locked else {}
+    unchecked = _unchecked(drop_map, source, locked, str(drop_map_path))
     plan = plan_build(
         base,
         drop_map,
@@ -51,15 +59,46 @@ def prune_directly(
         metadata=cast("Metadata", metadata),
         where=str(drop_map_path),
     )
-    result = build(plan, source, out, workers=workers, progress=progress)
-    return {"files": {file.name: file.sha256 for file in result.files}, "tensor_data_sha256": result.tensor_data_sha256}
+    result = build(plan, source, out, workers=workers, progress=progress, verify_base=pins)
+    return {"files": {file.name: file.sha256 for file in result.files}, "unchecked": unchecked}
 
 
-def _base_name(provenance: Mapping[str, Any], source: LocalSource | HubSource) -> dict[str, str]:
+def _lock_of(path: Path, base: Checkpoint) -> Lock:
+    """A lock that pins every file of the base.
+
+    Raises:
+        InputError: there is none, or it pins other files than the base has.
+    """
+    lock = read_lock(path)
+    if lock is None:
+        raise InputError(f"{path}: the lock does not exist")
+    if missing := [name for name in base.files if name not in lock.inputs.base.files]:
+        raise InputError(f"{path}: pins no digest of the base's {missing[0]}; is it the lock of another base?")
+    return lock
+
+
+def _unchecked(drop_map: DropMap, source: Source, lock: Lock | None, where: str) -> str | None:
+    """Why nothing shows that the map was made for this base; None if something does: a commit, or a lock's own map.
+
+    Raises:
+        InputError: it was made for another one.
+    """
+    named = named_base(drop_map.provenance)
+    reason = require_same_base(named, identity_of(source), where)
+    if lock is None:
+        return reason
+    locked = BaseIdentity(lock.inputs.base.name, lock.inputs.base.revision)
+    reason = require_same_base(named, locked, where)
+    same_map = lock.inputs.drop_map == {layer: list(ids) for layer, ids in drop_map.drop.items()}
+    return None if same_map or named == locked else reason
+
+
+def _base_name(provenance: Mapping[str, Any], source: Source) -> dict[str, str]:
     """What the map says of its base; of a bare map, repository and commit or the folder's name (never its path)."""
     named = provenance.get("base_model")
     if isinstance(named, dict):
         return {key: value for key, value in named.items() if key in ("name", "revision") and isinstance(value, str)}
-    if isinstance(source, LocalSource):
-        return {"name": source.folder.resolve().name}
-    return {"name": source.repo, "revision": source.commit}
+    shown = identity_of(source)
+    if shown.name is not None and shown.revision is not None:
+        return {"name": shown.name, "revision": shown.revision}
+    return {"name": source.folder.resolve().name if isinstance(source, LocalSource) else source.label}

@@ -17,9 +17,9 @@ PLAIN_TAGS = frozenset({"tag:yaml.org,2002:map", "tag:yaml.org,2002:seq"})
 
 
 class Document(BaseModel):
-    """Base of every part of a document: immutable, and an unknown key is an error."""
+    """Base of every part of a document: immutable; an unknown key is an error, and so is a number that JSON cannot hold."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 DocumentT = TypeVar("DocumentT", bound=Document)
@@ -103,7 +103,9 @@ def _scalar(path: Path, node: yaml.Node) -> Any:
     if node.tag == "tag:yaml.org,2002:timestamp":  # dates stay text: a document holds no clock time
         return node.value
     try:
-        return yaml.SafeLoader("").construct_object(node)
+        value = yaml.SafeLoader("").construct_object(node)
+        # YAML takes each half of a pair for a character of its own; half a pair alone is no text
+        return value.encode("utf-16", "surrogatepass").decode("utf-16") if isinstance(value, str) else value
     except (yaml.YAMLError, ValueError, TypeError, LookupError, AttributeError, OverflowError):
         raise InputError(f"{path}:{line}:{column}: {node.value!r} cannot be read as {node.tag.rsplit(':', 1)[-1]}") from None
 

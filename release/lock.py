@@ -12,20 +12,25 @@ from pydantic import Field, ValidationError
 from pruner.build import FileDigest
 from pruner.errors import InputError
 from pruner.files import canonical_json, read_json, write_atomic
+from pruner.tensor_digests import TensorDigests, tensor_data_digest
 from release.documents import Document
 
 
 class LockedFile(Document):
     """A file's digest and size.
 
-    `tensors` stands for shards only.  `made_with` names the tools that a file's bytes depend on beside its inputs: two builds
+    `listed` marks the digest that a Hub lists of a file of which only ranges were read.  `tensors` stands for shards only.
+    `cut_from` names the base's GGUF that a quant was cut from.  `made_with` names the tools that a file's bytes depend on
+    beside its inputs: two builds
     with other tools cannot be expected to agree, two with the same must.
     """
 
     sha256: str
     size: int
-    tensors: dict[str, dict[str, Any]] | None = None
+    listed: Literal[True] | None = None
+    tensors: Mapping[str, Mapping[str, Any]] | None = None
     tensor_data: str | None = None
+    cut_from: str | None = None
     made_with: dict[str, str] | None = None
 
 
@@ -86,11 +91,19 @@ def write_lock(path: Path, lock: Lock) -> None:
     write_atomic(path, lock.to_bytes())
 
 
-def locked_weights(files: Sequence[FileDigest]) -> dict[str, LockedFile]:
-    """Lock entries of a build, by path in the work folder."""
+def locked_weights(files: Sequence[FileDigest], tensors: Mapping[str, TensorDigests]) -> dict[str, LockedFile]:
+    """Lock entries of a build, by path in the work folder; `tensors` are digests of tensors by the SHA-256 of their shard."""
     return {
-        f"weights/{file.name}": LockedFile(sha256=file.sha256, size=file.size, tensors=file.tensors or None) for file in files
+        f"weights/{file.name}": LockedFile(sha256=file.sha256, size=file.size, tensors=tensors.get(file.sha256))
+        for file in files
     }
+
+
+def tensor_data_of(files: Mapping[str, LockedFile]) -> str | None:
+    """The digest over the tensor data of the weights alone; None while the tensors of a shard are not digested."""
+    weights = (file for path, file in files.items() if path.startswith("weights/") and path.endswith(".safetensors"))
+    shards = [file.tensors for file in weights]
+    return tensor_data_digest(tensors for tensors in shards if tensors is not None) if shards and None not in shards else None
 
 
 @dataclass(frozen=True)
@@ -135,13 +148,44 @@ def explain_weights(locked: Lock, found: Lock) -> str:
             return f"the base differs: {name} is another file than the lock was made from"
     if (reason := _drop_map_difference(locked.inputs.drop_map or {}, found.inputs.drop_map or {})) is not None:
         return reason
+    changed = [each.path for each in differences(locked.weights(), found.weights())]
+    if not any(name.endswith(".safetensors") for name in changed):
+        return "all shards are equal; other files differ"
+    if None in (locked.tensor_data, found.tensor_data):
+        return "same base and same drop map; without digests of their tensors the layout or a fault may be the reason"
     if locked.tensor_data == found.tensor_data:
-        return "same weights, other packaging (shard size, metadata or a copied file)"
+        return "same weights, other packaging (shard size or metadata)"
     names = _changed_tensors(locked, found)
-    shown = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")  # noqa: PLR2004
     return (
-        f"same base and same drop map, and yet other bytes in {len(names)} tensors: {shown}; a disk or memory fault, or a bug"
+        f"same base and same drop map, and yet other bytes in {len(names)} tensors: {_listed(names)}; "
+        "a disk or memory fault, or a bug"
     )
+
+
+def _listed(names: Sequence[str]) -> str:
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")  # noqa: PLR2004
+
+
+def contradiction(locked: Lock, found: Lock) -> str | None:
+    """What shows that a lock was damaged or edited, whatever the build is like; None if nothing does.
+
+    A shard's header follows from its tensors, and so its bytes from their digests; its size and tensors follow from its bytes.
+    """
+    if locked.tensor_data is not None and tensor_data_of(locked.outputs) not in (None, locked.tensor_data):
+        return "its digest of all tensors is not that of the tensors that it lists"
+    before, here = locked.weights(), found.weights()
+    for name, file in before.items():
+        other = here.get(name)
+        if other is None:
+            continue
+        known = file.tensors is not None and other.tensors is not None
+        if file.sha256 == other.sha256 and (file.size != other.size or (known and file.tensors != other.tensors)):
+            return f"it lists weights/{name} with the right digest and yet with another size or other tensors"
+        if known and file.sha256 != other.sha256 and (file.size, file.tensors) == (other.size, other.tensors):
+            return f"it lists weights/{name} with the right size and tensors and yet with another digest"
+    if not differences(before, here) and locked.inputs.drop_map != found.inputs.drop_map:
+        return "it lists the right weights and yet another drop map"
+    return None
 
 
 def _drop_map_difference(locked: Mapping[str, list[int]], found: Mapping[str, list[int]]) -> str | None:

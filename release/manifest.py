@@ -7,15 +7,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, StringConstraints, model_validator
+from pydantic import BeforeValidator, Field, PositiveInt, StringConstraints, model_validator
 
-from pruner.calibration import FieldMap
+from pruner.calibration import FieldMap, WithoutReasoning
 from pruner.errors import InputError
 from pruner.files import path_inside, sha256_file
 from pruner.ranking_options import CoverageRanking, Gates, Ranking
 from pruner.safetensors_format import Metadata
 from release.documents import Document, load_document
 from release.gguf.quality import MINIMUM_TOKENS
+from release.hub_file import HubAddress, RepoFile, with_hub_address
 from release.reported import Reported
 
 Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
@@ -36,7 +37,8 @@ def parse_size(value: Any) -> Any:
     return value
 
 
-Size = Annotated[int, BeforeValidator(parse_size), Field(gt=0)]
+SizeText = Annotated[str, StringConstraints(pattern=r"^\s*\d+\s*([KMG]i?B|B|)\s*$")]
+Size = Annotated[int, BeforeValidator(parse_size, json_schema_input_type=SizeText | PositiveInt), Field(gt=0)]
 
 
 class PinnedFile(Document):
@@ -86,12 +88,17 @@ class Prior(Document):
 
 
 class DataSource(Document):
-    """A table of questions: a file beside the manifest, or a file of a data set on the Hub at one commit."""
+    """A table of questions: a file beside the manifest, or a file of a data set on the Hub at one commit.
 
-    path: str | None = Field(None, description="JSON Lines or CSV file, relative to the manifest's folder …")
+    Instead of its keys, the path or the address alone: `hf://owner/name@revision/path/file`.
+    """
+
+    path: str | None = Field(
+        None, description="JSON Lines or CSV file, relative to the manifest's folder, or an address on the Hub …"
+    )
     repo: RepoId | None = Field(None, description="… or a data set on the Hub, such as Idavidrein/gpqa;")
     revision: Revision | None = Field(None, description="its commit: 40 hexadecimal digits;")
-    file: str | None = Field(None, description="and the file in it, such as gpqa_diamond.csv.")
+    file: RepoFile | None = Field(None, description="and the file in it, such as gpqa_diamond.csv.")
     sha256: Sha256 | None = Field(None, description="Refuse the file when it has another SHA-256.")
 
     @model_validator(mode="after")
@@ -106,6 +113,9 @@ class DataSource(Document):
     def name(self) -> str:
         """What errors and locks call it."""
         return self.path or f"hf://datasets/{self.repo}@{self.revision}/{self.file}"
+
+
+Dataset = Annotated[DataSource, BeforeValidator(with_hub_address, json_schema_input_type=HubAddress | str | DataSource)]
 
 
 class Base(Document):
@@ -140,20 +150,24 @@ class Base(Document):
 class Analysis(Document):
     """How expert statistics are measured."""
 
-    dataset: DataSource = Field(description="Calibration questions, as JSON Lines or CSV.")
+    dataset: Dataset = Field(description="Calibration questions, as JSON Lines or CSV.")
     fields: FieldMap = Field(default_factory=FieldMap, description="Which column holds what; default: GPQA's columns.")
-    max_tokens: int = Field(4096, gt=0, description="Longer questions are truncated, counted and reported.")
+    max_tokens: int = Field(4096, gt=0, lt=1 << 15, description="Longer questions are truncated, counted and reported.")
     dtype: Literal["auto", "float32", "bfloat16"] = Field(
         "auto", description="Precision of the forward pass; auto: the base's own."
     )
     reply_format: str | None = Field(None, description="How reasoning and letter become the reply; default: by the template.")
+    without_reasoning: WithoutReasoning = Field(
+        "refuse",
+        description="Questions whose reasoning is empty: refuse the set, skip and count them, or measure the answer_only.",
+    )
     gates: Gates = Field(default_factory=Gates, description="Limits that statistics must keep before a map is made of them.")
 
 
 class Calibration(Document):
     """The questions that a pinned drop map was made from."""
 
-    dataset: DataSource
+    dataset: Dataset
     fields: FieldMap = Field(default_factory=FieldMap, description="Which column holds what; only the question is read.")
 
 
@@ -209,12 +223,44 @@ class Imatrix(Document):
         return self
 
 
+class BaseQuant(Document):
+    """A GGUF of the base: a file of a repository on the Hub at one commit, or a file beside the manifest."""
+
+    repo: RepoId | None = Field(None, description="Repository on the Hub, such as ggml-org/gemma-4-26B-A4B-it-GGUF …")
+    revision: Revision | None = Field(None, description="… at this commit: 40 hexadecimal digits, never a branch;")
+    file: str | None = Field(None, description="the file's path in it.")
+    path: str | None = Field(None, description="Or a file, relative to the manifest's folder.")
+    sha256: Sha256 = Field(description="What the file must have: by the Hub's listing, or by reading it while it is cut.")
+
+    @model_validator(mode="after")
+    def _one_source(self) -> BaseQuant:
+        if (self.repo is None) == (self.path is None):
+            raise ValueError("give either repo with revision and file, or path")
+        if (self.repo is None, self.repo is None) != (self.revision is None, self.file is None):
+            raise ValueError("a GGUF on the Hub needs repo, revision (40 hexadecimal digits) and file")
+        return self
+
+    @property
+    def label(self) -> str:
+        """What cards and locks call it."""
+        return self.path or f"hf://{self.repo}@{self.revision}/{self.file}"
+
+
 class Quant(Document):
-    """One GGUF to publish."""
+    """One GGUF to publish: quantized from the pruned weights, or cut from the base's GGUF of the same type."""
 
     name: Name
-    type: str = Field(description="A type that llama-quantize knows.")
+    type: str | None = Field(None, description="A type that llama-quantize knows …")
+    from_: BaseQuant | None = Field(None, alias="from", description="… or the GGUF of the base to cut this one from.")
     tensor_types: PinnedFile | None = Field(None, description="Types per tensor, for llama-quantize --tensor-type-file.")
+
+    @model_validator(mode="after")
+    def _one_source(self) -> Quant:
+        if (self.type is None) == (self.from_ is None):
+            raise ValueError("give either type (to quantize) or from (to cut the base's GGUF)")
+        if self.from_ is not None and self.tensor_types is not None:
+            raise ValueError("tensor_types is for llama-quantize; a quant that is cut has the types of the base's GGUF")
+        return self
 
 
 def _quant(value: Any) -> Any:
@@ -244,14 +290,28 @@ class Gguf(Document):
     memory: Size | None = Field(
         None, description="Memory for quantizing; quants run side by side as far as it reaches. Default: half of what is free."
     )
-    max_shard_size: Annotated[int, BeforeValidator(parse_size), Field(ge=10**6)] | None = Field(
+    max_shard_size: (
+        Annotated[int, BeforeValidator(parse_size, json_schema_input_type=SizeText | PositiveInt), Field(ge=10**6)] | None
+    ) = Field(
         None, description="A larger quant is split by llama-gguf-split: cap of a shard in bytes of tensor data, in whole MB."
     )
-    quants: list[Annotated[Quant, BeforeValidator(_quant)]] = Field(min_length=1)
+    quants: list[Annotated[Quant, BeforeValidator(_quant, json_schema_input_type=Name | Quant)]] = Field(min_length=1)
     quality: QualityCheck | None = Field(None, description="Measure perplexity and KL divergence of every quant.")
+
+    @property
+    def quantized(self) -> list[Quant]:
+        """Quants that llama.cpp makes."""
+        return [quant for quant in self.quants if quant.from_ is None]
+
+    @property
+    def cut(self) -> dict[str, BaseQuant]:
+        """What the others are cut from, by their names."""
+        return {quant.name: quant.from_ for quant in self.quants if quant.from_ is not None}
 
     @model_validator(mode="after")
     def _distinct(self) -> Gguf:
+        if self.imatrix and not self.quantized:
+            raise ValueError("imatrix: every quant is cut from the base's GGUF, so none would use it")
         names = [quant.name.lower() for quant in self.quants]
         if len(set(names)) != len(names):
             raise ValueError("two quants have the same name")
@@ -265,11 +325,18 @@ class Eval(Document):
     quants: list[Name] = Field(min_length=1)
 
 
+class LmEvalFiles(Document):
+    """The two files of one task that lm-eval wrote with --log_samples."""
+
+    samples: PinnedFile = Field(description="Its samples_*.jsonl: the answers, from which the score is counted.")
+    results: PinnedFile = Field(description="Its results_*.json: settings, and the score that must follow from the samples.")
+
+
 class Compare(Document):
     """A row of the results table: evidence that we hold, an output of lm-eval, or a score that someone else published."""
 
     evidence: PinnedFile | None = None
-    lm_eval: PinnedFile | None = Field(None, description="samples_*.jsonl of an lm-eval run, in the folder of its results.")
+    lm_eval: LmEvalFiles | None = Field(None, description="What an lm-eval run wrote.")
     label: str
     reference: bool = Field(default=False, description="The row that differences are taken from.")
     reported: Reported | None = None
@@ -281,6 +348,12 @@ class Compare(Document):
         if self.reference and self.evidence is None:
             raise ValueError("a reference needs evidence: differences are taken question by question")
         return self
+
+    @property
+    def files(self) -> tuple[PinnedFile, ...]:
+        """Every file that the row is made of."""
+        foreign = (self.lm_eval.samples, self.lm_eval.results) if self.lm_eval else ()
+        return (self.evidence,) if self.evidence else foreign
 
 
 class Leaderboard(Document):
@@ -358,6 +431,8 @@ class Manifest(Document):
                 raise ValueError(f"eval.quants names {quant!r}, which gguf.quants does not make")
         if self.publish and not self.prune:
             raise ValueError("publish needs a prune section: a base is not ours to publish again")
+        if self.gguf and self.gguf.cut and not self.prune:
+            raise ValueError("gguf.quants: a quant is cut by the drop map, and there is no prune section")
         if self.publish and self.publish.gguf and not self.gguf:
             raise ValueError("publish.gguf names a repository, and there is no gguf section to fill it")
         if self.publish and self.publish.supersedes and self.publish.supersedes.gguf and not self.publish.gguf:

@@ -118,7 +118,8 @@ def _run_stage(stage: Stage, context: Context, missing: set[str]) -> StageResult
             return StageResult(stage.name, stage.title, "up to date", time.monotonic() - started)
         detail = stage.run(context)
         seconds = time.monotonic() - started
-        record = make_record(context.work, stage.name, fingerprint or "", stage.outputs(context), seconds)
+        outputs, known = stage.outputs(context), stage.digests(context)
+        record = make_record(context.work, stage.name, fingerprint or "", outputs, seconds, known)
         write_record(context.work, record)
     except MoeReleaseError as error:
         raise type(error)(f"{stage.title}: {error}") from error

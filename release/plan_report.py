@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from pruner.drop_map import DropMap, read_drop_map
-from pruner.errors import CheckFailedError, InputError
+from pruner.errors import InputError
+from release.card.claims import format_bytes, format_parameters
 from release.context import Context
 from release.stages.preflight import absent_map, not_buildable
 from release.stages.prune import drop_map_path, plan_of
@@ -15,8 +16,7 @@ def describe_plan(context: Context) -> dict[str, Any]:
     """Plan of the manifest's variant as JSON.
 
     Raises:
-        InputError: the manifest prunes nothing.
-        CheckFailedError: the drop map has to be measured first.
+        InputError: the manifest prunes nothing, or its drop map has to be ranked first.
     """
     prune = context.manifest.prune
     if prune is None:
@@ -24,7 +24,7 @@ def describe_plan(context: Context) -> dict[str, Any]:
     known = known_map(context)
     if known is None and not context.options.from_headers:
         path = context.loaded.file(prune.drop_map) if prune.drop_map else drop_map_path(context)
-        raise CheckFailedError(f"{path}: no drop map yet; run `moe-release rank {context.loaded.path}` first")
+        raise InputError(f"{path}: no drop map yet; run `moe-release rank {context.loaded.path} --work {context.work}` first")
     drop_map = known or counted_map(context)
     plan = plan_of(context, drop_map)
     base = context.base
@@ -65,6 +65,7 @@ def counted_map(context: Context) -> DropMap:
 
 def plan_table(report: dict[str, Any]) -> str:
     """The same for a person."""
+    size, parameters = report["tensor_bytes"], report["parameters"]["variant"]
     lines = [
         (
             f"{report['name']}: {report['base']}, {report['experts']['base']} to {report['experts']['variant']} experts "
@@ -72,6 +73,10 @@ def plan_table(report: dict[str, Any]) -> str:
         ),
         f"parameters   {report['parameters']['base']:>18,} → {report['parameters']['variant']:>18,}",
         f"tensor bytes {report['tensor_bytes']['base']:>18,} → {report['tensor_bytes']['variant']:>18,}",
+        (
+            f"base {format_bytes(size['base'])}, variant {format_bytes(size['variant'])}, "
+            f"{format_parameters(parameters)} parameters"
+        ),
         f"{len(report['shards'])} shards from {_ranges(report)}:",
         *(f"  {shard['name']}  {shard['size']:>16,} bytes  {shard['tensors']} tensors" for shard in report["shards"]),
     ]

@@ -10,7 +10,7 @@ from release.documents import Document
 
 if TYPE_CHECKING:
     from pruner.ranking import GateReport
-    from pruner.ranking_options import AnyRanking
+    from pruner.selection import Selection
     from pruner.stability import Stability
     from pruner.statistics import ExpertStatistics, Floats
 
@@ -55,22 +55,22 @@ class RankingReport(Document):
 
 
 def ranking_report(
-    statistics: ExpertStatistics, ranking: AnyRanking, keep: int, weights: Floats | None, gates: GateReport
+    statistics: ExpertStatistics, selection: Selection, weights: Floats | None, gates: GateReport
 ) -> RankingReport:
     """Draw the questions again and turn every knob; see `pruner.stability`."""
     from pruner.stability import COIN_FLIP, SETTLED, bootstrap, inert_parameters
 
     header = statistics.header
-    found = bootstrap(statistics, ranking, keep, weights=weights) if len(header.questions) > 1 else None
+    found = bootstrap(statistics, selection, weights=weights) if len(header.questions) > 1 else None
     return RankingReport(
         questions=len(header.questions),
-        drops=(header.experts - keep) * len(header.layers),
+        drops=(header.experts - selection.keep) * len(header.layers),
         settled=found.settled if found else None,
         coin_flips=found.coin_flips if found else None,
         settled_share=SETTLED,
         coin_flip_share=COIN_FLIP,
         rounds=found.rounds if found else 0,
-        inert=inert_parameters(statistics, ranking, keep, weights),
+        inert=inert_parameters(statistics, selection, weights),
         dropped_share=_shares(found, header.layers) if found else {},
         gates=_numbers(gates),
     )

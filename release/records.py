@@ -11,7 +11,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from pruner.errors import InputError, UnavailableError
+from pruner.errors import InputError
+from pruner.exclusive import exclusive
 from pruner.files import canonical_json, digest_of, sha256_file, write_atomic
 
 
@@ -44,13 +45,17 @@ class Record:
         return {name: output.sha256 for name, output in self.outputs.items()}
 
 
-def make_record(work: Path, stage: str, fingerprint: str, paths: Sequence[Path], seconds: float) -> Record:
-    """Digest a stage's outputs (files, or folders with all that is in them)."""
+def make_record(
+    work: Path, stage: str, fingerprint: str, paths: Sequence[Path], seconds: float, known: Mapping[str, str] | None = None
+) -> Record:
+    """Digest a stage's outputs (files, or folders with all that is in them), but for those whose SHA-256 is `known`."""
+    known = known or {}
     files = sorted(file for path in paths for file in _files(path))
     outputs = {}
     for file in files:
         state = file.stat()
-        outputs[file.relative_to(work).as_posix()] = Output(sha256_file(file), state.st_size, state.st_mtime_ns)
+        name = file.relative_to(work).as_posix()
+        outputs[name] = Output(known.get(name) or sha256_file(file), state.st_size, state.st_mtime_ns)
     return Record(stage, fingerprint, outputs, round(seconds, 3), _peak_memory())
 
 
@@ -81,8 +86,6 @@ def own_work_folder(work: Path, name: str) -> Iterator[None]:
         InputError: it holds other people's files or another release, or is no folder.
         UnavailableError: another run works in it.
     """
-    from filelock import FileLock, Timeout
-
     if work.exists() and not work.is_dir():
         raise InputError(f"{work}: is no folder; choose another with --work")
     marker = work / MARKER
@@ -93,17 +96,8 @@ def own_work_folder(work: Path, name: str) -> Iterator[None]:
     if (owner := marker.read_text(encoding="utf-8").strip() if marker.exists() else "") not in ("", name):
         raise InputError(f"{work}: holds the release {owner}; choose another folder with --work")
     write_atomic(marker, name.encode())
-    lock = FileLock(work / ".lock")
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        raise UnavailableError(
-            f"{work}: another run works here; wait for its end or choose another folder with --work"
-        ) from None
-    try:
+    with exclusive(work / ".lock", f"{work}: another run works here; wait for its end or choose another folder with --work"):
         yield
-    finally:
-        lock.release()
 
 
 def record_path(work: Path, stage: str) -> Path:

@@ -17,6 +17,7 @@ from release.lock import read_lock
 
 SUMS_LINE = re.compile(r"^([0-9a-f]{64}) [ *](\S.*)$")
 CARD = "README.md"
+RECORDS = ("lock.json", "SHA256SUMS")
 Status = Literal["equal", "changed", "missing", "new"]
 
 
@@ -49,13 +50,32 @@ def read_reference(address: str | Path, *, endpoint: str | None = None, token: s
     if str(address).startswith(HUB_PREFIX):
         return listing(open_source(str(address), endpoint=endpoint, token=token))
     path = Path(address)
+    if path.is_dir():
+        path = _record_of(path)
     if not path.is_file():
-        raise InputError(f"{address}: does not exist; give a lock, a SHA256SUMS file, or hf://org/name@revision")
+        raise InputError(
+            f"{address}: does not exist; give a lock, a SHA256SUMS file, a folder with one of them, or hf://org/name"
+        )
     if path.suffix == ".json":
         lock = read_lock(path)
         files = {name: SourceFile(name, file.size, file.sha256) for name, file in (lock.weights() if lock else {}).items()}
         return Reference(path.name, files, complete=True)
     return Reference(path.name, parse_sums(path), complete=False)
+
+
+def _record_of(folder: Path) -> Path:
+    """The lock of a folder, or its SHA256SUMS: of a work folder, or of a published one, where they stand in reproduce/.
+
+    Raises:
+        InputError: it has neither, or several locks.
+    """
+    for place in (folder, folder / "reproduce"):
+        locks = sorted({*place.glob("lock.json"), *place.glob("*.lock.json")})
+        if len(locks) > 1:
+            raise InputError(f"{folder}: has several locks, {locks[0].name} and {locks[1].name}; name one of them")
+        if found := [path for path in (*locks, place / "SHA256SUMS") if path.is_file()]:
+            return found[0]
+    raise InputError(f"{folder}: has neither a lock nor SHA256SUMS; `moe-release diff` compares two folders of weights")
 
 
 def listing(source: Source) -> Reference:
@@ -65,7 +85,7 @@ def listing(source: Source) -> Reference:
 
 
 def _of_weights(name: str) -> bool:
-    return name != CARD and not name.startswith(".")
+    return name not in (CARD, *RECORDS) and not name.startswith(".") and not name.endswith(".lock.json")
 
 
 def parse_sums(path: Path) -> dict[str, SourceFile]:
@@ -80,6 +100,8 @@ def parse_sums(path: Path) -> dict[str, SourceFile]:
             raise InputError(f"{path}:{number}: expected lines of sha256sum: a digest, two spaces, a file name")
         name = match[2].removeprefix("./").removeprefix("weights/")
         files[name] = SourceFile(name, 0, match[1])
+    if not files:
+        raise InputError(f"{path}: names no file")
     return files
 
 

@@ -16,7 +16,7 @@ class Reported(Document):
     exam: str | None = Field(None, description="What was asked, such as GPQA Diamond.")
     quant: str | None = Field(None, description="What answered, such as Q6_K.")
     correct: int = Field(ge=0, description="Correct answers of the published score, patched if it was.")
-    total: int = Field(gt=0)
+    total: int = Field(gt=0, le=10**9)
     raw_correct: int | None = Field(None, ge=0, description="Correct answers before any patch, where the source tells them.")
     percent: Annotated[Decimal, Field(ge=0, le=100, max_digits=8)] | None = Field(
         None, description="The published percentage; it must follow from the counts."

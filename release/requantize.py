@@ -50,7 +50,7 @@ def requantize(context: Context, imatrix: Path | None = None) -> list[Requantize
     folder = context.work / "requantized"
     shutil.rmtree(folder, ignore_errors=True)
     try:
-        return [found for quant in context.gguf.quants for found in _compare(context, lock, quant, folder, matrix)]
+        return [found for quant in context.gguf.quantized for found in _compare(context, lock, quant, folder, matrix)]
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 

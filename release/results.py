@@ -15,7 +15,7 @@ from pruner.files import path_inside, sha256_file
 from release.card.render import render
 from release.card.table import Entry, Row, rows
 from release.evaluation.evidence import evidence_digest, read_evidence
-from release.evaluation.gates import read_gated_run, require_reference
+from release.evaluation.gates import read_gated_files, require_reference
 from release.evaluation.protocol import Protocol, load_protocol, protocol_digest
 from release.lock import Lock, read_lock
 from release.manifest import Compare, LoadedManifest, load_manifest
@@ -134,8 +134,8 @@ def compared_entry(loaded: LoadedManifest, protocol: Protocol | None, row: Compa
         raise InputError(
             f"{loaded.path}: {row.label} is an output of lm-eval, whose gates stand in a protocol; give eval.protocol"
         )
-    run = read_gated_run(loaded.file(row.lm_eval).parent, protocol)
-    return Entry(row.label, row.lm_eval.path, foreign=run)
+    run = read_gated_files(loaded.file(row.lm_eval.samples), loaded.file(row.lm_eval.results), protocol)
+    return Entry(row.label, row.lm_eval.samples.path, foreign=run)
 
 
 def _distinct(entries: Sequence[Entry]) -> tuple[Entry, ...]:

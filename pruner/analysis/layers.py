@@ -56,6 +56,7 @@ class LayeredModel:
     """For each part ("embedding" or the number of a layer) the names of its tensors in the checkpoint."""
     _files: dict[str, Path]
     _load: Callable[[dict[str, Any]], None]
+    _device: str
     _turn: _Turn = field(default_factory=_Turn)
 
     @contextmanager
@@ -68,6 +69,7 @@ class LayeredModel:
         part, module = ("embedding", self._embedding) if layer is None else (str(layer), self.layers[layer])
         self._read(self._names[part])
         try:
+            module.to(self._device)
             yield
         finally:
             module.to("meta")
@@ -94,14 +96,14 @@ class LayeredModel:
     def _pass(self, token_ids: Sequence[int], layer: int | None, hidden: torch.Tensor | None) -> torch.Tensor:
         import torch
 
-        self._turn.layer, self._turn.hidden = layer, hidden
+        self._turn.layer, self._turn.hidden = layer, None if hidden is None else hidden.to(self._device)
         try:
             with torch.inference_mode():
-                self.measured.model(input_ids=torch.tensor([list(token_ids)]), use_cache=False)
+                self.measured.model(input_ids=torch.tensor([list(token_ids)], device=self._device), use_cache=False)
         except _PassEndsError:
             result = self._turn.result
             assert result is not None  # noqa: S101  # what ended the pass has put it there
-            return result
+            return result.cpu()
         finally:
             self._turn.hidden = self._turn.result = None
         raise AssertionError("a forward pass did not reach its layer")
@@ -130,12 +132,13 @@ class LayeredModel:
         return relay
 
 
-def open_layers(folder: Path, *, dtype: str = "auto") -> LayeredModel:
+def open_layers(folder: Path, *, dtype: str = "auto", device: str = "cpu") -> LayeredModel:
     """A model that can be run layer by layer; only headers are read.
 
     Args:
         folder: a checkpoint in safetensors with its config.
         dtype: `auto` takes the config's own.
+        device: where the layers run, each for its turn.
 
     Raises:
         InputError: the checkpoint cannot be loaded, is incomplete, or is of a family that cannot be run layer by layer.
@@ -153,18 +156,21 @@ def open_layers(folder: Path, *, dtype: str = "auto") -> LayeredModel:
     given = {key: value for key, value in options.items() if value is not None}
     with loading_errors(folder), torch.device("meta"):
         model = model_class(config)._from_config(config, dtype=wanted, **given).eval()  # noqa: SLF001 - the only way to one
-    _fill_buffers(model)
+    _fill_buffers(model, device)
     measured = measured_model(model, folder)
     prefix, layers = _decoder(model, measured)
     load, targets = _loader(model, wanted, folder)
     names, files = _parts(model, prefix, targets, folder)
-    made = LayeredModel(measured, layers, model.get_submodule(prefix).embed_tokens, names, files, load)
+    made = LayeredModel(measured, layers, model.get_submodule(prefix).embed_tokens, names, files, load, device)
     made.attach()
     return made
 
 
-def _fill_buffers(model: Any) -> None:
-    """Give buffers that no checkpoint holds (frequencies, scales) their values, as `from_pretrained` does."""
+def _fill_buffers(model: Any, device: str) -> None:
+    """Give buffers that no checkpoint holds (frequencies, scales) their values, as `from_pretrained` does.
+
+    They are made on the CPU, where `from_pretrained` makes them, and then moved.
+    """
     import torch
 
     for module in model.modules():
@@ -173,6 +179,8 @@ def _fill_buffers(model: Any) -> None:
             setattr(module, name, torch.empty_like(getattr(module, name), device="cpu"))
         if names:
             model._init_weights(module)  # noqa: SLF001 - the families' own hook; its parameters are empty and stay so
+        for name in names:
+            setattr(module, name, getattr(module, name).to(device))
 
 
 def _require_separable(config: Any, folder: Path) -> None:

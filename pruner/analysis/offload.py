@@ -9,12 +9,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pruner.analysis.layers import LayeredModel
-from pruner.analysis.records import SUMS, QuestionRecord, read_record, record_key, stacked_record, write_record
+from pruner.analysis.records import SUMS, Task, read_record, stacked_record, write_record
 from pruner.analysis.sums import layer_sums
-from pruner.calibration import RenderedQuestion
 from pruner.files import write_atomic
 from pruner.progress import Progress
-from pruner.statistics import HEADER_KEY, Header, Sums
+from pruner.statistics import HEADER_KEY, Sums
 
 if TYPE_CHECKING:
     import torch
@@ -34,63 +33,39 @@ class HalfMeasured:
     """Of each MoE layer below `done`."""
 
 
-@dataclass(frozen=True)
-class Task:
-    """A question, the key of its numbers, and where its record will stand."""
-
-    question: RenderedQuestion
-    key: str
-    record: Path
-
-    @property
-    def state(self) -> Path:
-        """Where the hidden states wait; removed when the question is measured."""
-        return self.record.with_suffix(".hidden")
+def state_path(task: Task) -> Path:
+    """Where the hidden states wait; removed when the question is measured."""
+    return task.record.with_suffix(".hidden")
 
 
-def measure_by_layers(
-    model: LayeredModel,
-    header: Header,
-    questions: Sequence[tuple[RenderedQuestion, Path]],
-    *,
-    pool: Executor,
-    progress: Progress,
-) -> list[QuestionRecord]:
-    """Records of all questions, in their order, equal to those of the whole model.
+def measure_by_layers(model: LayeredModel, tasks: Sequence[Task], *, pool: Executor, progress: Progress) -> None:
+    """Write the records of all questions, equal to those of the whole model.
 
     All questions go through one layer before the next one is read.  After each layer the question's hidden states and sums are
     written, so that a killed analysis loses one layer of as many questions as were running.
 
     Args:
         model: from `open_layers`.
-        header: of the statistics.
-        questions: rendered, each with the path of its record.
+        tasks: the questions; those that have a record are left alone.
         pool: runs questions side by side; each on one thread of torch.
         progress: counts layers of questions.
 
     Raises:
         InputError: a shard is damaged.
     """
-    tasks = [Task(question, record_key(header, question), path) for question, path in questions]
     waiting = [task for task in tasks if read_record(task.record, task.key) is None]
-    done = dict(zip(waiting, pool.map(_done, waiting), strict=True))
+    done = dict(zip((task.record for task in waiting), pool.map(_done, waiting), strict=True))
     steps = [None, *range(len(model.layers))]  # the embedding, then the layers
     total = len(waiting) * len(steps)
     with progress.task("measuring experts, layer by layer", total) as advance:
         advance(sum(done.values()))
         for number, layer in enumerate(steps):
-            turn = [task for task in waiting if done[task] <= number]
+            turn = [task for task in waiting if done[task.record] <= number]
             if turn:
                 with model.loaded(layer):
                     _all(pool, _step(model, layer), turn, advance)
     for task in waiting:
         _finish(task)
-    return [_required(read_record(task.record, task.key)) for task in tasks]
-
-
-def _required(record: QuestionRecord | None) -> QuestionRecord:
-    assert record is not None  # noqa: S101  # it was written just now
-    return record
 
 
 def _all(pool: Executor, work: Callable[[Task], None], tasks: Sequence[Task], advance: Callable[[int], None]) -> None:
@@ -111,18 +86,19 @@ def _step(model: LayeredModel, layer: int | None) -> Callable[[Task], None]:
 
     def embed(task: Task) -> None:
         torch.set_num_threads(1)
-        _write(task, HalfMeasured(0, model.embed(task.question.token_ids), ()))
+        _write(task, HalfMeasured(0, model.embed(task.render().token_ids), ()))
 
     def run(task: Task) -> None:
         torch.set_num_threads(1)
         before = _read(task)
         assert before is not None  # noqa: S101  # it was written by the step before
         assert layer is not None  # noqa: S101
-        hidden = model.run(layer, task.question.token_ids, before.hidden)
+        question = task.render()
+        hidden = model.run(layer, question.token_ids, before.hidden)
         sums = before.sums
         if layer in model.measured.layers:
             recorder = model.measured.recorders[model.measured.layers.index(layer)]
-            sums = (*sums, layer_sums(recorder, task.question.answer_start, model.measured.experts))
+            sums = (*sums, layer_sums(recorder, question.answer_start, model.measured.experts))
         _write(task, HalfMeasured(layer + 1, hidden, sums))
 
     return embed if layer is None else run
@@ -138,8 +114,8 @@ def _finish(task: Task) -> None:
     """Turn what waited on disk into the question's record."""
     last = _read(task)
     assert last is not None  # noqa: S101  # every layer has been run
-    write_record(task.record, task.key, stacked_record(task.question, last.sums))
-    task.state.unlink()
+    write_record(task.record, task.key, stacked_record(task.render(), last.sums))
+    state_path(task).unlink()
 
 
 def _write(task: Task, state: HalfMeasured) -> None:
@@ -151,7 +127,7 @@ def _write(task: Task, state: HalfMeasured) -> None:
         for scope, sums in (("all", everything), ("answer", answer)):
             arrays |= {f"{place}.{scope}.{name}": torch.from_numpy(getattr(sums, name)) for name in SUMS}
         arrays[f"{place}.skipped"] = torch.tensor([skipped])
-    write_atomic(task.state, bytes(save(arrays, metadata={HEADER_KEY: f"{task.key} {state.done} {len(state.sums)}"})))
+    write_atomic(state_path(task), bytes(save(arrays, metadata={HEADER_KEY: f"{task.key} {state.done} {len(state.sums)}"})))
 
 
 def _read(task: Task) -> HalfMeasured | None:
@@ -159,7 +135,7 @@ def _read(task: Task) -> HalfMeasured | None:
     from safetensors import SafetensorError, safe_open
 
     try:
-        with safe_open(task.state, "pt") as file:
+        with safe_open(state_path(task), "pt") as file:
             key, done, places = (file.metadata() or {}).get(HEADER_KEY, "").split(" ")
             if key != task.key:
                 return None

@@ -1,15 +1,25 @@
-"""The analysis of a calibration set: one teacher-forced forward pass per question."""
+"""The analysis of a calibration set: one teacher-forced forward pass per question.
+
+Each question, its correct reasoning and its answer go through the full base in one forward pass.  At every MoE layer, for every
+token and each of its experts, n = ‖routing weight · expert output‖₂ is taken, reduced in float32, and summed over the tokens in
+float64 in the order of the tokens.
+
+Each worker runs on one thread of torch, because sums that are split over threads end in other bits: so the number of workers
+changes the time and nothing else.  Of each question memory holds its text and digests; tokens and sums come and go.
+"""
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
-from pruner.analysis.layers import open_layers
+from pruner.analysis.layers import LayeredModel, open_layers
 from pruner.analysis.model import (
     MeasuredModel,
     base_digest,
@@ -20,11 +30,21 @@ from pruner.analysis.model import (
     tokenizer_digest,
 )
 from pruner.analysis.offload import measure_by_layers
-from pruner.analysis.records import QuestionRecord, read_record, record_key, record_path, stack, stacked_record, write_record
+from pruner.analysis.records import (
+    QuestionRecord,
+    Task,
+    read_record,
+    record_key,
+    record_path,
+    recorded,
+    stacked_record,
+    write_record,
+)
 from pruner.analysis.sums import layer_sums
-from pruner.calibration import CalibrationSet, RenderedQuestion, default_reply_format, render, template_of
-from pruner.errors import InputError
+from pruner.calibration import CalibrationSet, Question, RenderedQuestion, default_reply_format, render, template_of
+from pruner.errors import InputError, UnavailableError
 from pruner.files import sha256_bytes
+from pruner.packed_sums import MOST_TOKENS
 from pruner.progress import SILENT, Advance, Progress
 from pruner.statistics import ExpertStatistics, Header, read_statistics
 
@@ -47,21 +67,17 @@ def analyze(
 ) -> ExpertStatistics:
     """Measure what every expert contributes to the correct answers of a calibration set.
 
-    Each question, its correct reasoning and its answer go through the full base in one forward pass.  At every MoE layer, for
-    every token and each of its experts, n = ‖routing weight · expert output‖₂ is taken, reduced in float32, and summed over the
-    tokens in float64 in the order of the tokens.
-
     Args:
         model_folder: the base.
         questions: what `read_calibration` returned.
-        records: folder for one record per question; questions that have one are not measured again.
+        records: folder for one record per question; questions that have one are not measured again.  The result reads its
+            sums from there.
         finished: a statistics file that is taken as it is when its header is the one that this analysis would write.
         max_tokens: longer sequences lose their end, and are counted.
         dtype: of the weights and activations; `auto` is the checkpoint's own.
         device: where the forward passes run.
         reply_format: see `pruner.calibration.render`.
-        workers: questions that are measured side by side.  Each runs on one thread of torch, because sums that are split over
-            threads end in other bits: so the number of workers changes the time and nothing else.
+        workers: questions that are measured side by side.
         base: digest of the base if it is known already (`base_digest` reads the whole base).
         shard: (i, n): only every n-th question from the i-th on; `pruner.statistics.merge` joins the shards.
         offload: for a base larger than memory: read one decoder layer at a time, run all questions through it, and keep their
@@ -69,44 +85,87 @@ def analyze(
         progress: shows the questions.
 
     Raises:
-        UnavailableError: torch or transformers is not installed.
+        UnavailableError: torch or transformers is not installed, or the device is not there.
         InputError: the base, the tokenizer, the shard or a question cannot be used.
     """
     require_libraries()
-    _check(shard, max_tokens, len(questions), workers, device if offload else "cpu")
-    tokenizer = load_tokenizer(model_folder)
-    template = template_of(tokenizer)
-    form = default_reply_format(template) if reply_format is None else reply_format
+    _check(shard, max_tokens, len(questions), workers)
+    _require_device(device)
+    renderer = _Renderer(model_folder, reply_format, max_tokens)
     positions = range(shard[0], len(questions), shard[1])
-    rendered = [render(tokenizer, questions.questions[place], reply_format=form, max_tokens=max_tokens) for place in positions]
-    layered = open_layers(model_folder, dtype=dtype) if offload else None
-    measured = layered.measured if layered else load_measured(model_folder, dtype=dtype, device=device)
-    header = Header(
-        base=base or base_digest(model_folder),
+    rendered = [partial(renderer, questions.questions[place]) for place in positions]
+    for each in rendered:
+        each()  # what cannot be rendered is found before the base is loaded
+    model = (open_layers if offload else load_measured)(model_folder, dtype=dtype, device=device)
+    header = _header(model, model_folder, questions, positions, renderer, base)
+    if (found := _finished(finished, header)) is not None:
+        return found
+    tasks = _tasks(header, rendered, records)
+    _measure(model, tasks, workers, progress)
+    return recorded(header, tasks)
+
+
+def _header(
+    model: LayeredModel | MeasuredModel,
+    folder: Path,
+    questions: CalibrationSet,
+    positions: Sequence[int],
+    renderer: _Renderer,
+    base: str | None,
+) -> Header:
+    measured = model.measured if isinstance(model, LayeredModel) else model
+    return Header(
+        base=base or base_digest(folder),
         model_type=measured.model_type,
-        tokenizer=tokenizer_digest(model_folder),
-        template=sha256_bytes(template.encode()),
-        reply_format=sha256_bytes(form.encode()),
+        tokenizer=tokenizer_digest(folder),
+        template=sha256_bytes(renderer.template.encode()),
+        reply_format=sha256_bytes(renderer.form.encode()),
         dataset=questions.digest,
         dataset_size=len(questions),
-        questions=tuple(each.digest for each in rendered),
+        left_out=questions.left_out,
+        answer_alone=sum(not question.reasoning for question in questions),
+        questions=tuple(questions.questions[place].digest for place in positions),
         positions=tuple(positions),
         layers=measured.layers,
         experts=measured.experts,
         top_k=measured.top_k,
-        max_tokens=max_tokens,
+        max_tokens=renderer.max_tokens,
         dtype=measured.dtype,
         attention=measured.attention,
         libraries=library_versions(),
     )
-    tasks = [(question, record_path(records, place, question)) for place, question in zip(positions, rendered, strict=True)]
-    if (found := _finished(finished, header)) is not None:
-        return found
+
+
+class _Renderer:
+    """Turns a question into tokens, one at a time: a tokenizer may not be used by several threads."""
+
+    def __init__(self, folder: Path, reply_format: str | None, max_tokens: int) -> None:
+        self._tokenizer = load_tokenizer(folder)
+        self.max_tokens = max_tokens
+        self._lock = Lock()
+        self.template = template_of(self._tokenizer)
+        self.form = default_reply_format(self.template) if reply_format is None else reply_format
+
+    def __call__(self, question: Question) -> RenderedQuestion:
+        with self._lock:
+            return render(self._tokenizer, question, reply_format=self.form, max_tokens=self.max_tokens)
+
+
+def _tasks(header: Header, rendered: Sequence[Callable[[], RenderedQuestion]], records: Path) -> list[Task]:
+    def task(place: int, digest: str, render_it: Callable[[], RenderedQuestion]) -> Task:
+        return Task(record_path(records, place, digest), record_key(header, render_it()), render_it)
+
+    return [task(*each) for each in zip(header.positions, header.questions, rendered, strict=True)]
+
+
+def _measure(model: LayeredModel | MeasuredModel, tasks: Sequence[Task], workers: int, progress: Progress) -> None:
+    """Write the records that are missing."""
     with _one_thread_each(workers) as pool:
-        if layered:
-            return stack(header, measure_by_layers(layered, header, tasks, pool=pool, progress=progress))
-        with progress.task("measuring experts", len(rendered)) as advance:
-            return stack(header, _measure_all(measured, header, tasks, pool, advance))
+        if isinstance(model, LayeredModel):
+            measure_by_layers(model, tasks, pool=pool, progress=progress)
+        else:
+            with progress.task("measuring experts", len(tasks)) as advance:
+                _measure_all(model, tasks, pool, advance)
 
 
 def _finished(path: Path | None, header: Header) -> ExpertStatistics | None:
@@ -132,44 +191,37 @@ def _one_thread_each(workers: int) -> Iterator[Executor]:
         torch.set_num_threads(before)
 
 
-def _measure_all(
-    measured: MeasuredModel,
-    header: Header,
-    tasks: Sequence[tuple[RenderedQuestion, Path]],
-    pool: Executor,
-    advance: Advance,
-) -> list[QuestionRecord]:
-    """Records of all questions, in their order; the first error stops the rest."""
+def _measure_all(measured: MeasuredModel, tasks: Sequence[Task], pool: Executor, advance: Advance) -> None:
+    """Write the records of all questions that have none; the first error stops the rest."""
     import torch
 
-    def work(task: tuple[RenderedQuestion, Path]) -> QuestionRecord:
+    def work(task: Task) -> None:
         torch.set_num_threads(1)
-        record = _measured_or_read(measured, *task, header)
+        if read_record(task.record, task.key) is None:
+            write_record(task.record, task.key, measure_question(measured, task.render()))
         advance(1)
-        return record
 
-    return list(pool.map(work, tasks))
+    for _ in pool.map(work, tasks):
+        pass
 
 
-def _check(shard: tuple[int, int], max_tokens: int, questions: int, workers: int, offload_device: str) -> None:
+def _check(shard: tuple[int, int], max_tokens: int, questions: int, workers: int) -> None:
     index, count = shard
     if not 0 <= index < count <= questions:
         raise InputError(f"shard {index}/{count}: the first number must be 0 to n-1, and n at most the {questions} questions")
-    if not 1 <= max_tokens <= 65535:  # noqa: PLR2004 - token counts are stored in 16 bits
-        raise InputError(f"max_tokens {max_tokens}: must be 1 to 65535")
+    if not 1 <= max_tokens <= MOST_TOKENS:
+        raise InputError(f"max_tokens {max_tokens}: must be 1 to {MOST_TOKENS}")
     if workers < 1:
         raise InputError(f"workers {workers}: must be at least 1")
-    if offload_device != "cpu":
-        raise InputError(f"device {offload_device}: a base that is read layer by layer runs on the cpu")
 
 
-def _measured_or_read(measured: MeasuredModel, question: RenderedQuestion, path: Path, header: Header) -> QuestionRecord:
-    key = record_key(header, question)
-    record = read_record(path, key)
-    if record is None:
-        record = measure_question(measured, question)
-        write_record(path, key, record)
-    return record
+def _require_device(device: str) -> None:
+    import torch
+
+    try:
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise UnavailableError(f"device {device}: cannot be used here: {' '.join(str(error).split())[:200]}") from None
 
 
 def measure_question(measured: MeasuredModel, question: RenderedQuestion) -> QuestionRecord:

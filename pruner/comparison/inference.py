@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from pruner.base_identity import identity_of
 from pruner.checkpoint import METADATA, Checkpoint, open_checkpoint
 from pruner.comparison.expert_layout import laid_out_alike
 from pruner.comparison.experts import Layers, expert_count, layer_parts
@@ -17,7 +18,7 @@ from pruner.comparison.sides import Side, open_side
 from pruner.drop_map import DropMap
 from pruner.errors import InputError
 from pruner.progress import SILENT, Progress
-from pruner.sources import LocalSource, Source, open_source
+from pruner.sources import Source, open_source
 from pruner.workers import executor_or_threads
 
 
@@ -149,11 +150,10 @@ def _claim(side: Side, layers: tuple[KeptLayer, ...]) -> str | None:
 
 def _provenance(result: Inference, checkpoint: Checkpoint) -> dict[str, Any]:
     """What the written map says of its origin: models by name, never a path."""
-    source = checkpoint.source
-    named = {"name": source.label} if isinstance(source, LocalSource) else {"name": source.label.split("@")[0]}
-    commit = getattr(source, "commit", None)
+    shown = identity_of(checkpoint.source)
+    named = {"name": shown.name or checkpoint.source.label}
     return {
-        "base_model": named if commit is None else {**named, "revision": commit},
+        "base_model": {**named, "revision": shown.revision} if shown.revision else named,
         "ranking": {"method": "inferred"},
         "inferred_from": {
             "target": result.target,

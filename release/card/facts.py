@@ -118,6 +118,7 @@ def _quant_facts(name: str, summary: Mapping[str, Any]) -> Facts:
         "size": Claim(summary["file_size"], "bytes", f"{file}: size"),
         "bits_per_weight": Claim(summary["bits_per_weight"], "number", f"{file}: tensor headers"),
         "composition": Claim(summary["composition"], "text", f"{file}: tensor types"),
+        **_origin(summary.get("cut_from"), f"lock.json: outputs.gguf/{file}.cut_from"),
     }
 
 
@@ -174,6 +175,17 @@ def self_test_facts(tested: SelfTest, summaries: Mapping[str, Mapping[str, Any]]
     }
 
 
+def _origin(cut_from: Mapping[str, Any] | None, source: str) -> Facts:
+    """Where a quant that was cut comes from; nothing of one that llama-quantize made."""
+    if cut_from is None:
+        return {"cut_from": None}
+    return {
+        "cut_from": Claim(cut_from["label"], "text", source),
+        "cut_from_sha256": Claim(cut_from["sha256"], "digest", f"lock.json: inputs.files.{cut_from['label']}"),
+        "cut_notes": [Claim(note, "text", "metadata of the base's GGUF") for note in cut_from["notes"]],
+    }
+
+
 def run_facts(evidence: Evidence, options: int) -> Facts:
     """What a card says of one run of a test with `options` choices: scores, outcomes, patch."""
     source = f"evidence/{evidence.quant}.json"
@@ -181,8 +193,13 @@ def run_facts(evidence: Evidence, options: int) -> Facts:
     def count(name: str) -> Claim:
         return Claim(getattr(evidence, name), "count", f"{source}: {name}")
 
-    chance = chance_tail(evidence.patched_right, evidence.patched, 1 / options) if evidence.patched else None
+    repeated = evidence.repeats > 1  # then answers to one question depend on each other, and a binomial tail says nothing
+    guessed = evidence.patched and not repeated
+    chance = chance_tail(evidence.patched_right, evidence.patched, 1 / options) if guessed else None
     return {
+        "repeats": count("repeats") if repeated else None,
+        "asked": Claim(evidence.asked, "count", f"{source}: total / repeats") if repeated else None,
+        "error": Claim(evidence.patched_error or 0.0, "share", f"{source}: patched_error") if repeated else None,
         "quant": Claim(evidence.quant, "text", source),
         "total": count("total"),
         "raw_correct": count("raw_correct"),
@@ -205,7 +222,7 @@ def run_facts(evidence: Evidence, options: int) -> Facts:
 
 def contamination_facts(calibration: Sequence[str], evidence: Evidence) -> Facts:
     """How many questions of the exam are among those that the drop map was made from, by digest of the normalised question."""
-    exam = [each.question_digest for each in evidence.questions]
+    exam = list(dict.fromkeys(each.question_digest for each in evidence.questions))
     digests = f"evidence/{evidence.quant}.json: questions[].question_digest"
     made_from = "digests of the calibration set's questions"
     return {

@@ -59,8 +59,18 @@ def infer_drop_map(
 
 
 def prove(
-    target: Annotated[str, typer.Argument(metavar="TARGET", help="A folder, or hf://org/name@revision.", show_default=False)],
-    base: Annotated[str, typer.Option("--base", help="The base: a folder, or hf://org/name@revision.", show_default=False)],
+    target: Annotated[
+        str,
+        typer.Argument(metavar="TARGET", help="A folder, hf://org/name@revision, or a .gguf file.", show_default=False),
+    ],
+    base: Annotated[
+        str,
+        typer.Option("--base", help="The base: a folder, hf://org/name@revision, or its .gguf file.", show_default=False),
+    ],
+    drop_map: Annotated[
+        Path | None,
+        typer.Option("--drop-map", metavar="FILE", help="Of a GGUF: the map that was used; default: found by router rows."),
+    ] = None,
     spot: Annotated[int | None, typer.Option("--spot", min=1, help="Compare only this many random blocks.")] = None,
     seed: Annotated[
         int | None, typer.Option("--seed", help="Draw the same blocks as a run that printed this; default: others each time.")
@@ -81,6 +91,11 @@ def prove(
     from release.proof_report import proof_json, proof_text
 
     found: Any
+    if target.endswith(".gguf"):
+        _prove_gguf(target, base, drop_map, locate=locate, spot=spot, as_json=as_json)
+        return
+    if drop_map is not None:
+        raise InputError("--drop-map is for a .gguf file; a checkpoint says itself which experts it dropped")
     with console_progress() as progress:
         sources = open_source(target), open_source(base)
         if spot is None:
@@ -91,5 +106,18 @@ def prove(
             )
             proof = found.proof
     typer.echo(json.dumps(proof_json(found), indent=2) if as_json else proof_text(found))
+    if not proof.good:
+        raise typer.Exit(1)
+
+
+def _prove_gguf(target: str, base: str, drop_map: Path | None, *, locate: bool | None, spot: int | None, as_json: bool) -> None:
+    from release.gguf.direct_cut import prove_directly
+    from release.proof_report import proof_json, proof_text
+
+    if spot is not None:
+        raise InputError("--spot is for checkpoints; a GGUF is compared as a whole")
+    with console_progress() as progress:
+        proof = prove_directly(target, base, drop_map=drop_map, locate_difference=locate, progress=progress)
+    typer.echo(json.dumps(proof_json(proof), indent=2) if as_json else proof_text(proof))
     if not proof.good:
         raise typer.Exit(1)

@@ -43,11 +43,15 @@ def check(manifest: ManifestArgument, as_json: JsonOption = False) -> None:
             typer.echo(f"  cannot be built: {reason}")
 
 
-def schema() -> None:
+def schema(
+    page: Annotated[bool, typer.Option("--page", help="As a Markdown page, for people.")] = False,
+) -> None:
     """Print the JSON Schema of manifests, for editors."""
     from release.manifest import Manifest
+    from release.manifest_reference import manifest_reference
 
-    typer.echo(json.dumps(Manifest.model_json_schema(by_alias=True), indent=2))
+    content = Manifest.model_json_schema(by_alias=True)
+    typer.echo(manifest_reference(content) if page else json.dumps(content, indent=2), nl=not page)
 
 
 def doctor(llama_cpp: LlamaOption = None, as_json: JsonOption = False) -> None:

@@ -25,6 +25,9 @@ def prune(
     out: Annotated[Path | None, typer.Argument(help="… and the folder to write.", show_default=False)] = None,
     max_shard_size: Annotated[str, typer.Option(help="Cap of a shard in tensor bytes (without a manifest).")] = "5GiB",
     metadata: Annotated[str, typer.Option(help="none or pt (without a manifest).")] = "pt",
+    lock: Annotated[
+        Path | None, typer.Option(metavar="LOCK", help="The base must have the digests of this lock (without a manifest).")
+    ] = None,
     work: WorkOption = None,
     workers: WorkersOption = None,
     as_json: JsonOption = False,
@@ -35,12 +38,14 @@ def prune(
         return
     if out is None:
         raise InputError("prune: give MANIFEST, or BASE DROP_MAP OUT")
+    from release.console import printable
     from release.direct_prune import prune_directly
 
     with console_progress() as progress:
-        summary = prune_directly(
-            source, drop_map, out, max_shard_size=max_shard_size, metadata=metadata, workers=workers, progress=progress
-        )
+        layout = {"max_shard_size": max_shard_size, "metadata": metadata}
+        summary = prune_directly(source, drop_map, out, **layout, lock=lock, workers=workers, progress=progress)
+    if summary["unchecked"]:
+        typer.echo(printable(summary["unchecked"]), err=True)
     if as_json:
         typer.echo(json.dumps(summary, indent=2))
     else:
@@ -56,7 +61,9 @@ def verify(
     ],
     against: Annotated[
         str | None,
-        typer.Option(metavar="LOCK|SHA256SUMS|hf://org/name@revision", help="What the weights must equal.", show_default=False),
+        typer.Option(
+            metavar="LOCK|SHA256SUMS|FOLDER|hf://org/name@revision", help="What the weights must equal.", show_default=False
+        ),
     ] = None,
     base: Annotated[
         str | None, typer.Option("--base", help="A published release's base: a folder, or hf://…; default: its manifest's.")
@@ -148,6 +155,6 @@ def materialize(
         result = rebuild(open_source(target), open_source(base), out, workers=workers, progress=progress)
     files = {file.name: file.sha256 for file in result.files}
     if as_json:
-        typer.echo(json.dumps({"files": files, "tensor_data_sha256": result.tensor_data_sha256}, indent=2))
+        typer.echo(json.dumps({"files": files}, indent=2))
     else:
         typer.echo("\n".join(f"{digest}  {name}" for name, digest in files.items()))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import reprlib
 import socket
 import time
 from contextlib import suppress
@@ -17,6 +18,10 @@ from pruner.files import sha256_bytes
 CONNECT_SECONDS = 10.0
 LARGEST_REPLY = 64 << 20
 """Bytes; a reply beyond this is no answer to a question."""
+LARGEST_NUMBER = 2**31
+"""Of tokens and times; a number beyond this is none."""
+_SHORT = reprlib.Repr()
+_SHORT.maxstring = _SHORT.maxother = 200
 
 
 @dataclass(frozen=True)
@@ -124,40 +129,56 @@ class Message:
 
 def chat_message(body: dict[str, Any], alias: str) -> Message:
     """The parts of a /v1/chat/completions reply from the model called `alias`."""
-    if body.get("model") != alias:
-        return Message(error=f"malformed: the reply comes from model {body.get('model')!r}, not from {alias!r}")
+    if error := _other_model(body, alias):
+        return Message(error=error)
     try:
         choice = body["choices"][0]
         message, usage = choice["message"], body.get("usage") or {}
         return Message(
-            content=_text(message["content"]),
-            reasoning_content=_text(message.get("reasoning_content")),
-            finish_reason=_text(choice["finish_reason"]),
+            content=clean_text(message["content"]),
+            reasoning_content=clean_text(message.get("reasoning_content")),
+            finish_reason=clean_text(choice["finish_reason"]),
             prompt_tokens=_count(usage.get("prompt_tokens")),
             completion_tokens=_count(usage.get("completion_tokens")),
-            timings=dict(body.get("timings") or {}),
+            timings=_timings(body.get("timings")),
         )
-    except (KeyError, IndexError, TypeError, ValueError) as error:
+    except (KeyError, IndexError, TypeError, AttributeError) as error:
         return Message(error=f"malformed: no chat reply: {type(error).__name__} at {_one_line(str(error))}")
 
 
 def completion_message(body: dict[str, Any], alias: str) -> Message:
     """The parts of a /completion reply from the model called `alias`."""
-    if body.get("model") != alias:
-        return Message(error=f"malformed: the reply comes from model {body.get('model')!r}, not from {alias!r}")
+    if error := _other_model(body, alias):
+        return Message(error=error)
     try:
         return Message(
-            content=_text(body["content"]),
-            finish_reason={"limit": "length"}.get(str(body.get("stop_type")), "stop"),
+            content=clean_text(body["content"]),
+            finish_reason="length" if body.get("stop_type") == "limit" else "stop",
             prompt_tokens=_count(body.get("tokens_evaluated")),
             completion_tokens=_count(body.get("tokens_predicted")),
-            timings=dict(body.get("timings") or {}),
+            timings=_timings(body.get("timings")),
         )
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError) as error:
         return Message(error=f"malformed: no completion: {type(error).__name__} at {_one_line(str(error))}")
 
 
-def _text(value: Any) -> str | None:
+def _other_model(body: dict[str, Any], alias: str) -> str | None:
+    found = body.get("model")
+    return None if found == alias else f"malformed: the reply comes from model {shown(found)}, not from {alias!r}"
+
+
+def shown(value: Any) -> str:
+    """A foreign value in an error: all of a digest or a name, and not all of what is deep or endless."""
+    return _SHORT.repr(value)
+
+
+def _timings(value: Any) -> dict[str, Any]:
+    """The numbers among them; nobody needs the rest, which may be anything."""
+    found = value if isinstance(value, dict) else {}
+    return {name: each for name, each in found.items() if isinstance(each, (int, float)) and abs(each) < LARGEST_NUMBER}
+
+
+def clean_text(value: Any) -> str | None:
     """A string that UTF-8 can hold; JSON may carry half of a surrogate pair."""
     if value is None:
         return None
@@ -167,7 +188,7 @@ def _text(value: Any) -> str | None:
 
 
 def _count(value: Any) -> int | None:
-    return value if isinstance(value, int) and not isinstance(value, bool) else None
+    return value if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < LARGEST_NUMBER else None
 
 
 def _one_line(text: str) -> str:

@@ -2,26 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from pruner.errors import CheckFailedError
 from release.documents import Document
-from release.evaluation.evidence import DECIMALS, Evidence
+from release.evaluation.evidence import DECIMALS, Evidence, by_question
 from release.evaluation.lm_eval_run import LmEvalRun
-from release.evaluation.stats import mcnemar_exact, minimum_detectable_difference
+from release.evaluation.stats import (
+    clustered_difference,
+    mcnemar_exact,
+    minimum_detectable_difference,
+    paired_randomization,
+)
 
 LEVEL = 0.05
 
 
 class PairedTest(Document):
-    """An exact McNemar test of two runs on the same questions.
+    """An exact paired test of two runs on the same questions: McNemar's, with repeats Fisher's randomization of questions.
 
     Attributes:
-        total: questions.
+        total: answers of each run, which are questions times repeats.
         correct_a, correct_b: scores.
-        only_a, only_b: questions that only one of the two answers correctly.
+        only_a, only_b: questions that only one of the two answers correctly, with repeats more often correctly than the other.
         p: two-sided p-value.
+        repeats: how often each question was asked.
+        error: with repeats, the standard error of the difference of the mean scores, clustered by question.
+        detectable: smallest difference of the scores that the test shows (power 80 %), as a share of 1, or None.
     """
 
     total: int
@@ -30,6 +38,9 @@ class PairedTest(Document):
     only_a: int
     only_b: int
     p: float
+    repeats: int
+    error: float | None
+    detectable: float | None
 
     @property
     def difference(self) -> int:
@@ -51,8 +62,8 @@ class Comparison(Document):
 
     Attributes:
         raw, patched: the tests before and after the patch.
-        discordance: share of questions that two systems are expected to answer differently, for `detectable`.
-        detectable: smallest difference that so many questions can show (power 80 %), as a share of 1, or None.
+        discordance: share of questions that two systems are expected to answer differently, for `detectable` without repeats.
+        detectable: of the patched scores.
         differing: what else differs between the runs, each with both values, and may explain a difference.
         words: the finding on the patched scores, in one line.
     """
@@ -83,9 +94,8 @@ def compare(a: Run, b: Run, *, discordance: float = 0.1) -> Comparison:
         CheckFailedError: the runs follow different protocols or answered different questions, or one of them is partial.
     """
     _require_comparable(a, b)
-    raw = _paired(_by_question(a, raw=True), _by_question(b, raw=True))
-    patched = _paired(_by_question(a, raw=False), _by_question(b, raw=False))
-    detectable = minimum_detectable_difference(patched.total, discordance)
+    raw = _paired(_by_question(a, raw=True), _by_question(b, raw=True), discordance)
+    patched = _paired(_by_question(a, raw=False), _by_question(b, raw=False), discordance)
     return Comparison(
         a=title(a),
         b=title(b),
@@ -93,9 +103,9 @@ def compare(a: Run, b: Run, *, discordance: float = 0.1) -> Comparison:
         raw=raw,
         patched=patched,
         discordance=discordance,
-        detectable=None if detectable is None else round(detectable, DECIMALS),
+        detectable=patched.detectable,
         differing=tuple(_differing(_circumstances(a), _circumstances(b))),
-        words=in_words(patched, detectable),
+        words=in_words(patched),
     )
 
 
@@ -111,13 +121,14 @@ def comparable(a: Run, b: Run) -> bool:
     return _protocol(a)[1] == _protocol(b)[1]
 
 
-def in_words(test: PairedTest, detectable: float | None) -> str:
+def in_words(test: PairedTest) -> str:
     """For instance: no detectable difference (3 of 198; p = 0.25; 198 questions can show 6.3 pp)."""
-    if detectable is None:
-        power = f"{test.total} questions can show none"
-    else:
-        power = f"{test.total} questions can show {100 * detectable:.1f} pp"
-    numbers = f"({abs(test.difference)} of {test.total}; p = {_p(test.p)}; {power})"
+    questions = f"{test.total // test.repeats} questions" + (f" asked {test.repeats} times" if test.repeats > 1 else "")
+    shown = "none" if test.detectable is None else f"{100 * test.detectable:.1f} pp"
+    size = f"{abs(test.difference)} of {test.total}"
+    if test.error is not None:
+        size += f" = {100 * abs(test.difference) / test.total:.1f} pp, standard error {100 * test.error:.1f} pp"
+    numbers = f"({size}; p = {_p(test.p)}; {questions} can show {shown})"
     if test.p >= LEVEL:
         return f"no detectable difference {numbers}"
     return f"{'better' if test.difference > 0 else 'worse'} {numbers}"
@@ -140,28 +151,38 @@ def _protocol(run: Run) -> tuple[str, str]:
     return f"lm-eval's settings for {run.settings['task']}", run.settings_digest
 
 
-def _by_question(run: Run, *, raw: bool) -> dict[str, bool]:
+def _by_question(run: Run, *, raw: bool) -> dict[str, list[bool]]:
     if isinstance(run, LmEvalRun):
-        return {each.doc_hash: each.correct for each in run.questions}
-    return {each.question_digest: each.raw_correct if raw else each.correct for each in run.questions}
+        return {each.doc_hash: [each.correct] for each in run.questions}
+    return by_question(run.questions, raw=raw)
 
 
-def _prompts(run: Run) -> dict[str, str]:
+def _prompts(run: Run) -> dict[tuple[str, int], str]:
     if isinstance(run, LmEvalRun):
-        return {each.doc_hash: each.prompt_hash for each in run.questions}
-    return {each.question_digest: each.prompt_digest for each in run.questions}
+        return {(each.doc_hash, 0): each.prompt_hash for each in run.questions}
+    return {(each.question_digest, each.repeat): each.prompt_digest for each in run.questions}
 
 
-def _paired(a: Mapping[str, bool], b: Mapping[str, bool]) -> PairedTest:
-    only_a = sum(a[question] and not b[question] for question in a)
-    only_b = sum(b[question] and not a[question] for question in a)
+def _paired(a: Mapping[str, Sequence[bool]], b: Mapping[str, Sequence[bool]], discordance: float) -> PairedTest:
+    repeats = len(next(iter(a.values())))
+    differences = [sum(b[question]) - sum(a[question]) for question in a]
+    only_a, only_b = sum(each < 0 for each in differences), sum(each > 0 for each in differences)
+    error: float | None = None
+    if repeats == 1:
+        p, detectable = mcnemar_exact(only_a, only_b), minimum_detectable_difference(len(a), discordance)
+    else:
+        p = paired_randomization(differences)
+        error, detectable = clustered_difference([each / repeats for each in differences])
     return PairedTest(
-        total=len(a),
-        correct_a=sum(a.values()),
-        correct_b=sum(b.values()),
+        total=len(a) * repeats,
+        correct_a=sum(map(sum, a.values())),
+        correct_b=sum(map(sum, b.values())),
         only_a=only_a,
         only_b=only_b,
-        p=mcnemar_exact(only_a, only_b),
+        p=p,
+        repeats=repeats,
+        error=None if error is None else round(error, DECIMALS),
+        detectable=None if detectable is None else round(detectable, DECIMALS),
     )
 
 
@@ -194,7 +215,7 @@ def _conditions(run: Run) -> dict[str, Any]:
         settings = {**run.settings, "lm_eval": run.settings["lm_eval_version"]}
         told = {key: value for key, value in settings.items() if key not in {"lm_eval_version", "task_hashes"}}
     else:
-        names = ("lm_eval", "task", "task_version", "metric", "filter", "data_sha256", "patch_method", "partial")
+        names = ("lm_eval", "task", "task_version", "metric", "filter", "data_sha256", "patch_method", "partial", "repeats")
         told = {key: getattr(run, key) for key in names} | _circumstances(run)
     return {"protocol": f"{name} {digest[:12]}", **told, "questions": run.total}
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import io
 import json
-import os
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -13,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from pruner.calibration import question_digest
-from pruner.errors import CheckFailedError, InputError, UnavailableError
+from pruner.errors import CheckFailedError, InputError
 from pruner.files import digest_of, path_inside, sha256_bytes
 from pruner.option_order import option_order
 from release.evaluation.protocol import DataSet
@@ -47,7 +46,7 @@ def load_rows(data: DataSet, root: Path) -> list[Row]:
     Raises:
         InputError: the file is missing, or is no table of strings with the protocol's columns.
         CheckFailedError: it is not the file whose digest the protocol names.
-        UnavailableError: a gated data set cannot be read; the message says what to accept where.
+        UnavailableError: the Hub does not give the file; of a gated data set, the message says what to accept where.
     """
     path = path_inside(root, data.path) if data.path is not None else _from_hub(data)
     try:
@@ -62,7 +61,7 @@ def load_rows(data: DataSet, root: Path) -> list[Row]:
         text = content.decode("utf-8")
     except UnicodeDecodeError:
         raise InputError(f"{name}: not UTF-8 text") from None
-    rows = _parse_csv(text) if path.suffix == ".csv" else _parse_json_lines(name, text)
+    rows = _parse_csv(name, text) if path.suffix == ".csv" else _parse_json_lines(name, text)
     _check_rows(name, data, rows)
     return rows
 
@@ -115,29 +114,18 @@ class OrderedRows:
 
 
 def _from_hub(data: DataSet) -> Path:
-    from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
+    from release.hub.datasets import dataset_file
+    from release.hub.endpoint import input_hub
 
-    where = f"{data.repository}@{data.revision}"
-    try:
-        endpoint = os.environ.get("HF_ENDPOINT") or None
-        name, file = str(data.repository), str(data.file)
-        return Path(hf_hub_download(name, file, repo_type="dataset", revision=data.revision, endpoint=endpoint))
-    except (GatedRepoError, RepositoryNotFoundError):
-        raise UnavailableError(
-            f"{where}: access to this gated data set is missing; accept its terms at "
-            f"https://huggingface.co/datasets/{data.repository} and log in with `hf auth login` (or set HF_TOKEN)"
-        ) from None
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise UnavailableError(
-            f"{where}: {data.file} cannot be downloaded: {reason}; try again when the Hub is reachable"
-        ) from None
+    return dataset_file(input_hub(), str(data.repository), str(data.revision), str(data.file))
 
 
-def _parse_csv(text: str) -> list[Row]:
+def _parse_csv(name: str, text: str) -> list[Row]:
     """Every cell stays text: lm-eval's own reader turns a column of numbers into integers and then fails on them."""
-    return [dict(row) for row in csv.DictReader(io.StringIO(text, newline=""))]
+    try:
+        return [dict(row) for row in csv.DictReader(io.StringIO(text, newline=""))]
+    except csv.Error as error:
+        raise InputError(f"{name}: not CSV: {error}") from None
 
 
 def _parse_json_lines(name: str, text: str) -> list[Row]:
@@ -147,7 +135,14 @@ def _parse_json_lines(name: str, text: str) -> list[Row]:
             rows.append(json.loads(line))
         except json.JSONDecodeError as error:
             raise InputError(f"{name}:{number}:{error.colno}: not JSON: {error.msg}") from None
+        except (ValueError, RecursionError):
+            raise InputError(f"{name}:{number}: not usable JSON: a number or its nesting is too large") from None
     return rows
+
+
+def _is_text(value: object) -> bool:
+    """Whether it is a string that UTF-8 can hold; JSON may carry half of a surrogate pair."""
+    return isinstance(value, str) and value == value.encode(errors="replace").decode()
 
 
 def _check_rows(name: str, data: DataSet, rows: list[Row]) -> None:
@@ -155,12 +150,17 @@ def _check_rows(name: str, data: DataSet, rows: list[Row]) -> None:
     for number, row in enumerate(rows, 1):
         if not isinstance(row, dict):
             raise InputError(f"{name}: question {number} is no object with columns")
-        bad = next((column for column in columns if not isinstance(row.get(column), str)), None)
+        if not all(isinstance(column, str) for column in row):
+            raise InputError(f"{name}: question {number} has more cells than there are columns")
+        bad = next((column for column in columns if not _is_text(row.get(column))), None)
         if bad is not None:
             raise InputError(f"{name}: question {number} has no text in column {bad!r}; the protocol names it")
     digests = [question_digest(row[data.question_column]) for row in rows]
     if len(rows) != data.questions:
         raise CheckFailedError(f"{name}: {len(rows)} questions, the protocol names {data.questions}")
+    ids = {row[data.id_column] for row in rows}
+    if len(ids) != len(rows):
+        raise CheckFailedError(f"{name}: two questions have the same {data.id_column!r}; give each its own")
     if len(set(digests)) != len(digests):
         raise CheckFailedError(f"{name}: a question appears twice; answers could not be paired")
     if data.question_digests is not None and digest_of_questions(digests) != data.question_digests:

@@ -1,22 +1,30 @@
-"""Evidence: a finished run, scored.  Canonical JSON without texts, clocks or paths: equal runs give equal bytes."""
+"""Evidence: a finished run, scored.  Canonical JSON without texts, clocks or paths: equal runs give equal bytes.
+
+How many seconds a reply took differs from run to run; it stands beside the evidence, in the run's run.json.
+"""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import ValidationError, model_validator
+from pydantic import Field, ValidationError, model_validator
 
 from pruner.errors import CheckFailedError, InputError
 from pruner.files import canonical_json, digest_of, read_json, write_atomic
 from release.documents import Document
-from release.evaluation.outcomes import OUTCOMES, Cause, breakdown
-from release.evaluation.protocol import OutcomeName, Sha256
-from release.evaluation.stats import wilson_interval
+from release.evaluation.consistency import contradictions, disagreements
+from release.evaluation.outcomes import Cause, breakdown
+from release.evaluation.protocol import MOST_REPEATS, OutcomeName, Sha256
+from release.evaluation.stats import clustered_interval, clustered_mean, wilson_interval
 
 DECIMALS = 6
 """Of shares and intervals: coarser than any difference between two machines' floating point, finer than any use."""
+LARGEST_EVIDENCE = 256 << 20
+"""Bytes; a file beyond this is not read."""
+Tokens = Annotated[int, Field(ge=0, lt=2**31)]
 
 
 class Patched(Document):
@@ -28,15 +36,16 @@ class Patched(Document):
 
 
 class Answered(Document):
-    """One question: how it was put, what came back, and how that was scored.
+    """One question, or one repeat of it: how it was put, what came back, and how that was scored.
 
     `option_order[i]` is the data set's column of the i-th option.  `raw_correct` is lm-eval's own metric.
     """
 
     id: str
+    repeat: Annotated[int, Field(ge=0, lt=MOST_REPEATS)] = 0
     question_digest: Sha256
     prompt_digest: Sha256
-    option_order: tuple[int, ...]
+    option_order: Annotated[tuple[Annotated[int, Field(ge=0, lt=26)], ...], Field(min_length=2, max_length=26)]
     target: str
     outcome: OutcomeName
     cause: Cause | None
@@ -44,10 +53,16 @@ class Answered(Document):
     raw_letter: str | None
     raw_correct: bool
     finish_reason: str | None
-    prompt_tokens: int | None
-    completion_tokens: int | None
+    prompt_tokens: Tokens | None
+    completion_tokens: Tokens | None
     reply_digest: Sha256
     patched: Patched | None
+
+    @model_validator(mode="after")
+    def _agrees_with_itself(self) -> Self:
+        if problem := next(contradictions(self), None):
+            raise ValueError(problem)
+        return self
 
     @property
     def correct(self) -> bool:
@@ -75,7 +90,7 @@ class Calibration(Document):
 
 
 class Interval(Document):
-    """A 95 % Wilson interval, as shares of 1."""
+    """A 95 % interval, as shares of 1: Wilson's, with repeats for answers that depend on each other within a question."""
 
     low: float
     high: float
@@ -88,9 +103,12 @@ class Evidence(Document):
         partial: the run was limited; it can never stand on a card.
         unverified: what nobody could check, because the servers ran elsewhere; first of all that they had this model file.
         calibration: of the experts' choice, where the release made that choice itself.
-        outcomes: number of questions for each outcome, before the patch; sums to `total`.
+        repeats: how often each question was asked; left out of the file when once.
+        total: answers, which are questions times repeats.
+        outcomes: number of answers for each outcome, before the patch; sums to `total`.
         raw_correct: by lm-eval's own metric.
-        patched: questions that were patched.
+        raw_error, patched_error: standard errors of the mean scores, clustered by question; only with repeats.
+        patched: answers that were patched.
         patched_right: of these, answered correctly by the patch.
         raw_correct_replaced: of these, correct already by lm-eval (a letter in a truncated reply); nearly always 0.
         patched_correct: raw_correct - raw_correct_replaced + patched_right.
@@ -125,28 +143,27 @@ class Evidence(Document):
     patched_luck: float
     patched_correct: int
     patched_interval: Interval
-    questions: tuple[Answered, ...]
+    questions: Annotated[tuple[Answered, ...], Field(min_length=1)]
     unverified: tuple[str, ...] = ()
     calibration: Calibration | None = None
+    repeats: Annotated[int, Field(ge=1, le=MOST_REPEATS)] = 1
+    raw_error: float | None = None
+    patched_error: float | None = None
 
     @model_validator(mode="after")
     def _adds_up(self) -> Self:
         """Recompute every total from the questions; what does not add up is no evidence."""
-        for name, value in totals(self.questions, options=None).items():
+        if problem := next(disagreements(self), None):
+            raise ValueError(problem)
+        for name, value in totals(self.questions).items():
             if getattr(self, name) != value:
                 raise ValueError(f"{name} is {getattr(self, name)!r}, its questions give {value!r}")
-        digests = [each.question_digest for each in self.questions]
-        if len(set(digests)) != len(digests):
-            raise ValueError("a question appears twice")
-        if sum(self.outcomes.values()) != self.total or set(self.outcomes) != set(OUTCOMES):
-            raise ValueError(f"the outcomes sum to {sum(self.outcomes.values())}, not to {self.total}")
-        if self.raw_correct - self.raw_correct_replaced + self.patched_right != self.patched_correct:
-            raise ValueError("raw and patched scores do not add up")
-        if any(each.patched and each.outcome not in self.patch_outcomes for each in self.questions):
-            raise ValueError("a question was patched whose outcome the protocol does not name")
-        if self.calibration and not set(self.calibration.overlap) <= set(digests):
-            raise ValueError("the calibration overlaps with questions that were not asked")
         return self
+
+    @property
+    def asked(self) -> int:
+        """Questions, each counted once however often it was asked."""
+        return self.total // self.repeats
 
     @property
     def raw_share(self) -> float:
@@ -159,23 +176,43 @@ class Evidence(Document):
         return self.patched_correct / self.total
 
 
-def totals(questions: tuple[Answered, ...], options: int | None) -> dict[str, Any]:
-    """The evidence's totals from its questions; the share of luck only when the number of options is given."""
+def totals(questions: tuple[Answered, ...]) -> dict[str, Any]:
+    """The evidence's totals from its questions."""
     patched = [each for each in questions if each.patched]
     raw = sum(each.raw_correct for each in questions)
     final = sum(each.correct for each in questions)
-    values: dict[str, Any] = {
+    raw_spread, final_spread = _spread(questions, raw=True), _spread(questions, raw=False)
+    return {
         "total": len(questions),
         "raw_correct": raw,
-        "raw_interval": interval(raw, len(questions)),
+        "raw_interval": raw_spread[0],
+        "raw_error": raw_spread[1],
         "outcomes": breakdown(each.outcome for each in questions),
         "patched": len(patched),
         "patched_right": sum(each.correct for each in patched),
         "raw_correct_replaced": sum(each.raw_correct for each in patched),
+        "patched_luck": round(len(patched) / len(questions[0].option_order), DECIMALS),
         "patched_correct": final,
-        "patched_interval": interval(final, len(questions)),
+        "patched_interval": final_spread[0],
+        "patched_error": final_spread[1],
     }
-    return values if options is None else values | {"patched_luck": round(len(patched) / options, DECIMALS)}
+
+
+def by_question(questions: Sequence[Answered], *, raw: bool) -> dict[str, list[bool]]:
+    """Whether each repeat of each question, by its digest, is correct; before the patch when `raw`."""
+    found: dict[str, list[bool]] = {}
+    for each in questions:
+        found.setdefault(each.question_digest, []).append(each.raw_correct if raw else each.correct)
+    return found
+
+
+def _spread(questions: tuple[Answered, ...], *, raw: bool) -> tuple[Interval, float | None]:
+    """The score's interval, and with repeats its standard error."""
+    scores = list(by_question(questions, raw=raw).values())
+    if len(scores) == len(questions):
+        return interval(sum(map(sum, scores)), len(questions)), None
+    low, high = clustered_interval(scores)
+    return Interval(low=round(low, DECIMALS), high=round(high, DECIMALS)), round(clustered_mean(scores)[1], DECIMALS)
 
 
 def interval(correct: int, total: int) -> Interval:
@@ -192,6 +229,10 @@ def evidence_bytes(evidence: Evidence) -> bytes:
 def _canonical(evidence: Evidence) -> dict[str, Any]:
     """Its JSON value; what the format got later is left out where there is nothing to say, so that bytes stay equal."""
     value = evidence.model_dump(mode="json")
+    if evidence.repeats == 1:
+        del value["repeats"], value["raw_error"], value["patched_error"]
+        for each in value["questions"]:
+            del each["repeat"]
     return {name: each for name, each in value.items() if each or name not in {"unverified", "calibration"}}
 
 
@@ -205,17 +246,19 @@ def read_evidence(path: Path) -> Evidence:
 
     Raises:
         InputError: the file is missing or is no evidence.
-        CheckFailedError: its totals do not follow from its questions.
+        CheckFailedError: it contradicts itself, or its totals do not follow from its questions.
     """
-    value = read_json(path, "evidence")
+    value = read_json(path, "evidence", LARGEST_EVIDENCE)
     try:
         return Evidence.model_validate_json(json.dumps(value))
+    except RecursionError:
+        raise InputError(f"{path}: no evidence: it is nested too deeply") from None
     except ValidationError as error:
         problem = error.errors(include_url=False)[0]
         where = ".".join(str(part) for part in problem["loc"])
         text = problem["msg"].removeprefix("Value error, ")
-        if problem["type"] == "value_error" and not where:
-            raise CheckFailedError(f"{path}: this evidence does not add up: {text}") from None
+        if problem["type"] == "value_error":
+            raise CheckFailedError(f"{path}: this evidence does not add up: {where + ': ' if where else ''}{text}") from None
         raise InputError(f"{path}: no evidence: {where}: {text}") from None
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from pruner.errors import CheckFailedError
 from release.evaluation.evidence import Answered, Evidence, require_whole
-from release.evaluation.lm_eval_run import ForeignAnswer, LmEvalRun, read_lm_eval_run
+from release.evaluation.lm_eval_run import ForeignAnswer, LmEvalRun, read_lm_eval_files, read_lm_eval_run
 from release.evaluation.protocol import Gates, Protocol, protocol_digest
 
 
@@ -41,9 +41,17 @@ def exceeded_shares(gates: Gates, questions: Sequence[Answered | ForeignAnswer])
 
 def read_gated_run(folder: Path, protocol: Protocol) -> LmEvalRun:
     """Read an output of lm-eval (see `read_lm_eval_run`), and refuse it beyond the protocol's shares."""
-    run = read_lm_eval_run(folder, protocol)
+    return _gated(read_lm_eval_run(folder, protocol), folder, protocol)
+
+
+def read_gated_files(samples: Path, results: Path, protocol: Protocol) -> LmEvalRun:
+    """Read the two files of a run of lm-eval (see `read_lm_eval_files`), and refuse it beyond the protocol's shares."""
+    return _gated(read_lm_eval_files(samples, results, protocol), samples, protocol)
+
+
+def _gated(run: LmEvalRun, where: Path, protocol: Protocol) -> LmEvalRun:
     if problems := exceeded_shares(protocol.gates, run.questions):
-        raise CheckFailedError(f"{folder}: no score under the gates of protocol {protocol.name}: {'; '.join(problems)}")
+        raise CheckFailedError(f"{where}: no score under the gates of protocol {protocol.name}: {'; '.join(problems)}")
     return run
 
 

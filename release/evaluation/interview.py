@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import threading
 from collections.abc import Callable, Mapping, Sequence
@@ -21,64 +22,92 @@ from release.evaluation.patch import ask_patch, patched_letter
 from release.evaluation.pool import Server, ServerPool
 from release.evaluation.protocol import Patch, Protocol
 
+Asked = tuple[str, int]
+"""One asking of a question: the question's digest, and which repeat it is."""
+
 GRACE_SECONDS = 2.0
 """How long a process whose connection broke may take to be seen dead."""
 
 
 class Interview:
-    """Running servers, a ledger, and the questions between them."""
+    """Running servers, a ledger, and the questions between them.
 
-    def __init__(self, protocol: Protocol, pool: ServerPool, ledger: Ledger, total: int) -> None:
+    Args:
+        protocol: how to ask.
+        pool: the servers.
+        ledger: gets every reply.
+        total: questions to ask.
+        questions: that the exam has; a run of fewer is a smoke test and goes on whatever fails.
+    """
+
+    def __init__(self, protocol: Protocol, pool: ServerPool, ledger: Ledger, total: int, questions: int) -> None:
         self._protocol = protocol
         self._pool = pool
         self._ledger = ledger
         self._total = total
+        self._answers = total * protocol.repeats
+        self._limited = total < questions
         self._failed = 0
         self._counting = threading.Lock()
 
-    def ask_all(self, examination: Examination, progress: Progress) -> list[Scored]:
-        """Ask the first `total` questions of the data set that have no usable reply yet, and let lm-eval score all replies."""
-        with progress.task(f"asking {self._total} questions", self._total) as advance:
+    def ask_all(self, examination: Examination, progress: Progress) -> dict[Asked, Scored]:
+        """Ask the first `total` questions of the data set that have no usable reply yet, and let lm-eval score all replies.
 
-            def ask(requests: Sequence[Request]) -> list[str]:
-                return self._pool.map(partial(self._content, advance), requests)
+        With repeats lm-eval scores one repeat after the other, as if each were a run of its own.
+        """
+        times = f" {self._protocol.repeats} times" if self._protocol.repeats > 1 else ""
+        found: dict[Asked, Scored] = {}
+        with progress.task(f"asking {self._total} questions{times}", self._answers) as advance:
+            for repeat in range(self._protocol.repeats):
+                scored = examination.run(partial(self._contents, repeat, advance), self._total)
+                found |= {(question_digest(each.question), repeat): each for each in scored}
+        return found
 
-            return examination.run(ask, self._total)
+    def answer_all(
+        self, found: Mapping[Asked, Scored], questions: Mapping[str, Question], progress: Progress
+    ) -> list[Answered]:
+        """Classify every reply, patch those whose outcome the protocol names, and give the evidence's rows.
 
-    def answer_all(self, scored: Sequence[Scored], questions: Mapping[str, Question], progress: Progress) -> list[Answered]:
-        """Classify every reply, patch those whose outcome the protocol names, and give the evidence's rows."""
+        A question's repeats stand together, and the questions in the data set's order.
+        """
         patch, budget = self._protocol.patch, self._protocol.server.reasoning_budget
-        found = {question_digest(each.question): each for each in scored}
-        outcomes = {digest: classify(self._raw(digest), self._letter(each), budget) for digest, each in found.items()}
-        wanted = [digest for digest, outcome in outcomes.items() if patch and outcome.name in patch.outcomes]
-        patched: dict[str, Patched] = {}
+        outcomes = {asked: classify(self._raw(asked), self._letter(each), budget) for asked, each in found.items()}
+        wanted = [asked for asked, outcome in outcomes.items() if patch and outcome.name in patch.outcomes]
+        patched: dict[Asked, Patched] = {}
         if patch and wanted:
             with progress.task(f"patching {len(wanted)} questions", len(wanted)) as advance:
                 ask = partial(self._patched, patch, found, advance)
                 patched = dict(zip(wanted, self._pool.map(ask, wanted), strict=True))
-        return [self._row(questions[digest], each, outcomes[digest], patched.get(digest)) for digest, each in found.items()]
+        digests, repeats = dict.fromkeys(digest for digest, _ in found), range(self._protocol.repeats)
+        return [
+            self._row(questions[asked[0]], asked, found[asked], outcomes[asked], patched.get(asked))
+            for asked in itertools.product(digests, repeats)
+        ]
 
-    def _content(self, advance: Advance, server: Server, request: Request) -> str:
+    def _contents(self, repeat: int, advance: Advance, requests: Sequence[Request]) -> list[str]:
+        return self._pool.map(partial(self._content, repeat, advance), requests)
+
+    def _content(self, repeat: int, advance: Advance, server: Server, request: Request) -> str:
         """What lm-eval scores: the reply's content, and nothing where there is no reply."""
-        question = question_digest(request.question)
-        reply = self._attempts(server, "raw", question, request.messages, partial(self._ask, server, question, request))
+        asked = question_digest(request.question), repeat
+        reply = self._attempts(server, "raw", asked, request.messages, partial(self._ask, server, asked, request))
         with self._counting:
             advance(1)
             self._failed += reply.failed
             failed = self._failed
         limit = self._protocol.gates.empty_or_failed
-        if failed > limit * self._total:
+        if failed > limit * self._answers and not self._limited:
             raise CheckFailedError(
-                f"stopped: {failed} of {self._total} questions failed, the limit of protocol {self._protocol.name} is "
+                f"stopped: {failed} of {self._answers} questions failed, the limit of protocol {self._protocol.name} is "
                 f"{limit:.1%}; last: {reply.error}"
             )
         return "" if reply.failed else reply.content or ""
 
-    def _attempts(self, server: Server, kind: Kind, question: str, messages: str, ask: Callable[[int], Reply]) -> Reply:
+    def _attempts(self, server: Server, kind: Kind, asked: Asked, messages: str, ask: Callable[[int], Reply]) -> Reply:
         """The ledger's reply if it can be used, else a new one, asked again as often as the protocol allows."""
-        reply = self._ledger.last(kind, question)
+        reply = self._ledger.last(kind, *asked)
         if reply and reply.prompt != prompt_digest(messages):
-            raise CheckFailedError(f"question {question[:12]}: the ledger has a reply to another prompt; move the ledger away")
+            raise CheckFailedError(f"question {asked[0][:12]}: the ledger has a reply to another prompt; move the ledger away")
         if reply and not reply.failed:
             return reply
         first = reply.attempt + 1 if reply else 1
@@ -94,17 +123,20 @@ class Interview:
         assert reply is not None  # noqa: S101  # for the type checker: the range is not empty
         return reply
 
-    def _ask(self, server: Server, question: str, request: Request, attempt: int) -> Reply:
-        body: dict[str, Any] = {**request.fields, "messages": json.loads(request.messages), "model": server.alias}
+    def _ask(self, server: Server, asked: Asked, request: Request, attempt: int) -> Reply:
+        seed = self._protocol.request_seed(*asked)
+        messages = json.loads(request.messages)
+        body: dict[str, Any] = {**request.fields, "messages": messages, "model": server.alias, "seed": seed}
         url = f"{server.url}/v1/chat/completions"
         answer = post(server.client, url, body, seconds=self._protocol.limits.request_seconds)
         message = Message(error=answer.error) if answer.error else chat_message(answer.body, server.alias)
         return Reply(
             kind="raw",
-            question=question,
+            question=asked[0],
+            repeat=asked[1],
             prompt=prompt_digest(request.messages),
             attempt=attempt,
-            seed=self._protocol.sampling.seed,
+            seed=seed,
             status=answer.status,
             text=answer.text,
             seconds=answer.seconds,
@@ -113,8 +145,8 @@ class Interview:
             **message.fields(),
         )
 
-    def _raw(self, digest: str) -> Reply:
-        reply = self._ledger.last("raw", digest)
+    def _raw(self, asked: Asked) -> Reply:
+        reply = self._ledger.last("raw", *asked)
         assert reply is not None  # noqa: S101  # lm-eval has scored it
         return reply
 
@@ -129,19 +161,20 @@ class Interview:
             )
         return found
 
-    def _patched(self, patch: Patch, scored: Mapping[str, Scored], advance: Advance, server: Server, digest: str) -> Patched:
-        messages, target = scored[digest].messages, scored[digest].target.strip("()")
-        ask = partial(ask_patch, server, self._protocol, patch, messages, self._raw(digest))
-        reply = self._attempts(server, "patch", digest, messages, ask)
+    def _patched(self, patch: Patch, scored: Mapping[Asked, Scored], advance: Advance, server: Server, asked: Asked) -> Patched:
+        messages, target = scored[asked].messages, scored[asked].target.strip("()")
+        ask = partial(ask_patch, server, self._protocol, patch, messages, self._raw(asked))
+        reply = self._attempts(server, "patch", asked, messages, ask)
         letter = patched_letter(patch, reply, self._protocol.data.letters)
         with self._counting:
             advance(1)
         return Patched(letter=letter, correct=letter == target, reply_digest=reply.digest())
 
-    def _row(self, question: Question, scored: Scored, outcome: Outcome, patched: Patched | None) -> Answered:
-        reply = self._raw(question.digest)
+    def _row(self, question: Question, asked: Asked, scored: Scored, outcome: Outcome, patched: Patched | None) -> Answered:
+        reply = self._raw(asked)
         return Answered(
             id=question.id,
+            repeat=asked[1],
             question_digest=question.digest,
             prompt_digest=reply.prompt,
             option_order=question.order,

@@ -37,6 +37,7 @@ class Reply(Document):
     Attributes:
         kind: the question itself, or its patch.
         question: digest of the question's text.
+        repeat: which of the protocol's repeats, from 0.
         prompt: digest of the messages that were sent.
         attempt: 1 for the first time that this question was asked, counted over all runs.
         seed: of the request.
@@ -51,6 +52,7 @@ class Reply(Document):
 
     kind: Kind
     question: str
+    repeat: int = 0
     prompt: str
     attempt: int
     seed: int
@@ -91,7 +93,7 @@ class Ledger:
     def __init__(self, path: Path, header: Header) -> None:
         self.header = header
         self._path = path
-        self._replies: dict[tuple[Kind, str], Reply] = {}
+        self._replies: dict[tuple[Kind, str, int], Reply] = {}
         self._lines: list[Reply] = []
         self._writing = threading.Lock()
         kept = self._read(header) if path.exists() else b""
@@ -109,9 +111,9 @@ class Ledger:
     def __len__(self) -> int:
         return len(self._lines)
 
-    def last(self, kind: Kind, question: str) -> Reply | None:
+    def last(self, kind: Kind, question: str, repeat: int = 0) -> Reply | None:
         """The reply that counts, or None when the question was never asked."""
-        return self._replies.get((kind, question))
+        return self._replies.get((kind, question, repeat))
 
     def append(self, reply: Reply) -> None:
         """Write a reply and wait until it is on disk.  Threads may call this: one line is written after the other."""
@@ -128,7 +130,7 @@ class Ledger:
 
     def _remember(self, reply: Reply) -> None:
         self._lines.append(reply)
-        self._replies[reply.kind, reply.question] = reply
+        self._replies[reply.kind, reply.question, reply.repeat] = reply
 
     def _read(self, header: Header) -> bytes:
         """Fill the ledger from its file and return the bytes that are complete lines."""
@@ -137,6 +139,7 @@ class Ledger:
         for number, line in enumerate(kept.splitlines(), 1):
             try:
                 value = json.loads(line)
+                json.dumps(value, ensure_ascii=False).encode()  # half of a surrogate pair has no digest
                 if number == 1:
                     self._check_header(Header.model_validate(value), header)
                 else:

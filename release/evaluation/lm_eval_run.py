@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import reprlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -67,18 +68,29 @@ class _Sample(BaseModel):
 
 
 def read_lm_eval_run(folder: Path, protocol: Protocol | None = None) -> LmEvalRun:
-    """Read the output folder of one run of one task: its results_*.json and samples_*.jsonl.
-
-    Args:
-        folder: as lm-eval wrote it with --log_samples.
-        protocol: its metric and filter are taken where the run has them; else the run must have only one of each.
+    """Read the output folder of one run of one task, as lm-eval wrote it with --log_samples; see `read_lm_eval_files`.
 
     Raises:
         InputError: the folder does not hold exactly one run, or a file is damaged.
         CheckFailedError: the score in the results does not follow from the samples.
     """
-    results_path, samples_path = _one(folder, "results_*.json"), _one(folder, "samples_*.jsonl")
-    results = read_json(results_path, "results of lm-eval")
+    results, samples = _one(folder, "results_*.json"), _one(folder, "samples_*.jsonl")
+    return read_lm_eval_files(samples, results, protocol)
+
+
+def read_lm_eval_files(samples_path: Path, results_path: Path, protocol: Protocol | None = None) -> LmEvalRun:
+    """Read the two files of one run of one task.
+
+    Args:
+        samples_path: its samples_*.jsonl.
+        results_path: its results_*.json.
+        protocol: its metric and filter are taken where the run has them; else the run must have only one of each.
+
+    Raises:
+        InputError: a file is missing or damaged.
+        CheckFailedError: the score in the results does not follow from the samples.
+    """
+    results = read_json(results_path, "results of lm-eval", LARGEST_LINE)
     samples = _read_samples(samples_path)
     task = _only(list(_mapping(results, "configs", results_path)), "tasks", results_path)
     wanted_filter, wanted_metric = (protocol.task.filter, protocol.task.metric) if protocol else (None, None)
@@ -88,14 +100,16 @@ def read_lm_eval_run(folder: Path, protocol: Protocol | None = None) -> LmEvalRu
     answers = tuple(_answer(each, metric, samples_path) for each in samples)
     correct = sum(each.correct for each in answers)
     _check_score(results, task, f"{metric},{chosen}", correct / len(answers), results_path)
+    model = str(results.get("model_name"))
     settings = _settings(results, task, metric, chosen, results_path)
+    digest = _digest(results_path, model, settings)
     if len({each.doc_hash for each in answers}) != len(answers):
         raise InputError(f"{samples_path}: a question appears twice; its answers cannot be paired")
     counts = _mapping(results, "n-samples", results_path).get(task)
     return LmEvalRun(
-        model=str(results.get("model_name")),
+        model=model,
         settings=settings,
-        settings_digest=digest_of(settings),
+        settings_digest=digest,
         partial=not isinstance(counts, dict) or counts.get("original") != len(answers),
         total=len(answers),
         correct=correct,
@@ -129,13 +143,15 @@ def _read_samples(path: Path) -> list[_Sample]:
 
 def _sample(path: Path, number: int, line: str) -> _Sample:
     try:
-        return _Sample.model_validate(json.loads(line))
+        sample = _Sample.model_validate(json.loads(line))
+        (sample.doc_hash + sample.prompt_hash).encode()  # half of a surrogate pair is no digest
     except ValidationError as error:
         problem = error.errors(include_url=False)[0]
         where = ".".join(str(part) for part in problem["loc"])
         raise InputError(f"{path}:{number}: no sample of lm-eval: {where}: {problem['msg']}") from None
     except (ValueError, RecursionError):
         raise InputError(f"{path}:{number}: not JSON; the file is damaged") from None
+    return sample
 
 
 def _only(names: Sequence[str] | set[str], what: str, path: Path, wanted: str | None = None) -> str:
@@ -158,7 +174,7 @@ def _mapping(results: Any, key: str, path: Path) -> dict[str, Any]:
 def _answer(sample: _Sample, metric: str, path: Path) -> ForeignAnswer:
     value = (sample.model_extra or {}).get(metric)
     if value not in (0, 1):
-        raise InputError(f"{path}: question {sample.doc_hash[:12]}: {metric} is {value!r}, where 0 or 1 is needed")
+        raise InputError(f"{path}: question {sample.doc_hash[:12]}: {metric} is {reprlib.repr(value)}, where 0 or 1 is needed")
     text = sample.resps[0][0] if sample.resps and sample.resps[0] else ""
     found = sample.filtered_resps[0] if sample.filtered_resps else None
     outcome: OutcomeName = "empty" if not text.strip() else "unparsable" if found in (INVALID, None, "") else "valid"
@@ -174,8 +190,19 @@ def _answer(sample: _Sample, metric: str, path: Path) -> ForeignAnswer:
 def _check_score(results: Any, task: str, name: str, share: float, path: Path) -> None:
     scores = _mapping(results, "results", path).get(task)
     told = scores.get(name) if isinstance(scores, dict) else None
-    if not isinstance(told, (int, float)) or abs(told - share) > ROUNDING:
-        raise CheckFailedError(f"{path}: {name} is {told!r}, the samples give {share:.6f}; the files are not of one run")
+    if not isinstance(told, (int, float)) or not -1 <= told <= 1 or abs(told - share) > ROUNDING:
+        raise CheckFailedError(
+            f"{path}: {name} is {reprlib.repr(told)}, the samples give {share:.6f}; the files are not of one run"
+        )
+
+
+def _digest(path: Path, model: str, settings: dict[str, Any]) -> str:
+    """Of the settings; what no file of ours could hold is refused, also in the model's name."""
+    try:
+        model.encode()
+        return digest_of(settings)
+    except (ValueError, RecursionError):
+        raise InputError(f"{path}: holds numbers or text that no JSON should (NaN, half a surrogate pair)") from None
 
 
 def _settings(results: Any, task: str, metric: str, chosen: str, path: Path) -> dict[str, Any]:

@@ -11,6 +11,14 @@ from release.evaluation.protocol import OutcomeName
 
 OUTCOMES: tuple[OutcomeName, ...] = get_args(OutcomeName)
 Cause = Literal["parser", "time-out", "connection", "http", "malformed", "length", "budget", "loop", "no answer"]
+CAUSES: dict[OutcomeName, frozenset[Cause | None]] = {
+    "valid": frozenset({None}),
+    "empty": frozenset({"budget", "no answer"}),
+    "truncated": frozenset({"loop", "length"}),
+    "unparsable": frozenset({"loop", "budget", "no answer"}),
+    "failed": frozenset({"parser", "time-out", "connection", "http", "malformed"}),
+}
+"""What `classify` may give as the cause of each outcome."""
 LOOP_REPEATS = 8
 LOOP_CHARACTERS = 64
 LOOP_LONGEST = 400

@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable
 from typing import Any
 
-from release.evaluation.client import Answer, Message, completion_message, post
+from release.evaluation.client import Answer, Message, clean_text, completion_message, post
 from release.evaluation.ledger import Reply
 from release.evaluation.pool import Server
 from release.evaluation.protocol import Patch, Protocol
@@ -42,7 +42,7 @@ def ask_patch(server: Server, protocol: Protocol, patch: Patch, messages: str, r
 
     Args:
         server: running.
-        protocol: its sampling fields are sent.
+        protocol: its sampling fields are sent, with the seed of the reply that needs a patch.
         patch: the protocol's patch.
         messages: the question's messages as JSON.
         reply: the reply that needs a patch.
@@ -56,9 +56,10 @@ def ask_patch(server: Server, protocol: Protocol, patch: Patch, messages: str, r
     return Reply(
         kind="patch",
         question=reply.question,
+        repeat=reply.repeat,
         prompt=reply.prompt,
         attempt=attempt,
-        seed=protocol.sampling.seed,
+        seed=reply.seed,
         status=answer.status,
         text=answer.text,
         seconds=answer.seconds,
@@ -74,13 +75,15 @@ def _ask(server: Server, protocol: Protocol, patch: Patch, messages: str, reply:
     template = post(server.client, f"{server.url}/apply-template", rendered, seconds=seconds)
     if template.error is not None:
         return template
-    prompt = template.body.get("prompt")
-    if not isinstance(prompt, str):
+    rendered_prompt = template.body.get("prompt")
+    prompt = clean_text(rendered_prompt) if isinstance(rendered_prompt, str) else None
+    if prompt is None:
         return Answer(template.status, "malformed: /apply-template returned no prompt", template.text, template.seconds)
     # /completion adds the beginning-of-sequence token itself; a literal one would stand twice.
     prompt = prompt.removeprefix(str(server.props.get("bos_token") or ""))
     fields: dict[str, Any] = {
         **protocol.sampling.model_dump(mode="json"),
+        "seed": reply.seed,
         "prompt": METHODS[patch.method](patch, prompt, reply),
         "n_predict": patch.max_tokens,
         "cache_prompt": protocol.server.prompt_cache,
@@ -97,5 +100,5 @@ def _ask(server: Server, protocol: Protocol, patch: Patch, messages: str, reply:
 def patched_letter(patch: Patch, reply: Reply, letters: str) -> str | None:
     """The letter in a patch's reply, or None."""
     found = re.search(patch.answer_pattern, reply.content or "") if not reply.failed else None
-    letter = found.group(1).upper() if found else ""
+    letter = (found.group(1) or "").upper() if found else ""
     return letter if letter and letter in letters else None

@@ -1,6 +1,7 @@
 """The locked protocol of an evaluation: everything that can move a score, with one digest.
 
 A protocol has no default values: what is not written in its file is an error, so that no part of a score can hide in code.
+Only what the format got later may be left out; it then means what protocols meant before, and the digest stays what it was.
 """
 
 from __future__ import annotations
@@ -12,16 +13,20 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, field_validator, model_validator
 
 from pruner.errors import InputError
-from pruner.files import digest_of, path_inside
+from pruner.files import digest_of, path_inside, sha256_bytes
 from release.documents import Document, load_document
+from release.hub_file import RepoFile, with_hub_address
 
 OutcomeName = Literal["valid", "empty", "truncated", "unparsable", "failed"]
 """What became of a question; see `release.evaluation.outcomes`."""
 
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Share = Annotated[float, Field(ge=0, le=1)]
-Count = Annotated[int, Field(ge=1)]
+Count = Annotated[int, Field(ge=1, lt=2**31)]
 Seconds = Annotated[float, Field(gt=0)]
+MOST_REPEATS = 100
+SEEDS = 2**32 - 1
+"""llama-server takes the last 32-bit number as "any seed"."""
 
 
 class Task(Document):
@@ -36,6 +41,8 @@ class Task(Document):
 class DataSet(Document):
     """Where the questions stand: a file beside the manifests, or a file of a Hub data set at a pinned revision.
 
+    `path` may be an address on the Hub, `hf://owner/name@revision/path/file`; the digest is that of the single keys.
+
     `option_columns` are in the order in which the task's own code lists the options before it shuffles them.
     """
 
@@ -43,7 +50,7 @@ class DataSet(Document):
     repository: Annotated[str, Field(pattern=r"^[\w.-]+/[\w.-]+$")] | None = None
     revision: Annotated[str, Field(pattern=r"^[0-9a-f]{40}$")] | None = None
     config: str | None = None
-    file: str | None = None
+    file: RepoFile | None = None
     sha256: Sha256
     questions: Count
     question_digests: Sha256 | None = None
@@ -51,6 +58,11 @@ class DataSet(Document):
     question_column: str
     option_columns: Annotated[tuple[str, ...], Field(min_length=2, max_length=26)]
     correct_column: str
+
+    @model_validator(mode="before")
+    @classmethod
+    def _address(cls, value: Any) -> Any:
+        return with_hub_address(value, repo="repository")
 
     @model_validator(mode="after")
     def _one_source(self) -> Self:
@@ -70,10 +82,14 @@ class DataSet(Document):
 
 
 class Chat(Document):
-    """How a question becomes a prompt; the template itself comes with the model, and may be pinned."""
+    """How a question becomes a prompt; template and tokenizer come with the model, and may be pinned.
+
+    `tokenizer_sha256` is the digest that `release.evaluation.tokenizer` computes of a GGUF; left out, any tokenizer will do.
+    """
 
     template_kwargs: dict[str, bool | int | float | str]
     template_sha256: Sha256 | None
+    tokenizer_sha256: Sha256 | None = None
 
 
 class Server(Document):
@@ -99,7 +115,7 @@ class Server(Document):
 class Sampling(Document):
     """Fields of each request, by llama-server's names; the server is also started with them, so that /props can prove them."""
 
-    seed: Annotated[int, Field(ge=0, lt=2**32 - 1)]
+    seed: Annotated[int, Field(ge=0, lt=SEEDS)]
     temperature: Annotated[float, Field(ge=0)]
     dynatemp_range: float
     dynatemp_exponent: float
@@ -164,7 +180,7 @@ class Patch(Document):
 
         try:
             groups = re.compile(value).groups
-        except re.error as error:
+        except (re.error, RecursionError, OverflowError) as error:
             raise ValueError(f"no regular expression: {error}") from None
         if groups != 1:
             raise ValueError("must have exactly one group: the letter")
@@ -186,7 +202,10 @@ class Gates(Document):
 
 
 class Protocol(Document):
-    """Everything that can move a score."""
+    """Everything that can move a score.
+
+    `repeats` is how often each question is asked, each time with another seed (see `request_seed`).
+    """
 
     schema_name: Literal["moe-release/protocol/v1"] = Field(alias="schema")
     name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9.-]*$")]
@@ -202,6 +221,7 @@ class Protocol(Document):
     limits: Limits
     patch: Patch | None
     gates: Gates
+    repeats: Annotated[int, Field(ge=1, le=MOST_REPEATS)] = 1
 
     @model_validator(mode="after")
     def _room_for_an_answer(self) -> Self:
@@ -211,7 +231,20 @@ class Protocol(Document):
             raise ValueError("reasoning_budget leaves no room for an answer within max_tokens")
         if any(not stop for stop in self.stop):
             raise ValueError("an empty stop string ends every reply at once")
+        if self.repeats > 1 and self.sampling.temperature == 0:
+            raise ValueError("repeats at temperature 0 are all the same reply; give a temperature or one repeat")
         return self
+
+    def request_seed(self, question: str, repeat: int) -> int:
+        """The seed of one request: the protocol's own, or with repeats one of its own for each question and repeat.
+
+        Args:
+            question: digest of its text.
+            repeat: from 0.
+        """
+        if self.repeats == 1:
+            return self.sampling.seed
+        return int(sha256_bytes(f"{self.sampling.seed} {question} {repeat}".encode()), 16) % SEEDS
 
     def request_fields(self) -> dict[str, Any]:
         """The fields that every chat request carries, beside its messages and the model's name."""
@@ -252,10 +285,17 @@ def load_protocol(path: Path, root: Path) -> Protocol:
 
 
 def canonical_protocol(protocol: Protocol) -> dict[str, Any]:
-    """What the digest covers: all but names; the data set counts by its content, not by the path where it stands."""
+    """What the digest covers: all but names; the data set counts by its content, not by the path where it stands.
+
+    What the format got later is left out where it is not used, so that digests stay what they were.
+    """
     value = protocol.model_dump(mode="json", exclude={"name": True, "data": {"path"}})
     if not protocol.gates.reference:
         del value["gates"]["reference"]
+    if protocol.chat.tokenizer_sha256 is None:
+        del value["chat"]["tokenizer_sha256"]
+    if protocol.repeats == 1:
+        del value["repeats"]
     return {key: each for key, each in value.items() if key != "schema_name"} | {"schema": protocol.schema_name}
 
 

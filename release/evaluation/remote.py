@@ -10,7 +10,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from pruner.errors import CheckFailedError, InputError, UnavailableError
-from release.evaluation.client import Answer, ServerClient, get
+from release.evaluation.client import Answer, ServerClient, clean_text, get, shown
 from release.evaluation.protocol import Protocol
 from release.evaluation.settings import differing_settings
 
@@ -118,7 +118,8 @@ class RemoteServer:
         self._await_health()
         self.props = self._require("/props")
         model = self._model()
-        self.alias = str(model.get("id"))
+        name = model.get("id")
+        self.alias = (clean_text(name) if isinstance(name, str) else None) or ""
         if differences := differing_settings(self._protocol, self.props):
             raise CheckFailedError(f"{self.url} does not run protocol {self._protocol.name}: {'; '.join(differences)}")
         if differences := self._other_model(model):
@@ -177,7 +178,7 @@ class RemoteServer:
         found = {**(meta if isinstance(meta, dict) else {}), "chat_template": self.props.get("chat_template")}
         differing = [name for name, value in self._identity.items() if found.get(name) != value]
         return [
-            f"{name} is {found.get(name)!r}, of the quant {self._identity[name]!r}"
+            f"{name} is {shown(found.get(name))}, of the quant {self._identity[name]!r}"
             if name != "chat_template"
             else "another chat template"
             for name in differing

@@ -10,6 +10,7 @@ from typing import Any
 from pruner.errors import InputError
 from release.documents import load_document
 from release.evaluation.compare import Comparison, Contrast, Run, comparable, compare, contrast, in_words, title
+from release.evaluation.differences import differing_evidence
 from release.evaluation.evidence import Evidence, Interval, read_evidence
 from release.evaluation.gates import read_gated_run
 from release.evaluation.lm_eval_run import LmEvalRun
@@ -31,18 +32,24 @@ class Report:
                 for run in self.runs
             ],
             "comparisons": [
-                {**each.model_dump(mode="json"), "tested": isinstance(each, Comparison)} for each in self.comparisons
+                {
+                    **each.model_dump(mode="json"),
+                    "tested": isinstance(each, Comparison),
+                    "not_repeated": not_repeated(self.runs[0], run),
+                }
+                for run, each in zip(self.runs[1:], self.comparisons, strict=True)
             ],
         }
 
     def text(self) -> str:
         """For people."""
         lines = [f"{title(run)}: {score_in_words(run)}" for run in self.runs]
-        for each in self.comparisons:
+        for run, each in zip(self.runs[1:], self.comparisons, strict=True):
             lines += ["", f"{each.b} against {each.a}: {each.words}"]
+            lines += [f"  the same quant under the same protocol, and yet: {what}" for what in not_repeated(self.runs[0], run)]
             if isinstance(each, Comparison):
                 if each.raw != each.patched:
-                    lines.append(f"  before the patch: {in_words(each.raw, each.detectable)}")
+                    lines.append(f"  before the patch: {in_words(each.raw)}")
                 lines += [f"  also differs: {difference}" for difference in each.differing]
         return "\n".join(lines)
 
@@ -81,18 +88,28 @@ def _read(path: Path, protocol: Protocol | None) -> Run:
     return read_gated_run(path, protocol)
 
 
+def not_repeated(a: Run, b: Run) -> list[str]:
+    """What differs between two files of evidence that should be equal: the same quant, toolchain and protocol."""
+    if not (isinstance(a, Evidence) and isinstance(b, Evidence)):
+        return []
+    same = ("protocol_digest", "model_sha256", "toolchain_commit", "unverified")
+    return differing_evidence(a, b) if all(getattr(a, name) == getattr(b, name) for name in same) else []
+
+
 def score_in_words(run: Run) -> str:
     """For instance: 159 of 198 = 80.30 % (95 % interval 74.2–85.2 %; raw 154, 10 asked again); valid 188, empty 10."""
     if isinstance(run, LmEvalRun):
         score = _score(run.correct, run.total, run.interval)
     else:
-        score = _score(run.patched_correct, run.total, run.patched_interval)
-        score += f"; raw {_score(run.raw_correct, run.total, run.raw_interval)}; {run.patched} asked again"
+        score = _score(run.patched_correct, run.total, run.patched_interval, run.patched_error)
+        score += f"; raw {_score(run.raw_correct, run.total, run.raw_interval, run.raw_error)}; {run.patched} asked again"
+        score += f"; {run.asked} questions asked {run.repeats} times" if run.repeats > 1 else ""
     outcomes = ", ".join(f"{name} {count}" for name, count in run.outcomes.items() if count)
     unverified = "; its servers ran elsewhere" if isinstance(run, Evidence) and run.unverified else ""
     return f"{score}; {outcomes}{unverified}{'; partial' if run.partial else ''}"
 
 
-def _score(correct: int, total: int, interval: Interval) -> str:
+def _score(correct: int, total: int, interval: Interval, error: float | None = None) -> str:
     bounds = f"95 % interval {100 * interval.low:.1f}–{100 * interval.high:.1f} %"
+    bounds += f", standard error {100 * error:.2f} pp" if error is not None else ""
     return f"{correct} of {total} = {correct / total:.2%} ({bounds})"

@@ -10,11 +10,20 @@ from pathlib import Path
 from typing import Any, get_args
 
 from pruner.calibration import question_digest
-from pruner.errors import CheckFailedError, InputError, UnavailableError
-from pruner.files import canonical_json, write_atomic
+from pruner.errors import CheckFailedError, InputError, MoeReleaseError
+from pruner.exclusive import exclusive
 from pruner.progress import SILENT, Progress
 from release.evaluation.data import Question, Row, digest_of_questions, load_rows, questions_of
-from release.evaluation.evidence import Answered, Calibration, Evidence, totals, write_evidence
+from release.evaluation.differences import differing_evidence
+from release.evaluation.evidence import (
+    Answered,
+    Calibration,
+    Evidence,
+    evidence_bytes,
+    read_evidence,
+    totals,
+    write_evidence,
+)
 from release.evaluation.gates import require_gates
 from release.evaluation.harness import Examination
 from release.evaluation.interview import Interview
@@ -22,8 +31,10 @@ from release.evaluation.ledger import Header, Kind, Ledger
 from release.evaluation.pool import Server, ServerPool, gpu_shares
 from release.evaluation.protocol import Protocol, protocol_digest
 from release.evaluation.remote import UNSEEN, RemoteServer, check_url, identity_of
+from release.evaluation.run_record import write_run_record
 from release.evaluation.server import LlamaServer
 from release.evaluation.settings import SHORTEST_COMMIT, build_commit, template_digest
+from release.evaluation.tokenizer import require_tokenizer
 
 
 def evaluate(
@@ -56,9 +67,9 @@ def evaluate(
         model: the GGUF file.
         model_sha256: its digest.
         quant: its label.
-        folder: gets ledger.jsonl, run.json, server.log, lm-eval.log and evidence.json.
+        folder: gets ledger.jsonl, run.json (the seconds of each reply), server.log, lm-eval.log and evidence.json.
         progress: shows the questions.
-        limit: ask only the first questions; gives evidence.partial.json, marked partial.
+        limit: ask only the first questions; gives evidence.partial.json, marked partial, whatever the gates say of it.
         servers: how many llama-servers to start on this machine.
         urls: servers that run elsewhere, in their place; what cannot be seen of them is named in the evidence.
         calibration: digests of the questions that the model's experts were chosen with, where the release knows them.
@@ -67,16 +78,18 @@ def evaluate(
     Raises:
         InputError: the data set, the ledger or a URL cannot be used.
         UnavailableError: the server, lm-eval or a gated data set is missing.
-        CheckFailedError: a server or the data set is not the protocol's, the ledger is another run's, or a gate is failed.
+        CheckFailedError: a server, the data set or the tokenizer is not the protocol's, the ledger is another run's, or a gate
+            is failed.
     """
     if limit is not None and limit < 1:
         raise InputError(f"limit {limit}: ask at least one question, or leave it out")
     rows = load_rows(protocol.data, root)
     folder.mkdir(parents=True, exist_ok=True)
+    tokenizer = require_tokenizer(protocol, model)
     alias = f"{quant}-{model_sha256[:12]}"
     made = _remote(protocol, model, urls) if urls else _local(protocol, server_binary, model, alias, folder, servers)
     pool = ServerPool(made, executor)
-    with _only_run(folder):
+    with exclusive(folder / ".lock", f"{folder}: another run works here; wait for its end or choose another work folder"):
         examination = _examination(protocol, rows, folder / "lm-eval.log", progress)
         with _opened(
             pool,
@@ -84,17 +97,33 @@ def evaluate(
             Header(protocol=protocol_digest(protocol), model=model_sha256, toolchain=toolchain_commit),
             remote=bool(urls),
         ) as ledger:
-            interview = Interview(protocol, pool, ledger, min(limit or len(rows), len(rows)))
+            interview = Interview(protocol, pool, ledger, min(limit or len(rows), len(rows)), len(rows))
             scored = interview.ask_all(examination, progress)
             answered = tuple(interview.answer_all(scored, _by_digest(protocol, rows), progress))
-        write_atomic(folder / "run.json", canonical_json(_run_record(ledger, made)))
-    require_gates(protocol, answered)
-    about = {"partial": len(answered) < len(rows), "model_file": model.name, "model_sha256": model_sha256, "quant": quant}
+        write_run_record(folder / "run.json", ledger, made, tokenizer)
+    partial = len(answered) < len(rows) * protocol.repeats
+    if not partial:
+        require_gates(protocol, answered)
+    about = {"partial": partial, "model_file": model.name, "model_sha256": model_sha256, "quant": quant}
     about |= {"toolchain_commit": ledger.header.toolchain, "chat_template_sha256": template_digest(pool.props)}
     about |= {"unverified": _unverified(ledger, answered), "calibration": _calibration(calibration, answered)}
     evidence = _evidence(protocol, answered, about)
-    write_evidence(folder / ("evidence.partial.json" if evidence.partial else "evidence.json"), evidence)
+    path = folder / ("evidence.partial.json" if partial else "evidence.json")
+    if not partial:
+        _tell_changes(path, evidence, progress)
+    write_evidence(path, evidence)
     return evidence
+
+
+def _tell_changes(path: Path, evidence: Evidence, progress: Progress) -> None:
+    """Say what is wrong with evidence that stands there already: the ledger gives other evidence, which replaces it."""
+    if not path.exists() or path.read_bytes() == evidence_bytes(evidence):
+        return
+    try:
+        what = "; ".join(differing_evidence(read_evidence(path), evidence)) or "other spelling"
+    except MoeReleaseError as error:
+        what = str(error).removeprefix(f"{path}: ")
+    progress.note(f"{path}: is not what the ledger gives and is written anew (there and here): {what}")
 
 
 @contextmanager
@@ -149,7 +178,7 @@ def _commit_of(pool: ServerPool, ours: str) -> str:
 
 def _unverified(ledger: Ledger, answered: Sequence[Answered]) -> tuple[str, ...]:
     """What nobody could check of the servers that gave the replies that count, in this run or an earlier one."""
-    counting = [ledger.last(kind, each.question_digest) for each in answered for kind in get_args(Kind)]
+    counting = [ledger.last(kind, each.question_digest, each.repeat) for each in answered for kind in get_args(Kind)]
     return UNSEEN if any(reply.elsewhere for reply in counting if reply) else ()
 
 
@@ -158,7 +187,7 @@ def _calibration(digests: Sequence[str] | None, answered: Sequence[Answered]) ->
         return None
     from pruner.calibration import overlapping_questions
 
-    overlap = overlapping_questions(digests, [each.question_digest for each in answered])
+    overlap = overlapping_questions(digests, list(dict.fromkeys(each.question_digest for each in answered)))
     return Calibration(questions=len(digests), questions_digest=digest_of_questions(digests), overlap=overlap)
 
 
@@ -174,12 +203,13 @@ def _evidence(protocol: Protocol, answered: tuple[Answered, ...], about: dict[st
         metric=protocol.task.metric,
         filter=protocol.task.filter,
         data_sha256=protocol.data.sha256,
-        questions_digest=digest_of_questions([each.question_digest for each in answered]),
+        questions_digest=digest_of_questions(list(dict.fromkeys(each.question_digest for each in answered))),
         patch_method=patch.method if patch else None,
         patch_outcomes=patch.outcomes if patch else (),
+        repeats=protocol.repeats,
         questions=answered,
         **about,
-        **totals(answered, len(protocol.data.option_columns)),
+        **totals(answered),
     )
 
 
@@ -200,52 +230,3 @@ def _check_targets(targets: dict[str, str], questions: Sequence[Question]) -> No
                 f"question {question.id}: lm-eval puts the right option at {found.get(question.digest)}, the protocol's option "
                 f"order at {question.target}; check option_columns"
             )
-
-
-def _run_record(ledger: Ledger, servers: Sequence[Server]) -> dict[str, Any]:
-    """How the run went: times, attempts and servers, which differ from run to run and are no evidence."""
-    replies = list(ledger)
-    return {
-        "replies": len(replies),
-        "failed_attempts": [
-            {
-                "kind": reply.kind,
-                "question": reply.question,
-                "attempt": reply.attempt,
-                "error": reply.error,
-                "server": reply.server,
-            }
-            for reply in replies
-            if reply.failed
-        ],
-        "server_restarts": sum(server.restarts for server in servers),
-        "servers": [
-            {
-                "server": server.number,
-                "restarts": server.restarts,
-                "replies": sum(reply.server == server.number for reply in replies),
-            }
-            for server in servers
-        ],
-        "seconds": round(sum(reply.seconds for reply in replies), 3),
-        "questions": [
-            {"kind": reply.kind, "question": reply.question, "attempt": reply.attempt, "seconds": round(reply.seconds, 3)}
-            for reply in replies
-        ],
-    }
-
-
-@contextmanager
-def _only_run(folder: Path) -> Iterator[None]:
-    """Two runs may not share a ledger."""
-    from filelock import FileLock, Timeout
-
-    lock = FileLock(folder / ".lock")
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        raise UnavailableError(f"{folder}: another run works here; wait for its end or choose another work folder") from None
-    try:
-        yield
-    finally:
-        lock.release()

@@ -2,25 +2,20 @@
 
 from __future__ import annotations
 
-import socket
-import subprocess
 import threading
-import time
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-import httpx
-
 from pruner.errors import CheckFailedError, UnavailableError
-from release.evaluation.client import ServerClient
+from release.evaluation.client import ServerClient, get
 from release.evaluation.protocol import Protocol
 from release.evaluation.settings import differing_settings, server_flags
-from release.processes import end_with_parent, environment_without_secrets, stop_process
+from release.llama_server import ServerProcess
+from release.processes import environment_without_secrets
 
-HOST = "127.0.0.1"
-LAST_LINES = 5
+PROPS_SECONDS = 30.0
 
 
 class LlamaServer:
@@ -58,14 +53,10 @@ class LlamaServer:
         number: int = 0,
         environment: Mapping[str, str] | None = None,
     ) -> None:
-        self._binary = binary
-        self._model = model
+        words = ["--model", str(model), "--alias", alias, *server_flags(protocol)]
+        self._process = ServerProcess(binary, words, log=log, environment=environment_without_secrets(environment), port=port)
         self._protocol = protocol
         self._log = log
-        self._fixed_port = port
-        self._environment = dict(environment or {})
-        self._port = 0
-        self._process: subprocess.Popen[bytes] | None = None
         self._aborted = threading.Event()
         self.alias = alias
         self.number = number
@@ -76,7 +67,7 @@ class LlamaServer:
     @property
     def url(self) -> str:
         """Base URL of the running server."""
-        return f"http://{HOST}:{self._port}"
+        return self._process.url
 
     def __enter__(self) -> Self:
         try:
@@ -96,39 +87,22 @@ class LlamaServer:
         Raises:
             UnavailableError: it has died more often than the protocol allows, or does not start again.
         """
-        if self._process is not None and _lives(self._process, grace):
+        if self._process.lives(grace):
             return False
         self.restarts += 1
         if self.restarts > self._protocol.limits.server_restarts:
-            raise UnavailableError(f"llama-server died {self.restarts} times: {self._last_lines()} (log: {self._log})")
+            raise UnavailableError(f"llama-server died {self.restarts} times: {self._process.last_words()}")
         self.launch()
         self.await_ready()
         return True
 
     def launch(self) -> None:
         """Start the process without waiting for it: several servers load their models side by side."""
-        self._port = self._fixed_port or free_port()
-        if self._fixed_port:
-            require_free(self._fixed_port)
-        words = [str(self._binary), "--model", str(self._model), "--alias", self.alias]
-        words += ["--host", HOST, "--port", str(self._port), *server_flags(self._protocol)]
-        self._log.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            with self._log.open("ab") as log:
-                self._process = subprocess.Popen(
-                    words,
-                    stdin=subprocess.DEVNULL,
-                    stdout=log,
-                    stderr=subprocess.STDOUT,
-                    env=environment_without_secrets(self._environment),
-                    preexec_fn=end_with_parent(),  # noqa: PLW1509  # the function only makes one system call
-                )
-        except OSError as error:
-            raise UnavailableError(f"{self._binary}: cannot be started: {error.strerror}; run `moe-release doctor`") from None
+        self._process.start()
 
     def await_ready(self) -> None:
         """Wait until the process is healthy, and compare its settings with the protocol's."""
-        self._await_health()
+        self._process.await_health(self.client, self._protocol.limits.start_seconds, self._aborted.is_set)
         self._check_props()
 
     def abort(self) -> None:
@@ -138,61 +112,14 @@ class LlamaServer:
 
     def stop(self) -> None:
         """End the process."""
-        if self._process is not None:
-            stop_process(self._process)
+        self._process.stop()
         self.client.close()
 
-    def _await_health(self) -> None:
-        assert self._process is not None  # noqa: S101  # for the type checker
-        deadline = time.monotonic() + self._protocol.limits.start_seconds
-        while time.monotonic() < deadline and not self._aborted.is_set():
-            code = self._process.poll()
-            if code is not None:
-                how = f"signal {-code}" if code < 0 else f"exit code {code}"
-                raise UnavailableError(f"llama-server ended with {how}: {self._last_lines()} (log: {self._log})")
-            try:
-                if self.client.get(f"{self.url}/health", timeout=5).status_code == httpx.codes.OK:
-                    return
-            except httpx.TransportError:
-                pass  # not listening yet
-            time.sleep(0.05)
-        seconds = self._protocol.limits.start_seconds
-        raise UnavailableError(f"llama-server is not ready after {seconds:g} s: {self._last_lines()} (log: {self._log})")
-
     def _check_props(self) -> None:
-        try:
-            self.props = self.client.get(f"{self.url}/props", timeout=30).raise_for_status().json()
-        except (httpx.HTTPError, ValueError) as error:
-            raise UnavailableError(f"llama-server does not answer /props: {error} (log: {self._log})") from None
+        answer = get(self.client, f"{self.url}/props", seconds=PROPS_SECONDS)
+        if answer.error is not None:
+            raise UnavailableError(f"llama-server does not answer /props: {answer.error} (log: {self._log})")
+        self.props = answer.body
         differences = differing_settings(self._protocol, self.props)
         if differences:
             raise CheckFailedError(f"llama-server does not run protocol {self._protocol.name}: {'; '.join(differences)}")
-
-    def _last_lines(self) -> str:
-        lines = self._log.read_text(errors="replace").splitlines() if self._log.exists() else []
-        return " | ".join([line.strip() for line in lines if line.strip()][-LAST_LINES:]) or "no output"
-
-
-def _lives(process: subprocess.Popen[bytes], grace: float) -> bool:
-    try:
-        process.wait(grace)
-    except subprocess.TimeoutExpired:
-        return True
-    return False
-
-
-def free_port() -> int:
-    """A port of the loopback interface that nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind((HOST, 0))
-        return int(probe.getsockname()[1])
-
-
-def require_free(port: int) -> None:
-    """Raise UnavailableError when somebody listens on `port` already."""
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((HOST, port))
-        except OSError as error:
-            raise UnavailableError(f"port {port} cannot be used: {error.strerror}; choose another or leave it out") from None

@@ -6,6 +6,7 @@ import math
 from typing import Any
 
 from pruner.files import sha256_bytes
+from release.evaluation.client import LARGEST_NUMBER, shown
 from release.evaluation.protocol import Protocol
 
 SHORTEST_COMMIT = 7
@@ -36,6 +37,18 @@ SAMPLING_FLAGS = {
     "mirostat_eta": "--mirostat-lr",
 }
 """llama-server's flag for each field of a protocol's sampling that /props reports under the same name."""
+
+
+OFF: dict[str, Any] = {
+    "adaptive_target": -1.0,
+    "ignore_eos": False,
+    "min_keep": 0,
+    "n_keep": 0,
+    "lora": [],
+    "speculative.types": "none",
+    "backend_sampling": False,
+}
+"""What can move a score, has no word in a protocol and so must be off; an older server that does not know it has it off."""
 
 
 def server_flags(protocol: Protocol) -> list[str]:
@@ -71,30 +84,36 @@ def differing_settings(protocol: Protocol, props: dict[str, Any]) -> list[str]:
     expected: dict[str, Any] = {field: getattr(protocol.sampling, field) for field in SAMPLING_FLAGS}
     expected["samplers"] = list(protocol.sampling.samplers)
     found = {field: params.get(field) for field in expected}
+    expected |= OFF
+    found |= {field: params.get(field, value) for field, value in OFF.items()}
     expected |= {"context per slot": protocol.server.context, "slots": protocol.server.slots}
     found |= {"context per slot": settings.get("n_ctx"), "slots": props.get("total_slots")}
     if protocol.chat.template_sha256 is not None:
         expected["chat template's sha256"] = protocol.chat.template_sha256
         found["chat template's sha256"] = template_digest(props)
     differences = [
-        f"{name}: the server has {found[name]!r}, the protocol {value!r}"
+        f"{name}: the server has {shown(found[name])}, the protocol {value!r}"
         for name, value in expected.items()
         if not _same(found[name], value)
     ]
     commit, build = protocol.server.llama_cpp_commit, build_commit(props)
     if commit is not None and not (len(build) >= SHORTEST_COMMIT and commit.startswith(build)):
-        differences.append(f"llama.cpp: the server is build {props.get('build_info')!r}, the protocol wants commit {commit!r}")
+        differences.append(
+            f"llama.cpp: the server is build {shown(props.get('build_info'))}, the protocol wants commit {commit!r}"
+        )
     return differences
 
 
 def build_commit(props: dict[str, Any]) -> str:
     """The llama.cpp commit that a server was built from, as far as it tells: "b4711-0c1e57098" gives "0c1e57098"."""
-    return str(props.get("build_info")).rpartition("-")[2]
+    build = props.get("build_info")
+    return build.rpartition("-")[2] if isinstance(build, str) else ""
 
 
 def template_digest(props: dict[str, Any]) -> str:
     """SHA-256 of the chat template that the server uses, hex."""
-    return sha256_bytes(str(props.get("chat_template", "")).encode())
+    template = props.get("chat_template")
+    return sha256_bytes(template.encode(errors="replace") if isinstance(template, str) else b"")
 
 
 def _mapping(value: Any) -> dict[str, Any]:
@@ -104,5 +123,5 @@ def _mapping(value: Any) -> dict[str, Any]:
 def _same(found: Any, expected: Any) -> bool:
     """Equal values; numbers only to single precision, because the server keeps them so."""
     if isinstance(expected, float) and isinstance(found, (int, float)):
-        return math.isclose(found, expected, rel_tol=1e-6, abs_tol=1e-9)
+        return abs(found) < LARGEST_NUMBER and math.isclose(found, expected, rel_tol=1e-6, abs_tol=1e-9)
     return bool(found == expected)

@@ -75,6 +75,45 @@ def minimum_detectable_difference(total: int, discordance: float, power: float =
     return None if missing(largest) > 0 else float(brentq(missing, 0.0, largest, xtol=1e-12))
 
 
+def paired_randomization(differences: Sequence[int]) -> float:
+    """Two-sided p-value that two systems differ, from how many more of a question's repeats one of them answered correctly.
+
+    Under the null hypothesis each question's difference is as likely to have the other sign.  The distribution of their sum
+    over all signs is computed exactly.  With one repeat this is `mcnemar_exact`.
+    Source: R. A. Fisher, The Design of Experiments (1935), section 21.
+
+    Args:
+        differences: of each question, in whole repeats.
+    """
+    ways = {0: 1}
+    for size in map(abs, filter(None, differences)):
+        more: dict[int, int] = {}
+        for total, count in ways.items():
+            for sign in (-size, size):
+                more[total + sign] = more.get(total + sign, 0) + count
+        ways = more
+    distance = abs(sum(differences))
+    return sum(count for total, count in ways.items() if abs(total) >= distance) / sum(ways.values())
+
+
+def clustered_difference(
+    differences: Sequence[float], power: float = 0.8, confidence: float = 0.95
+) -> tuple[float, float | None]:
+    """Standard error of a mean difference of two runs with repeats, and the smallest difference that it lets show.
+
+    The error is that of the questions' mean differences, (z(1 - (1 - confidence) / 2) + z(power)) times it what shows with
+    probability `power`.  Source: E. Miller, "Adding error bars to evals" (arXiv:2411.00640), sections 4 and 5.
+
+    Returns:
+        Both as shares of 1; no smallest difference where all questions differ by the same.
+    """
+    from scipy.stats import norm
+
+    error = clustered_mean([[each] for each in differences])[1]
+    factor = float(norm.ppf(1 - (1 - confidence) / 2) + norm.ppf(power))
+    return error, factor * error or None
+
+
 def chance_tail(correct: int, total: int, p: float = 0.25) -> float:
     """Probability that guessing alone gives `correct` or more of `total` right: the upper tail of Binomial(total, p)."""
     from scipy.stats import binom
@@ -99,6 +138,29 @@ def clustered_mean(scores: Sequence[Sequence[float]]) -> tuple[float, float]:
     mean = math.fsum(value for repeats in scores for value in repeats) / count
     variance = math.fsum(math.fsum(value - mean for value in repeats) ** 2 for repeats in scores) / count**2
     return mean, math.sqrt(variance)
+
+
+def clustered_interval(scores: Sequence[Sequence[float]], confidence: float = 0.95) -> tuple[float, float]:
+    """Confidence interval of a share whose answers depend on each other within a question.
+
+    Wilson's interval for as many independent answers as would give the clustered standard error, at most all of them; with one
+    repeat it is `wilson_interval`.  Where no error can be seen, every question counts once.
+    Source: N. Dean and M. Pagano, "Evaluating confidence interval methods for binomial proportions in clustered surveys",
+    J. Survey Statistics and Methodology 3 (2015) 484-503.
+
+    Args:
+        scores: 0 or 1 for each repeat of each question.
+        confidence: e.g. 0.95.
+    """
+    from scipy.stats import norm
+
+    mean, error = clustered_mean(scores)
+    size = min(mean * (1 - mean) / error**2, sum(map(len, scores))) if error else len(scores)
+    z = float(norm.ppf(1 - (1 - confidence) / 2))
+    center = mean + z**2 / (2 * size)
+    spread = z * math.sqrt(mean * (1 - mean) / size + z**2 / (4 * size**2))
+    low, high = ((center + sign * spread) / (1 + z**2 / size) for sign in (-1, 1))
+    return max(0.0, low), min(1.0, high)
 
 
 def _require_sample(correct: int, total: int) -> None:

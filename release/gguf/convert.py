@@ -25,7 +25,7 @@ KEPT_SUFFIXES = frozenset({".json", ".jinja", ".model", ".safetensors", ".txt"})
 """What the converter gets to see.  Not README.md, whose metadata would flow into the GGUF; no Python code and no pickles, for
 the converter asks transformers to trust what stands in the folder."""
 EXPERT_KEYS = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts")
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._ -]{0,127}")
+MODEL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._ -]{0,127}")
 _PERCENT = re.compile(r"^Writing:\s+(\d+)%")
 
 
@@ -71,7 +71,7 @@ def convert(
 def _check_arguments(checkpoint: Path, model_name: str, outtype: str) -> None:
     if outtype not in OUTTYPES:
         raise InputError(f"outtype {outtype!r}: use one of {', '.join(OUTTYPES)}{nearest(outtype, [*OUTTYPES])}")
-    if not _NAME.fullmatch(model_name):
+    if not MODEL_NAME.fullmatch(model_name):
         raise InputError(f"model name {model_name!r}: use letters, digits, dot, dash, underscore and space, at most 128")
     if not (checkpoint / "config.json").is_file():
         raise InputError(f"{checkpoint}: no config.json; this is no checkpoint folder")

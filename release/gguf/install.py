@@ -14,12 +14,12 @@ import shutil
 import sys
 import tarfile
 import zlib
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from pruner.errors import CheckFailedError, UnavailableError
+from pruner.exclusive import exclusive
 from pruner.files import atomic_folder, canonical_json, digest_of, require_space, sha256_file, space_errors, write_atomic
 from pruner.progress import SILENT, Advance, Progress
 from release.gguf.toolchain import (
@@ -142,7 +142,9 @@ def install_toolchain(
     root = cache or cache_folder()
     name = toolchain_name(cmake_arguments)
     target = root / "toolchains" / name
-    with _only_one(root, progress):
+    root.mkdir(parents=True, exist_ok=True)
+    busy = "another installation of the toolchain is running; waiting for it"
+    with exclusive(root / "toolchains.lock", busy, wait=progress.note):
         if not (target / RECORD).is_file():
             work = root / "build" / name
             log = root / "logs" / f"{name}.log"
@@ -157,24 +159,6 @@ def install_toolchain(
         if not current.is_file() or current.read_bytes() != f"{name}\n".encode():
             write_atomic(current, f"{name}\n".encode())
         return load_managed(target)
-
-
-@contextmanager
-def _only_one(root: Path, progress: Progress) -> Iterator[None]:
-    """Let a second installation wait for the first, which then has done its work."""
-    from filelock import FileLock, Timeout
-
-    root.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(root / "toolchains.lock")
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        progress.note("another installation of the toolchain is running; waiting for it")
-        lock.acquire()
-    try:
-        yield
-    finally:
-        lock.release()
 
 
 def fetch_source(work: Path, *, log: Path, progress: Progress) -> Path:

@@ -1,7 +1,9 @@
-"""File names that `llama-server -hf user/repo:TAG` resolves: each advertised tag must find its own file and no other.
+"""File names that a quant's tag resolves: each advertised tag must find its own file and no other, by two rules.
 
-The rule is that of `find_best_model` in llama.cpp's common/download.cpp: of the repository's paths in order, the first that
-matches `TAG[.-]`, upper or lower case, anywhere.  A model whose name contains a quant's label therefore answers for that quant.
+llama.cpp (`llama-server -hf user/repo:TAG`, `find_best_model` in common/download.cpp): of the repository's paths in order, the
+first that matches `TAG[.-]`, upper or lower case, anywhere.  A model whose name contains a quant's label therefore answers for
+that quant.  The Hub (its file browser and the programs that it offers for a file; `parseGGUFQuantLabel` of huggingface.js):
+the last quant label in a file's name.
 """
 
 from __future__ import annotations
@@ -12,13 +14,41 @@ from collections.abc import Iterable, Mapping
 from pruner.errors import InputError
 
 PASSED_OVER = ("mmproj", "imatrix", "mtp-", "eagle3-", "dflash-", "dspark-")
+PRESET = "preset.ini"
+"""A repository with this file serves no GGUF by tag: llama.cpp loads the preset instead."""
+LABELS = (
+    *("F32", "F16", "Q4_0", "Q4_1", "Q4_1_SOME_F16", "Q4_2", "Q4_3", "Q8_0", "Q5_0", "Q5_1", "Q2_K", "Q3_K_S", "Q3_K_M"),
+    *("Q3_K_L", "Q4_K_S", "Q4_K_M", "Q5_K_S", "Q5_K_M", "Q6_K", "IQ2_XXS", "IQ2_XS", "Q2_K_S", "IQ3_XS", "IQ3_XXS", "IQ1_S"),
+    *("IQ4_NL", "IQ3_S", "IQ3_M", "IQ2_S", "IQ2_M", "IQ4_XS", "IQ1_M", "BF16", "Q4_0_4_4", "Q4_0_4_8", "Q4_0_8_8", "TQ1_0"),
+    *("TQ2_0", "MXFP4_MOE", "NVFP4", "Q1_0", "Q2_K_XL", "Q3_K_XL", "Q4_K_XL", "Q5_K_XL", "Q6_K_XL", "Q8_K_XL"),
+)
+"""Labels that the Hub knows, in its order: of several that begin at one place the first in this list is found."""
+_LABEL = re.compile(rf"(?:UD-)?(?:{'|'.join(LABELS)})(?:_[A-Z]+)?")
 _SPLIT = re.compile(r"-(\d{5})-of-(\d{5})\.gguf$", re.IGNORECASE)
 
 
 def file_for_tag(paths: Iterable[str], tag: str) -> str | None:
-    """The path that llama.cpp chooses for a tag, or None; paths are taken in the Hub's order, which is sorted."""
-    pattern = re.compile(f"{re.escape(tag)}[.-]", re.IGNORECASE)
-    return next((path for path in sorted(paths) if _is_model(path) and pattern.search(path)), None)
+    """The path that llama.cpp chooses for a tag, or None; paths are taken in the Hub's order, which is sorted.
+
+    llama.cpp takes the tag for a regular expression; of what the name of a quant may hold only the dot means something there.
+    """
+    ordered = sorted(paths)
+    if PRESET in ordered:
+        return None
+    pattern = re.compile(f"{re.escape(tag).replace(re.escape('.'), '.')}[.-]", re.IGNORECASE)
+    return next((path for path in ordered if _is_model(path) and pattern.search(path)), None)
+
+
+def last_label(name: str) -> str | None:
+    """The quant label that the Hub reads from a file's name, in upper case, or None."""
+    return next(iter(reversed(_LABEL.findall(name.upper()))), None)
+
+
+def files_for_label(paths: Iterable[str], tag: str) -> list[str]:
+    """The models that the Hub shows under the label of a tag, in order; of a split one its first part."""
+    label = last_label(tag)
+    named = sorted(path for path in paths if _is_model(path))
+    return [path for path in named if label is not None and last_label(path.rpartition("/")[2]) == label]
 
 
 def _is_model(path: str) -> bool:
@@ -28,7 +58,7 @@ def _is_model(path: str) -> bool:
 
 
 def check_tags(files: Mapping[str, str], others: Iterable[str] = ()) -> None:
-    """Check that every tag finds its own file among all that will be published.
+    """Check that every tag finds its own file among all that will be published, by llama.cpp's rule and by the Hub's.
 
     Args:
         files: path in the repository by tag, such as `{"Q6_K": "Model-Q6_K.gguf"}`.
@@ -44,3 +74,17 @@ def check_tags(files: Mapping[str, str], others: Iterable[str] = ()) -> None:
             raise InputError(f"quant {tag}: `-hf …:{tag}` would not find {expected}; end its name in -{tag}.gguf")
         if found != expected:
             raise InputError(f"quant {tag}: `-hf …:{tag}` would load {found} and not {expected}; rename the quant or the model")
+        _check_label(tag, expected, paths)
+
+
+def _check_label(tag: str, expected: str, paths: list[str]) -> None:
+    if last_label(tag) is None:
+        raise InputError(f"quant {tag}: the Hub finds no quant label in this name; end it in one, such as {tag}-Q6_K")
+    found = files_for_label(paths, tag)
+    if found != [expected]:
+        label = last_label(expected.rpartition("/")[2])
+        shown = next((path for path in found if path != expected), f"{expected} for {label}")
+        raise InputError(
+            f"quant {tag}: the Hub reads the last quant label of a name and would show {shown} for {last_label(tag)} "
+            f"and not {expected} alone; rename the quant or the model"
+        )

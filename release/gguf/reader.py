@@ -20,13 +20,17 @@ MAGIC = b"GGUF"
 VERSIONS = (2, 3)
 DEFAULT_ALIGNMENT = 32
 MAXIMUM_ENTRIES = 1 << 16
-MAXIMUM_TENSORS = 1 << 20
+MAXIMUM_TENSORS = 1 << 16
 MAXIMUM_ELEMENTS = 1 << 24
 MAXIMUM_STRING = 16 << 20
 MAXIMUM_DIMENSIONS = 4
 MAXIMUM_HEADER = 128 << 20
 KEPT_ELEMENTS = 4096
 """Arrays up to this length are kept as values; of longer ones only kind, length and place."""
+OBJECT = 32
+"""Bytes that a small value takes in memory, roughly."""
+MAXIMUM_KEPT = 32 << 20
+"""Bytes of names and values that are kept in all: far beyond any model's, and what bounds the memory of a hostile header."""
 
 _STRING, _ARRAY = 8, 9
 _SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
@@ -34,6 +38,10 @@ _KINDS = {
     0: "u8", 1: "i8", 2: "u16", 3: "i16", 4: "u32", 5: "i32", 6: "f32", 7: "bool", 8: "str", 9: "array", 10: "u64", 11: "i64",
     12: "f64",
 }  # fmt: skip
+
+SCALAR_CODES = {_KINDS[number]: code for number, code in _SCALARS.items()}
+"""`struct` code of each kind of number."""
+KIND_NUMBERS = {kind: number for number, kind in _KINDS.items()}
 
 Scalar = str | int | float | bool
 
@@ -105,7 +113,7 @@ class _Cursor:
     """Reads forward in a file and refuses to read past its end."""
 
     def __init__(self, path: Path, file: BinaryIO, size: int) -> None:
-        self.path, self.file, self.size, self.position = path, file, size, 0
+        self.path, self.file, self.size, self.position, self.kept = path, file, size, 0, 0
 
     def fail(self, text: str) -> InputError:
         return InputError(f"{self.path}: {text} (byte {self.position:,} of {self.size:,})")
@@ -124,6 +132,11 @@ class _Cursor:
         self.position += count
         return data
 
+    def keep(self, objects: int, size: int) -> None:
+        self.kept += objects * OBJECT + size
+        if self.kept > MAXIMUM_KEPT:
+            raise self.fail(f"damaged GGUF: its header holds more than {MAXIMUM_KEPT >> 20} MiB of names and values")
+
     def skip(self, count: int, what: str) -> None:
         self.check(count, what)
         self.position = self.file.seek(self.position + count)
@@ -137,6 +150,7 @@ class _Cursor:
         if length > MAXIMUM_STRING:
             raise self.fail(f"damaged GGUF: {what} claims {length:,} bytes")
         data = self.take(length, what)
+        self.keep(1, length)
         try:
             return data.decode("utf-8", "strict" if strict else "replace")
         except UnicodeDecodeError:
@@ -151,9 +165,14 @@ def read_header(path: Path) -> GgufHeader:
     """
     try:
         with path.open("rb") as file:
-            return _parse(_Cursor(path, file, path.stat().st_size))
+            return parse_header(file, path.stat().st_size, path)
     except OSError as error:
         raise InputError(f"{path}: GGUF cannot be read: {error.strerror}") from None
+
+
+def parse_header(file: BinaryIO, size: int, path: Path) -> GgufHeader:
+    """The same of a file that is open at its beginning and has `size` bytes; `path` is what errors call it."""
+    return _parse(_Cursor(path, file, size))
 
 
 def read_strings(header: GgufHeader, key: str) -> list[str]:
@@ -232,6 +251,7 @@ def _array(cursor: _Cursor, key: str) -> GgufArray:
         values = None if strings is None else tuple(strings)
     elif kind in _SCALARS:
         layout = struct.Struct(f"<{count if count <= KEPT_ELEMENTS else 0}{_SCALARS[kind]}")
+        cursor.keep(count if count <= KEPT_ELEMENTS else 0, 0)
         values = layout.unpack(cursor.take(layout.size, key)) if count <= KEPT_ELEMENTS else None
         cursor.skip(0 if values is not None else count * struct.calcsize(f"<{_SCALARS[kind]}"), key)
     else:

@@ -1,4 +1,4 @@
-"""A card's metadata, as the Hub itself judges it, before anything is uploaded; and the card that a repository has now."""
+"""A card's metadata and a repo's results, as the Hub itself judges them; and the card that a repository has now."""
 
 from __future__ import annotations
 
@@ -8,12 +8,14 @@ from typing import TYPE_CHECKING
 
 from pruner.errors import CheckFailedError
 from pruner.hub_failures import patiently
+from release.hub.card_metadata import card_metadata
 from release.hub.remote import RemoteTree, harmless, hub_errors, quiet_client
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
 
 CARD = "README.md"
+RESULTS = ".eval_results/"
 BAD_REQUEST = 400
 MOST_SHOWN = 3
 LARGEST = 16 << 20
@@ -54,6 +56,23 @@ def require_valid_card(api: HfApi, content: str) -> None:
     errors = [harmless(str(row.get("message", ""))) for row in rows if isinstance(row, dict)] if isinstance(rows, list) else []
     if errors:
         raise CheckFailedError(f"{CARD}: the Hub refuses its metadata: {'; '.join(errors[:MOST_SHOWN])}")
+
+
+def unreadable(path: str, local: Path) -> str | None:
+    """Why a file of metadata means nothing to the Hub: a card's head, or results below `.eval_results/`; None for any other."""
+    import yaml
+    from huggingface_hub import parse_eval_result_entries
+
+    if path == CARD:
+        errors = card_metadata(local.read_text(encoding="utf-8")).errors
+        return errors[0] if errors else None
+    if not path.startswith(RESULTS) or not path.endswith((".yaml", ".yml")):
+        return None
+    try:
+        entries = parse_eval_result_entries(yaml.safe_load(local.read_text(encoding="utf-8")))
+    except (yaml.YAMLError, ValueError, LookupError, TypeError, AttributeError) as error:
+        return f"no list of results ({type(error).__name__}: {' '.join(str(error).split())[:100]})"
+    return None if entries else "an empty list of results"
 
 
 def remote_card(api: HfApi, repo: str, tree: RemoteTree) -> str | None:

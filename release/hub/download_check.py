@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import socket
-import subprocess
 import tempfile
-import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,12 +12,11 @@ from typing import Any
 from pruner.errors import CheckFailedError, UnavailableError
 from pruner.files import sha256_file
 from release.hub.local import client_environment
-from release.processes import end_with_parent, environment_without_secrets, stop_process
+from release.llama_server import ServerProcess
+from release.processes import environment_without_secrets
 
-LOOPBACK = "127.0.0.1"
 QUESTION = "Say hello."
 LONGEST_ANSWER = 64
-LAST_LINES = 5
 
 
 @dataclass(frozen=True)
@@ -92,56 +88,18 @@ def check_download(
 @contextmanager
 def _server(binary: Path, model: str, environment: Mapping[str, str], log: Path, timeout: float) -> Iterator[str]:
     """Run llama-server until the block is left; yields its address once it is healthy."""
-    port = _free_port()
-    words = [str(binary), "-hf", model, "--host", LOOPBACK, "--port", str(port)]
-    words += ["--ctx-size", "1024", "--parallel", "1", "--no-mmproj"]
-    log.parent.mkdir(parents=True, exist_ok=True)
-    clean = {name: value for name, value in environment_without_secrets().items() if not name.startswith(("LLAMA_", "HF_"))}
-    try:
-        with log.open("ab") as output:
-            process = subprocess.Popen(
-                words,
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                env={**clean, **environment},
-                preexec_fn=end_with_parent(),  # noqa: PLW1509  # the function only makes one system call
-            )
-    except OSError as error:
-        raise UnavailableError(f"{binary}: cannot be started: {error.strerror}; run `moe-release doctor`") from None
-    try:
-        _await_health(process, f"http://{LOOPBACK}:{port}", model, log, timeout)
-        yield f"http://{LOOPBACK}:{port}"
-    finally:
-        stop_process(process)
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind((LOOPBACK, 0))
-        return int(probe.getsockname()[1])
-
-
-def _await_health(process: subprocess.Popen[bytes], url: str, model: str, log: Path, timeout: float) -> None:
     import httpx
 
-    deadline = time.monotonic() + timeout
-    with httpx.Client(trust_env=False, timeout=5) as client:
-        while time.monotonic() < deadline:
-            if process.poll() is not None:
-                raise UnavailableError(f"llama-server -hf {model} ended: {_last_lines(log)} (log: {log})")
-            try:
-                if client.get(f"{url}/health").is_success:
-                    return
-            except httpx.TransportError:
-                pass  # not listening yet
-            time.sleep(0.1)
-    raise UnavailableError(f"llama-server -hf {model} is not ready after {timeout:.0f} s: {_last_lines(log)} (log: {log})")
-
-
-def _last_lines(log: Path) -> str:
-    lines = [line.strip() for line in log.read_text(errors="replace").splitlines() if line.strip()]
-    return " | ".join(lines[-LAST_LINES:]) or "no output"
+    words = ["-hf", model, "--ctx-size", "1024", "--parallel", "1", "--no-mmproj"]
+    clean = {name: value for name, value in environment_without_secrets().items() if not name.startswith(("LLAMA_", "HF_"))}
+    server = ServerProcess(binary, words, log=log, environment={**clean, **environment}, name=f"llama-server -hf {model}")
+    try:
+        server.start()
+        with httpx.Client(trust_env=False) as client:
+            server.await_health(client, timeout)
+        yield server.url
+    finally:
+        server.stop()
 
 
 def _ask(url: str, question: str, log: Path) -> str:

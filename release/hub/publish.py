@@ -12,9 +12,10 @@ from pruner.files import sha256_file
 from pruner.hub_failures import patiently, status_of
 from pruner.progress import SILENT, Progress
 from release.hub.announce import Gated, set_gated
-from release.hub.card_check import CARD, require_valid_card
+from release.hub.card_check import CARD, require_valid_card, unreadable
 from release.hub.commit import Job, commit_operations, operations, require_digest
 from release.hub.publication_plan import PlannedFile, PublicationPlan, plan_publication, require_same_paths
+from release.hub.pull_request import propose
 from release.hub.read_back import read_back
 from release.hub.remote import RemoteTree, hub_api, hub_errors, quiet_client, tag_tree
 from release.hub.secret_scan import require_no_secrets
@@ -87,6 +88,9 @@ def publish(
     require_same_paths(files, digests)
     require_no_secrets(files, inherited=inherited)
     check_digests(files, digests, progress)
+    for path, file in files.items():
+        if path != CARD and (problem := unreadable(path, file)):  # the card is judged by the Hub itself
+            raise CheckFailedError(f"{path}: {problem}; nothing was committed")
     api = hub_api(endpoint, token)
     job = Job(api, repo, files, digests, pause)
     with hub_errors(api.endpoint, f"publish to {repo}"), quiet_client(progress):
@@ -136,8 +140,6 @@ def _readable(job: Job, *, prune: bool) -> PublicationPlan:
 
 def _proposed(job: Job, plan: PublicationPlan, message: str, progress: Progress) -> Publication:
     """The release as a pull request, unless it stands on the branch already."""
-    from release.hub.pull_request import propose
-
     url = f"{job.api.endpoint}/{job.repo}"
     if plan.settled:
         return Publication(job.repo, plan.head or "", None, url, changed=False)

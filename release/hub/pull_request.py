@@ -54,8 +54,7 @@ def propose(job: Job, plan: PublicationPlan, make: Callable[[str], Sequence[Oper
     """
     found = _ours(job, plan, message) or _drafted(job, plan, message)
     if found.commit == plan.head:
-        there = replace(plan, head=found.commit)
-        found = replace(found, commit=commit_operations(job, there, make(found.ref), message, found.ref))
+        found = replace(found, commit=commit_operations(job, plan, make(found.ref), message, found.ref))
     read_back(job.repo, found.ref, job.digests, endpoint=job.api.endpoint, token=_token(job.api))
     if not found.is_open:
         patiently(lambda: job.api.change_discussion_status(job.repo, found.number, "open"), job.pause)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from pruner.errors import CheckFailedError
 from pruner.files import git_blob_id, sha256_file
 from pruner.hub_failures import patiently
+from release.hub.card_check import unreadable
 from release.hub.remote import RemoteFile, RemoteTree, hub_api, hub_errors, quiet_client, remote_tree
 
 if TYPE_CHECKING:
@@ -20,6 +21,8 @@ MOST_SHOWN = 5
 
 def read_back(repo: str, revision: str, digests: Mapping[str, str], *, endpoint: str | None, token: str | None) -> None:
     """Require that every file of `digests` (path in the repo -> sha256) stands at `revision` with that digest.
+
+    The card and results below `.eval_results/` must parse as well.
 
     Large files are compared by the digest under which the Hub stores them; the others are downloaded and hashed.
 
@@ -40,7 +43,7 @@ def read_back(repo: str, revision: str, digests: Mapping[str, str], *, endpoint:
 
 
 def differences(api: HfApi, repo: str, tree: RemoteTree, digests: Mapping[str, str]) -> Iterator[str]:
-    """One phrase for each file that is missing or has another digest."""
+    """One phrase for each file that is missing, has another digest, or is metadata that does not parse."""
     with tempfile.TemporaryDirectory() as folder:
         for path, expected in digests.items():
             file = tree.files.get(path)
@@ -50,6 +53,8 @@ def differences(api: HfApi, repo: str, tree: RemoteTree, digests: Mapping[str, s
             found = file.sha256 or downloaded_digest(api, repo, tree.commit, file, Path(folder))
             if found != expected:
                 yield f"{path} (sha256 {found[:12]}…, expected {expected[:12]}…)"
+            elif file.sha256 is None and (problem := unreadable(path, Path(folder) / path)):
+                yield f"{path} ({problem})"
 
 
 def downloaded_digest(api: HfApi, repo: str, commit: str, file: RemoteFile, folder: Path) -> str:

@@ -42,7 +42,10 @@ def _run(context: Context) -> str:
     statistics = measure(context)
     write_statistics(statistics_path(context), statistics)
     truncated, skipped = int(statistics.truncated.sum()), int(statistics.skipped.sum())
-    return f"{len(statistics.header.questions)} questions measured, {truncated} truncated, {skipped} token measurements skipped"
+    found = f"{len(statistics)} questions measured, {truncated} truncated, {skipped} token measurements skipped"
+    header = statistics.header
+    empty = {"left out": header.left_out, "measured by their answer alone": header.answer_alone}
+    return ", ".join([found, *(f"{count} without reasoning {what}" for what, count in empty.items() if count)])
 
 
 def measure(context: Context, shard: tuple[int, int] = (0, 1)) -> ExpertStatistics:
@@ -57,7 +60,7 @@ def measure(context: Context, shard: tuple[int, int] = (0, 1)) -> ExpertStatisti
     analysis = context.analysis
     return analyze(
         context.base_folder,
-        read_calibration(dataset_path(context, analysis.dataset), analysis.fields),
+        read_calibration(dataset_path(context, analysis.dataset), analysis.fields, analysis.without_reasoning),
         records=context.work / "analysis",
         finished=statistics_path(context) if shard == (0, 1) else None,
         max_tokens=analysis.max_tokens,

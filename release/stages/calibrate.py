@@ -10,7 +10,7 @@ from pruner.errors import InputError
 from pruner.files import atomic_file
 from release.context import Context
 from release.manifest import Imatrix, PinnedFile
-from release.stages.convert import skip_without_gguf, source_gguf
+from release.stages.convert import skip_without_quantizing, source_gguf
 from release.stages.resolve import file_digest
 from release.stages.stage import Stage
 
@@ -29,7 +29,7 @@ def imatrix_of(context: Context) -> Path | None:
 
 
 def _skip(context: Context) -> str | None:
-    if reason := skip_without_gguf(context):
+    if reason := skip_without_quantizing(context):
         return reason
     return None if imatrix_of(context) else "the manifest asks for no imatrix"
 

@@ -32,7 +32,7 @@ from release.card.render import own_templates, render, render_prose, template_fo
 from release.card.table import Entry, rows
 from release.context import Context
 from release.evaluation.evidence import read_evidence
-from release.evaluation.gates import read_gated_run, require_reference
+from release.evaluation.gates import read_gated_files, require_reference
 from release.evaluation.protocol import Protocol, protocol_digest
 from release.gguf.imatrix import read_imatrix
 from release.gguf.quality import read_quality
@@ -164,7 +164,8 @@ def collect_facts(context: Context) -> Facts:
         names = [quant.name for quant in manifest.gguf.quants]
         facts["quants"] = quant_facts(read_summaries(context), names)
         facts["quality"] = quality_facts(read_quality(quality_path(context)), names) if wants_quality(context) else None
-        facts["self_test"] = self_test_facts(context.self_test, read_summaries(context))
+        if manifest.gguf.quantized:
+            facts["self_test"] = self_test_facts(context.self_test, read_summaries(context))
         matrix = imatrix_of(context)
         facts["calibration"] = imatrix_facts(read_imatrix(matrix)) if matrix else None
         facts["imatrix"] = file_facts(lock, "imatrix/")
@@ -197,15 +198,14 @@ def earlier_maps(loaded: LoadedManifest) -> dict[str, DropMap]:
 
 def _entry(context: Context, protocol: Protocol, row: Compare) -> Entry:
     """A row's evidence, lm-eval output or reported score, read; an output of lm-eval must pass the protocol's gates."""
-    file = row.evidence or row.lm_eval
-    path = context.loaded.file(file) if file else None
+    paths = [context.loaded.file(file) for file in row.files]
     return Entry(
         row.label,
-        file.path if file else "manifest.yaml: compare",
-        read_evidence(path) if path and row.evidence else None,
+        row.files[0].path if row.files else "manifest.yaml: compare",
+        read_evidence(paths[0]) if row.evidence else None,
         row.reported,
         row.reference,
-        read_gated_run(path.parent, protocol) if path and row.lm_eval else None,
+        read_gated_files(paths[0], paths[1], protocol) if row.lm_eval else None,
     )
 
 

@@ -21,6 +21,14 @@ def skip_without_gguf(context: Context) -> str | None:
     return None if context.manifest.gguf else "the manifest has no gguf section"
 
 
+def skip_without_quantizing(context: Context) -> str | None:
+    """Reason to skip what only llama-quantize needs."""
+    if reason := skip_without_gguf(context):
+        return reason
+    needed = context.gguf.quantized or context.gguf.quality  # divergences are taken from the unquantized GGUF
+    return None if needed else "every quant is cut from the base's GGUF"
+
+
 def _inputs(context: Context) -> Any:
     made_of = context.made_by("prune") if context.manifest.prune else base_digest(context)
     converter = sha256_file(context.toolchain.converter())
@@ -49,6 +57,6 @@ STAGE = Stage(
     run=_run,
     inputs=_inputs,
     outputs=lambda context: (source_gguf(context),),
-    skip=skip_without_gguf,
+    skip=skip_without_quantizing,
     needs=("prune",),
 )

@@ -10,6 +10,7 @@ from pruner.errors import CheckFailedError
 from pruner.files import digest_of, path_inside, write_atomic
 from release.context import Context
 from release.evaluation.evidence import Evidence, read_evidence, require_whole
+from release.evaluation.gates import failed_gates
 from release.evaluation.protocol import Protocol, load_protocol, protocol_digest
 from release.manifest import LoadedManifest
 from release.stages.analyze import statistics_path
@@ -117,8 +118,15 @@ def _run(context: Context) -> str:
             calibration=calibration_digests(context),
         )
         scores = f"{evidence.raw_correct} raw, {evidence.patched_correct} patched of {evidence.total}"
-        findings.append(f"{quant}: {scores} ({evidence.patched} asked again){' — partial' if evidence.partial else ''}")
+        partial = _partial_in_words(protocol, evidence) if evidence.partial else ""
+        findings.append(f"{quant}: {scores} ({evidence.patched} asked again){partial}")
     return "; ".join(findings)
+
+
+def _partial_in_words(protocol: Protocol, evidence: Evidence) -> str:
+    """That a run is partial, and which gates a whole run like it would not pass."""
+    gates = "; ".join(failed_gates(protocol, evidence.questions))
+    return f" — partial{'; a whole run would fail its gates: ' + gates if gates else ''}"
 
 
 STAGE = Stage(

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 CARD, LOCK = "README.md", "reproduce/lock.json"
 LARGEST_LOCK = 64 << 20
+MOST_COMMITS = 10
 
 
 def with_kept_parts(context: Context, repository: Repository) -> Repository:
@@ -48,7 +49,7 @@ def with_kept_parts(context: Context, repository: Repository) -> Repository:
         for line in (f"{where} changes:", *changes.splitlines()):
             context.progress.note(line)
         if not context.options.replace_card:
-            _require_ours(context, api, repository, tree, existing)
+            _require_ours(context, api, repository, existing)
     if merged == rendered:
         return repository
     write_atomic(kept, merged.encode())
@@ -71,23 +72,37 @@ def _kept_path(context: Context, repo: str) -> Path:
     return context.work / "kept" / repo.replace("/", "--") / CARD
 
 
-def _require_ours(context: Context, api: HfApi, repository: Repository, tree: RemoteTree | None, existing: str) -> None:
-    """Refuse to lose what somebody wrote outside of the markers: then the card is not the one that was locked."""
-    weights = context.publish.weights
-    if repository.repo != weights:  # the lock of both repositories stands with the weights
-        from release.hub.remote import remote_tree
+def _require_ours(context: Context, api: HfApi, repository: Repository, existing: str) -> None:
+    """Refuse to lose what somebody wrote outside of the markers: then the card is in none of the last releases' locks.
 
-        tree = remote_tree(api, weights)
-    locked = _locked_cards(_text(api, weights, tree, LOCK, LARGEST_LOCK))
-    if not any(only_parts_changed(existing, digest) for digest in locked):
-        raise CheckFailedError(
-            f"{repository.repo}: its {CARD} was written or changed by somebody else, outside of hand-written parts; put their "
-            "text between <!-- hand-written: notes --> and <!-- end of hand-written: notes --> there, or say --replace-card"
-        )
+    One lock is not enough: a run that was killed between the two repositories left a newer one with the weights.
+    """
+    from release.hub.remote import remote_tree
+
+    weights = context.publish.weights  # the lock of both repositories stands there
+    for commit in _latest_commits(api, weights):
+        locked = _locked_cards(_text(api, weights, remote_tree(api, weights, commit), LOCK, LARGEST_LOCK))
+        if any(only_parts_changed(existing, digest) for digest in locked):
+            return
+    raise CheckFailedError(
+        f"{repository.repo}: its {CARD} was written or changed by somebody else, outside of hand-written parts; put their "
+        "text between <!-- hand-written: notes --> and <!-- end of hand-written: notes --> there, or say --replace-card"
+    )
+
+
+def _latest_commits(api: HfApi, repo: str) -> list[str]:
+    """The repo's last commits, newest first; none when it does not exist."""
+    from pruner.hub_failures import patiently
+    from release.hub.remote import hub_errors, remote_tree
+
+    if remote_tree(api, repo) is None:
+        return []
+    with hub_errors(api.endpoint, f"list the commits of {repo}"):
+        return [commit.commit_id for commit in patiently(lambda: api.list_repo_commits(repo))][:MOST_COMMITS]
 
 
 def _locked_cards(lock: str | None) -> list[str]:
-    """Digests of the cards of the release that stands on the Hub."""
+    """Digests of the cards of a release, from its lock."""
     try:
         outputs = json.loads(lock or "{}")["outputs"]
         return [str(file["sha256"]) for path, file in outputs.items() if path.startswith("card/README")]

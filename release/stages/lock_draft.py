@@ -6,7 +6,7 @@ from pruner.drop_map import read_drop_map
 from release import __version__
 from release.card.pictures.canvas import libraries
 from release.context import Context
-from release.lock import Lock, LockedFile, LockedInputs, locked_weights
+from release.lock import Lock, LockedFile, LockedInputs, locked_weights, tensor_data_of
 from release.processes import processor
 from release.records import read_record
 from release.stages.calibrate import imatrix_of
@@ -15,6 +15,7 @@ from release.stages.prune import build_result, drop_map_path
 from release.stages.quality import wants_quality
 from release.stages.quantize import read_summaries
 from release.stages.resolve import locked_base, locked_files
+from release.stages.verify import tensor_digests
 
 MEASURED = ("analyze", "calibrate", "quantize", "quality", "eval", "card")
 """Stages whose bytes also depend on the tools and the processor: sums of floating-point numbers."""
@@ -35,9 +36,8 @@ def draft_lock(context: Context, *, stages: tuple[str, ...] = DRAFTED) -> Lock:
     tensor_data = None
     drop_map = None
     if context.manifest.prune:
-        result = build_result(context)
-        outputs |= locked_weights(result.files)
-        tensor_data = result.tensor_data_sha256
+        outputs |= locked_weights(build_result(context).files, tensor_digests(context))
+        tensor_data = tensor_data_of(outputs)
         drop_map = {layer: list(ids) for layer, ids in read_drop_map(drop_map_path(context)).drop.items()}
     for stage in stages:
         outputs |= _made_by(context, stage)
@@ -45,10 +45,18 @@ def draft_lock(context: Context, *, stages: tuple[str, ...] = DRAFTED) -> Lock:
         base=locked_base(context),
         drop_map=drop_map,
         protocol=protocol_digest(protocol_of(context)) if context.manifest.eval else None,
-        files=locked_files(context),
+        files={**locked_files(context), **_base_quants(context)},
         tools=_tools(context),
     )
     return Lock(name=context.manifest.name, inputs=inputs, tensor_data=tensor_data, outputs=dict(sorted(outputs.items())))
+
+
+def _base_quants(context: Context) -> dict[str, LockedFile]:
+    """The base's GGUFs that quants were cut from, by address; their digests were compared with the manifest's."""
+    if context.manifest.gguf is None or not context.manifest.gguf.cut or read_record(context.work, "quantize") is None:
+        return {}
+    origins = [summary["cut_from"] for summary in read_summaries(context).values() if "cut_from" in summary]
+    return {origin["label"]: LockedFile(sha256=origin["sha256"], size=origin["size"]) for origin in origins}
 
 
 def _made_by(context: Context, stage: str) -> dict[str, LockedFile]:
@@ -61,17 +69,27 @@ def _made_by(context: Context, stage: str) -> dict[str, LockedFile]:
     measured = stage in MEASURED or (stage == "rank" and context.manifest.prune is not None and context.manifest.prune.analysis)
     made_with = _made_with(context, stage) if measured else None
     summaries = read_summaries(context) if stage == "quantize" else {}
-    tensor_data = {f"gguf/{file['name']}": file["tensor_digest"] for each in summaries.values() for file in each["files"]}
+    files = {f"gguf/{file['name']}": (each, file) for each in summaries.values() for file in each.get("files", ())}
+    tensor_data = {path: file["tensor_digest"] for path, (_, file) in files.items()}
+    cut_from = {path: each["cut_from"]["label"] for path, (each, _) in files.items() if "cut_from" in each}
     return {
         path: LockedFile(
             sha256=output.sha256,
             size=output.size,
             tensor_data=tensor_data.get(path),
-            made_with={**(made_with or {}), **libraries()} if path.startswith(PICTURES) else made_with,
+            cut_from=cut_from.get(path),
+            made_with=_tools_of(path, made_with, cut=path in cut_from),
         )
         for path, output in record.outputs.items()
         if path not in UNPUBLISHED
     }
+
+
+def _tools_of(path: str, made_with: dict[str, str] | None, *, cut: bool) -> dict[str, str] | None:
+    """What one file depends on: a cut's bytes are the base's on every machine, a picture's depend on what draws it too."""
+    if cut:
+        return None
+    return {**(made_with or {}), **libraries()} if path.startswith(PICTURES) else made_with
 
 
 def _made_with(context: Context, stage: str) -> dict[str, str]:
@@ -80,10 +98,10 @@ def _made_with(context: Context, stage: str) -> dict[str, str]:
     versions: dict[str, str] = {"processor": processor()}
     if stage in ("analyze", "rank") or (stage == "card" and uses_torch):
         versions |= _torch_versions(context)
-    if stage in ("calibrate", "quantize", "quality", "eval", "card") and context.manifest.gguf:
+    if stage in ("calibrate", "quantize", "quality", "eval", "card") and context.uses_llama_cpp:
         toolchain = context.toolchain
         versions |= {"llama.cpp": toolchain.commit, "compiler": toolchain.compiler, "flags": " ".join(toolchain.flags)}
-        versions |= {} if context.self_test.bit_exact else {"golden self-test": "not bit-exact"}
+        versions |= {} if not context.gguf.quantized or context.self_test.bit_exact else {"golden self-test": "not bit-exact"}
     return versions
 
 
@@ -96,8 +114,9 @@ def _torch_versions(context: Context) -> dict[str, str]:
 
 def _tools(context: Context) -> dict[str, str]:
     tools = {"moe-release": __version__}
-    if context.manifest.gguf:
+    if context.uses_llama_cpp:
         tools["llama.cpp"] = context.toolchain.commit
+    if context.manifest.gguf and context.manifest.gguf.quantized:
         tools["golden self-test"] = "bit-exact" if context.self_test.bit_exact else "not bit-exact"
     if context.manifest.eval:
         protocol = protocol_of(context)

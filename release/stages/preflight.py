@@ -12,11 +12,14 @@ from release.card.metadata import leaderboard_dataset
 from release.card.render import own_templates
 from release.context import Context
 from release.evaluation.remote import check_url
+from release.gguf.experts import find_experts
 from release.gguf.names import check_tags
 from release.gguf.quantize import check_type
 from release.gguf.tensor_types import read_tensor_types
-from release.manifest import LoadedManifest, PinnedFile
+from release.manifest import LoadedManifest, PinnedFile, Quant
 from release.records import read_record
+from release.stages.calibrate import imatrix_path
+from release.stages.cut_quant import base_quant
 from release.stages.stage import Stage
 
 MODULES = {"analysis": ("torch", "transformers"), "eval": ("lm_eval",)}
@@ -45,13 +48,16 @@ def check_inputs(loaded: LoadedManifest) -> None:
     pinned = [matrix.text, matrix.file] if matrix else []
     pinned += [quant.tensor_types for quant in manifest.gguf.quants] if manifest.gguf else []
     pinned += [manifest.gguf.quality.text] if manifest.gguf and manifest.gguf.quality else []
+    for source in manifest.gguf.cut.values() if manifest.gguf else ():
+        if source.path is not None:
+            find_experts(base_quant(loaded, source).header)
     for file in filter(
         None,
         [
             *pinned,
             *manifest.card.earlier_maps.values(),
             *(prior.file for prior in manifest.prior),
-            *(row.evidence or row.lm_eval for row in manifest.compare),
+            *(file for row in manifest.compare for file in row.files),
         ],
     ):
         loaded.file(file)
@@ -118,7 +124,7 @@ def _run(context: Context) -> str | None:
     if manifest.prune and manifest.prune.analysis and _ahead(context, "analyze"):
         require_extra("analysis")
     if manifest.gguf:
-        check_tags({quant.name: context.gguf_file(quant.name).name for quant in manifest.gguf.quants})
+        check_names(context)
         _require_tools(context)
     if manifest.eval and _ahead(context, "eval"):
         require_extra("eval")
@@ -159,6 +165,16 @@ def _require_hub(context: Context) -> None:
         require_repo(api, old)
 
 
+def check_names(context: Context) -> None:
+    """Check that each quant's name will find its file, and no other, in the repository that is published.
+
+    Raises:
+        InputError: a name would find another file, or none.
+    """
+    others = ["README.md", *([imatrix_path(context).name] if context.gguf.imatrix else [])]
+    check_tags({quant.name: context.gguf_file(quant.name).name for quant in context.gguf.quants}, others)
+
+
 def _require_lm_eval(context: Context) -> None:
     from release.evaluation.harness import require_version
     from release.evaluation.protocol import load_protocol
@@ -168,22 +184,25 @@ def _require_lm_eval(context: Context) -> None:
 
 def _require_tools(context: Context) -> None:
     """Tools and recipes of the GGUF stages: an unknown type is found now and not after hours."""
-    wanted = [tool for stage, tool in TOOLS.items() if stage in context.planned]
-    wanted += [SPLITTER] if context.gguf.max_shard_size and "quantize" in context.planned else []
+    wanted = [tool for stage, tool in TOOLS.items() if stage in context.planned and _uses(context, stage)]
+    wanted += [SPLITTER] if context.gguf.max_shard_size and context.gguf.quantized and "quantize" in context.planned else []
     wanted += [COMPARER] if context.gguf.quality and "quality" in context.planned else []
     for tool in wanted:
         context.toolchain.binary(tool)
-    if _ahead(context, "convert"):
+    if (context.gguf.quantized or context.gguf.quality) and _ahead(context, "convert"):
         context.toolchain.converter()
         require_extra("analysis")
     if "quantize" in context.planned:
-        for quant in context.gguf.quants:
-            check_type(context.toolchain, quant.type)
+        for quant in context.gguf.quantized:
+            check_type(context.toolchain, str(quant.type))
             if quant.tensor_types:
                 read_tensor_types(context.loaded.file(quant.tensor_types))
+    if _ahead(context, "quantize"):
+        for source in context.gguf.cut.values():
+            find_experts(base_quant(context.loaded, source).header)
     if wanted:
         context.notes["toolchain"] = f"llama.cpp {context.toolchain.commit[:9]} ({context.toolchain.origin})"
-    if "quantize" in context.planned and not context.self_test.bit_exact:
+    if context.gguf.quantized and "quantize" in context.planned and not context.self_test.bit_exact:
         context.notes["toolchain"] += f", {context.self_test}"
 
 
@@ -198,6 +217,14 @@ def _require_priors(context: Context) -> None:
             hub_source(prior.repo, str(prior.revision), endpoint=None, token=get_token())
 
 
+def _uses(context: Context, stage: str) -> bool:
+    """Whether a stage needs its tool; without quants to make, llama-server is for an exam and for reading back."""
+    publish = context.manifest.publish
+    reads_back = publish is not None and publish.gguf is not None and "readback" in context.planned
+    serves = context.manifest.eval is not None or reads_back
+    return bool(context.gguf.quantized or context.gguf.quality) or (stage == "eval" and serves)
+
+
 def _require_room(context: Context) -> None:
     """Rough need: the weights once, a GGUF of the same size, and each quant as large as its type can be."""
     manifest = context.manifest
@@ -205,8 +232,13 @@ def _require_room(context: Context) -> None:
         return
     copies = 1.0 if manifest.prune else 0.0
     if manifest.gguf:
-        copies += 1 + sum(1.0 if quant.type.upper() in UNQUANTIZED else LARGEST_QUANT for quant in manifest.gguf.quants)
+        copies += bool(manifest.gguf.quantized) + sum(_largest_share(quant) for quant in manifest.gguf.quants)
     require_space(context.work, round(_base_weights(context) * copies), "this release")
+
+
+def _largest_share(quant: Quant) -> float:
+    """How large a quant can be, as a share of the base's weights; one cut from the base's file is no larger than those."""
+    return LARGEST_QUANT if quant.type and quant.type.upper() not in UNQUANTIZED else 1.0
 
 
 def _base_weights(context: Context) -> int:

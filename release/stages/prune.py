@@ -76,7 +76,11 @@ def _result_path(context: Context) -> Path:
 def build_result(context: Context) -> BuildResult:
     """Digests of the pruned weights as they were written."""
     content = json.loads(_result_path(context).read_bytes())
-    return BuildResult(tuple(FileDigest(**file) for file in content["files"]), content["tensor_data_sha256"])
+    return BuildResult(tuple(FileDigest(file["name"], file["size"], file["sha256"]) for file in content["files"]))
+
+
+def _digests(context: Context) -> dict[str, str]:
+    return {f"weights/{file.name}": file.sha256 for file in build_result(context).files}
 
 
 def skip_base_release(context: Context) -> str | None:
@@ -90,6 +94,7 @@ STAGE = Stage(
     run=_run,
     inputs=_inputs,
     outputs=lambda context: (context.work / "weights", _result_path(context)),
+    digests=_digests,
     skip=skip_base_release,
     needs=("rank",),
 )

@@ -1,4 +1,6 @@
-"""Quantize: one GGUF per quant, several side by side, its types read back; a large one is split into shards.
+"""Quantize: one GGUF per quant, made by llama-quantize or cut from the base's; a large one is split into shards.
+
+What llama-quantize makes runs side by side; types are read back from every file.
 
 Each quant has a record of its own, so that a run that was killed goes on with those that it lacks.
 """
@@ -20,6 +22,7 @@ from release.manifest import Quant
 from release.records import Output, Record, outputs_hold, read_record, write_record
 from release.stages.calibrate import imatrix_of
 from release.stages.convert import skip_without_gguf, source_gguf
+from release.stages.cut_quant import cut_quant, unfinished
 from release.stages.resolve import file_digest
 from release.stages.stage import Stage
 
@@ -71,6 +74,8 @@ def model_digest(context: Context, quant: str) -> str:
 
 def _inputs_of(context: Context, quant: Quant) -> list[Any]:
     """All that determines one quant, whatever others the manifest lists."""
+    if quant.from_ is not None:
+        return [context.made_by("rank"), quant.model_dump()]
     imatrix = context.made_by("calibrate") if imatrix_of(context) else None
     own = [quant.model_dump(), file_digest(context, quant.tensor_types), context.gguf.max_shard_size]
     return [context.made_by("convert"), imatrix, own, context.toolchain_inputs()]
@@ -81,26 +86,34 @@ def _inputs(context: Context) -> Any:
 
 
 def _run(context: Context) -> str:
-    from release.gguf.reader import read_header
-    from release.gguf.side_by_side import how_many, memory_of_quantize, run_all
-
-    gguf = context.gguf
-    finished = {quant.name: summary for quant in gguf.quants if (summary := _finished(context, quant))}
+    quants = context.gguf.quants
+    finished = {quant.name: summary for quant in quants if (summary := _finished(context, quant))}
     _remove_others(context, finished)
-    missing = [quant for quant in gguf.quants if quant.name not in finished]
+    missing = [quant for quant in quants if quant.name not in finished]
     if finished and missing:
         context.progress.note(f"{', '.join(finished)} made by an earlier run; {len(missing)} to go")
-    need = memory_of_quantize(read_header(source_gguf(context)))
-    budget = context.options.memory or gguf.memory
-    at_a_time = how_many(jobs=len(missing), need=need, budget=budget, threads=gguf.threads)
-    if at_a_time > 1:
-        context.progress.note(f"quantizing {at_a_time} at a time, each in at most {need / (1 << 30):.1f} GiB")
-    jobs: list[Callable[[], dict[str, Any]]] = [partial(_make, context, quant) for quant in missing]
-    made = dict(zip([quant.name for quant in missing], run_all(jobs, at_a_time=at_a_time), strict=True))
-    summaries = {quant.name: finished.get(quant.name) or made[quant.name] for quant in gguf.quants}
+    made = {quant.name: _cut(context, quant) for quant in missing if quant.from_ is not None}
+    made |= _side_by_side(context, [quant for quant in missing if quant.from_ is None])
+    summaries = {quant.name: finished.get(quant.name) or made[quant.name] for quant in quants}
     _require_distinct(summaries)
     write_atomic(summaries_path(context), canonical_json(summaries))
     return "; ".join(str(summary["composition"]) for summary in summaries.values())
+
+
+def _side_by_side(context: Context, quants: list[Quant]) -> dict[str, dict[str, Any]]:
+    """Quantize as many at a time as memory and cores allow; summaries by name."""
+    from release.gguf.reader import read_header
+    from release.gguf.side_by_side import how_many, memory_of_quantize, run_all
+
+    if not quants:
+        return {}
+    need = memory_of_quantize(read_header(source_gguf(context)))
+    budget = context.options.memory or context.gguf.memory
+    at_a_time = how_many(jobs=len(quants), need=need, budget=budget, threads=context.gguf.threads)
+    if at_a_time > 1:
+        context.progress.note(f"quantizing {at_a_time} at a time, each in at most {need / (1 << 30):.1f} GiB")
+    jobs: list[Callable[[], dict[str, Any]]] = [partial(_quantize, context, quant) for quant in quants]
+    return dict(zip([quant.name for quant in quants], run_all(jobs, at_a_time=at_a_time), strict=True))
 
 
 def _part(quant: str) -> str:
@@ -131,6 +144,7 @@ def _finished(context: Context, quant: Quant) -> dict[str, Any] | None:
 def _remove_others(context: Context, finished: dict[str, dict[str, Any]]) -> None:
     """Everything but finished quants goes: leftovers, and what the manifest no longer lists, which would be published."""
     wanted = {file["name"] for summary in finished.values() for file in summary["files"]}
+    wanted |= {path.name for name in context.gguf.cut for path in unfinished(context.gguf_file(name))}
     for path in (context.work / "gguf").glob("*"):
         if path.is_dir():  # left by a killed run
             shutil.rmtree(path)
@@ -138,16 +152,35 @@ def _remove_others(context: Context, finished: dict[str, dict[str, Any]]) -> Non
             path.unlink()
 
 
-def _make(context: Context, quant: Quant) -> dict[str, Any]:
-    """Make one quant and its record, which is written last."""
+def _quantize(context: Context, quant: Quant) -> dict[str, Any]:
+    """Make one quant with llama-quantize."""
     from release.gguf.summary import fallbacks
 
     summary, files = make_quant(context, quant, context.gguf_file(quant.name), imatrix_of(context))
-    shown = {**summary.to_json(), "composition": fallbacks(summary, quant.type), "files": files}
+    shown = {**summary.to_json(), "composition": fallbacks(summary, str(quant.type)), "files": files}
     shown["file_size"] = sum(file["size"] for file in files)
+    return _recorded(context, quant, shown)
+
+
+def _cut(context: Context, quant: Quant) -> dict[str, Any]:
+    """Cut one quant from the base's GGUF."""
+    if quant.from_ is None:
+        raise InputError(f"gguf.quants: {quant.name} names no file to cut it from")
+    found = cut_quant(context, quant.name, quant.from_)
+    file = {
+        "name": context.gguf_file(quant.name).name,
+        "size": found["file_size"],
+        "sha256": found["sha256"],
+        "tensor_digest": found["tensor_digest"],
+    }
+    return _recorded(context, quant, {**found, "files": [file]})
+
+
+def _recorded(context: Context, quant: Quant, shown: dict[str, Any]) -> dict[str, Any]:
+    """Keep the summary of a finished quant; its record is written last."""
     path = _summary_path(context, quant.name)
     write_atomic(path, canonical_json(shown))
-    places = {f"gguf/{file['name']}": file["sha256"] for file in files}
+    places = {f"gguf/{file['name']}": file["sha256"] for file in shown["files"]}
     outputs = {place: _output(context.work / place, sha256) for place, sha256 in places.items()}
     outputs[path.relative_to(context.work).as_posix()] = _output(path, digest_of(shown))
     write_record(context.work, Record(_part(quant.name), _fingerprint(context, quant), outputs, 0.0, 0))
@@ -173,7 +206,7 @@ def make_quant(context: Context, quant: Quant, target: Path, imatrix: Path | Non
         context.toolchain,
         source_gguf(context),
         target,
-        quant_type=quant.type,
+        quant_type=str(quant.type),
         imatrix=imatrix,
         tensor_types=context.loaded.file(quant.tensor_types) if quant.tensor_types else None,
         threads=context.gguf.threads,
@@ -224,5 +257,5 @@ STAGE = Stage(
     inputs=_inputs,
     outputs=_outputs,
     skip=skip_without_gguf,
-    needs=("convert", "calibrate"),
+    needs=("rank", "convert", "calibrate"),
 )

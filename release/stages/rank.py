@@ -6,7 +6,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pruner.drop_map import DropMap, drop_map_from_keep, read_drop_map, require_fits
+from pruner.base_identity import BaseIdentity, named_base, require_same_base
+from pruner.drop_map import DropMap, drop_map_from_keep, read_drop_map, require_fits, with_mtp_of_last
 from pruner.files import canonical_json, sha256_file, write_atomic
 from release.context import Context
 from release.manifest import PinnedFile
@@ -17,6 +18,8 @@ from release.stages.resolve import base_digest, dataset_path, file_digest
 from release.stages.stage import Stage
 
 if TYPE_CHECKING:
+    from pruner.ranking import Kept
+    from pruner.selection import Selection
     from pruner.statistics import ExpertStatistics, Floats
 
 
@@ -63,6 +66,8 @@ def _base_model(context: Context) -> dict[str, Any]:
 
 def _pinned(context: Context, pinned: PinnedFile) -> DropMap:
     drop_map = read_drop_map(context.loaded.file(pinned))
+    base = context.manifest.base
+    require_same_base(named_base(drop_map.provenance), BaseIdentity(base.label, base.revision), pinned.path)
     return replace(drop_map, provenance={**drop_map.provenance, "base_model": _base_model(context)})
 
 
@@ -74,11 +79,24 @@ def _ranked(context: Context) -> tuple[DropMap, RankingReport]:
     prune = context.prune
     statistics = read_statistics(statistics_path(context))
     gates = check_gates(statistics, context.analysis.gates, keep=prune.experts, tokens=prune.ranking.tokens)
-    weights = weights_of(context, statistics)
-    keep = kept_experts(statistics, prune.ranking, prune.experts, weights)
+    weights, selection = weights_of(context, statistics), selection_of(context)
+    made = map_of(context, kept_experts(statistics, selection, weights), statistics, provenance(context, statistics))
+    return made, ranking_report(statistics, selection, weights, gates)
+
+
+def selection_of(context: Context) -> Selection:
+    """The manifest's ranking, what it keeps, and the expert groups of the base."""
+    from pruner.selection import Selection
+
+    groups = context.base.architecture.groups
+    return Selection(context.prune.ranking, context.prune.experts, groups.count if groups else None)
+
+
+def map_of(context: Context, keep: Kept, statistics: ExpertStatistics, origin: dict[str, Any]) -> DropMap:
+    """The drop map of what is kept in each measured layer; a multi-token prediction block follows the manifest's choice."""
     layers = [str(layer) for layer in statistics.header.layers]
-    made = drop_map_from_keep(keep, layers, context.base.architecture.experts, provenance(context, statistics))
-    return made, ranking_report(statistics, prune.ranking, prune.experts, weights, gates)
+    made = drop_map_from_keep(keep, layers, context.base.architecture.experts, origin)
+    return with_mtp_of_last(made, context.base.layers) if context.prune.ranking.mtp == "same_as_last" else made
 
 
 def weights_of(context: Context, statistics: ExpertStatistics) -> Floats | None:

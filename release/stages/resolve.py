@@ -67,8 +67,10 @@ def _run(context: Context) -> str:
     with context.progress.task("digesting the base", total, "bytes") as advance:
         for name in base.files:
             file = listed[name]
-            sha256 = file.sha256 or digested(base.source, file, advance).sha256
-            files[name] = {"sha256": sha256, "size": file.size}
+            if file.sha256 is not None:  # read by ranges later, and never as a whole: the lock says so
+                files[name] = {"sha256": file.sha256, "size": file.size, "listed": True}
+            else:
+                files[name] = {"sha256": digested(base.source, file, advance).sha256, "size": file.size}
     _require_as_locked(context, files)
     pinned = {name: {"sha256": sha256_file(path), "size": path.stat().st_size} for name, path in _named_files(context).items()}
     write_atomic(_path(context), canonical_json({"base": files, "files": pinned}))
@@ -99,7 +101,7 @@ def _named_files(context: Context) -> dict[str, Path]:
         named += [file for file in (matrix.text, matrix.file) if file] if matrix else []
         named += [quant.tensor_types for quant in manifest.gguf.quants if quant.tensor_types]
         named += [manifest.gguf.quality.text] if manifest.gguf.quality else []
-    named += [file for row in manifest.compare if (file := row.evidence or row.lm_eval)]
+    named += [file for row in manifest.compare for file in row.files]
     named += manifest.card.earlier_maps.values()
     named += [prior.file for prior in manifest.prior if prior.file]
     files = {pinned.path: context.loaded.file(pinned) for pinned in named}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,13 +22,18 @@ def _nothing(_context: Context) -> Sequence[Path]:
     return ()
 
 
+def _unknown(_context: Context) -> Mapping[str, str]:
+    return {}
+
+
 @dataclass(frozen=True)
 class Stage:
     """One step of a release.
 
     `run` does the work and may return a finding of a few words.  `inputs` is a JSON value of all that determines the output
-    (None: runs every time); `outputs` lists the files and folders that it makes; `skip` gives a reason not to run, or None;
-    `needs` names stages without whose results it cannot run.
+    (None: runs every time); `outputs` lists the files and folders that it makes; `digests` gives the SHA-256 of those that it
+    digested while it wrote them, by path in the work folder, which spares reading them again; `skip` gives a reason not to run,
+    or None; `needs` names stages without whose results it cannot run.
     """
 
     name: str
@@ -36,5 +41,6 @@ class Stage:
     run: Callable[[Context], str | None]
     inputs: Callable[[Context], Any] = _always
     outputs: Callable[[Context], Sequence[Path]] = _nothing
+    digests: Callable[[Context], Mapping[str, str]] = _unknown
     skip: Callable[[Context], str | None] = _never
     needs: tuple[str, ...] = ()

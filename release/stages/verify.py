@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,8 +12,21 @@ from pruner.errors import CheckFailedError, InputError
 from pruner.files import canonical_json, git_blob_id, read_json, sha256_file, write_atomic
 from pruner.hub_source import hub_source
 from pruner.sources import SourceFile
+from pruner.tensor_digests import ShardDigests, TensorDigests, digest_shard
+from pruner.workers import executor_or_threads
 from release.context import Context
-from release.lock import Difference, Lock, LockedFile, LockedInputs, differences, explain_weights, locked_weights, read_lock
+from release.lock import (
+    Difference,
+    Lock,
+    LockedFile,
+    LockedInputs,
+    contradiction,
+    differences,
+    explain_weights,
+    locked_weights,
+    read_lock,
+    tensor_data_of,
+)
 from release.manifest import Prior
 from release.references import listing, read_reference
 from release.stages.prune import build_result, drop_map_path, skip_base_release
@@ -23,27 +37,50 @@ from release.stages.stage import Stage
 def weights_lock(context: Context) -> Lock:
     """A lock of the inputs and weights of this build."""
     drop_map = read_drop_map(drop_map_path(context))
-    result = build_result(context)
     inputs = LockedInputs(
         base=locked_base(context),
         drop_map={layer: list(ids) for layer, ids in drop_map.drop.items()},
         files=locked_files(context),
     )
-    return Lock(
-        name=context.manifest.name, inputs=inputs, tensor_data=result.tensor_data_sha256, outputs=locked_weights(result.files)
-    )
+    outputs = locked_weights(build_result(context).files, tensor_digests(context))
+    return Lock(name=context.manifest.name, inputs=inputs, tensor_data=tensor_data_of(outputs), outputs=outputs)
+
+
+def _tensors_path(context: Context) -> Path:
+    return context.work / "tensor_digests.json"
+
+
+def tensor_digests(context: Context) -> dict[str, TensorDigests]:
+    """Digests of the tensors of each shard that was verified here, by the shard's own SHA-256."""
+    path = _tensors_path(context)
+    if not path.exists():
+        return {}
+    content: dict[str, TensorDigests] = json.loads(path.read_bytes())
+    return content
 
 
 def rehashed(context: Context, lock: Lock) -> Lock:
-    """The same lock with each file's digest read from disk again, so that later damage shows."""
+    """The same lock with each file's digest read from disk again, so that later damage shows.
+
+    The digests of a build's tensors, which its lock holds, are taken in the same pass.
+    """
     total = sum(file.size for file in lock.outputs.values())
-    outputs = {}
+    built = {file.sha256 for file in lock.outputs.values()}
+    known = {digest: tensors for digest, tensors in tensor_digests(context).items() if digest in built}
+    present = {path: context.work / path for path in lock.outputs if (context.work / path).is_file()}
     with context.progress.task("digesting the weights", total, "bytes") as advance:
-        for path, entry in lock.outputs.items():
-            file = context.work / path
-            if not file.is_file():
-                continue
-            outputs[path] = entry.model_copy(update={"sha256": sha256_file(file, advance), "size": file.stat().st_size})
+
+        def read(path: str) -> ShardDigests:
+            if path.endswith(".safetensors") and lock.outputs[path].sha256 not in known:
+                return digest_shard(present[path], advance)
+            return ShardDigests(sha256_file(present[path], advance), known.get(lock.outputs[path].sha256, {}))
+
+        with executor_or_threads(None, context.options.workers) as (pool, _):
+            found = dict(zip(present, pool.map(read, present), strict=True))
+    shards = {each.sha256: each.tensors for path, each in found.items() if path.endswith(".safetensors")}
+    if fresh := {digest: tensors for digest, tensors in shards.items() if digest in built and digest not in known}:
+        write_atomic(_tensors_path(context), canonical_json({**known, **fresh}))
+    outputs = {path: LockedFile(sha256=each.sha256, size=present[path].stat().st_size) for path, each in found.items()}
     return lock.model_copy(update={"outputs": outputs})
 
 
@@ -126,7 +163,10 @@ def read_verified(context: Context) -> dict[str, tuple[int, int]]:
 
 
 def require_equal(context: Context, result: Mapping[str, tuple[Difference, ...]]) -> None:
-    """Raise CheckFailedError for the first reference that the build differs from, with the likely reason."""
+    """Raise CheckFailedError for a lock that contradicts itself, or for the first reference that differs, and say why."""
+    lock = read_lock(context.loaded.lock_path) if "lock" in result else None
+    if lock and (damage := contradiction(lock, weights_lock(context))) is not None:
+        raise CheckFailedError(f"{context.loaded.lock_path}: was damaged or edited: {damage}; restore it, or use --update-lock")
     for name, found in result.items():
         # A prior list of digests may name only the shards; files that it does not name are no mismatch.
         relevant = [each for each in found if each.kind != "new" or name == "lock"]
@@ -134,7 +174,6 @@ def require_equal(context: Context, result: Mapping[str, tuple[Difference, ...]]
             continue
         if name == "build":
             raise CheckFailedError(f"{relevant[0]}: the file changed after it was written; run `moe-release prune` again")
-        lock = read_lock(context.loaded.lock_path)
         reason = (
             explain_weights(lock, weights_lock(context))
             if lock and name == "lock"
@@ -149,7 +188,7 @@ def _inputs(context: Context) -> Any:
     lock = context.loaded.lock_path
     locked = sha256_file(lock) if lock.exists() and not context.options.update_lock else None
     priors = [sha256_file(context.loaded.file(each.file)) if each.file else each.label for each in context.manifest.prior]
-    return [context.made_by("prune"), locked, priors]
+    return [context.made_by("prune"), locked, priors, "tensor digests"]
 
 
 STAGE = Stage(
@@ -157,7 +196,7 @@ STAGE = Stage(
     title="verifying digests",
     run=_run,
     inputs=_inputs,
-    outputs=lambda context: (_verified_path(context),),
+    outputs=lambda context: (_tensors_path(context), _verified_path(context)),
     skip=skip_base_release,
     needs=("prune",),
 )

@@ -17,6 +17,7 @@ from tests.end_to_end.conftest import MANIFEST, Release, run_command
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
 
+pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")  # huggingface_hub 2.4.0's own
 WEIGHTS = "moe-release/tiny-gemma4-4e"
 GGUF = f"{WEIGHTS}-GGUF"
 
@@ -79,7 +80,7 @@ def test_private_first_then_promoted(copy: Copy) -> None:
 def test_what_was_damaged_on_the_hub_is_not_promoted(copy: Copy) -> None:
     copy.declare(private="true")
     copy.run("publish")
-    copy.api.upload_file(path_or_fileobj=b"---\n---\nother\n", path_in_repo="README.md", repo_id=GGUF)
+    copy.api.upload_file(path_or_fileobj=b"---\nlicense: mit\n---\nother\n", path_in_repo="README.md", repo_id=GGUF)
     assert "README.md (sha256" in copy.run("promote", check=False)
     assert [copy.api.model_info(repo).private for repo in (WEIGHTS, GGUF)] == [True, True]
 

@@ -17,7 +17,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import load_file, save_file
 
-from pruner.build import MARKER, BuildResult, build, tensor_data_digest
+from pruner.build import MARKER, BuildResult, build
 from pruner.checkpoint import open_checkpoint
 from pruner.drop_map import DropMap
 from pruner.errors import InputError, UnavailableError
@@ -142,16 +142,6 @@ def test_drop_metadata_holds_ids_and_no_path(make_checkpoint: CheckpointFactory,
     assert content["per_layer_keep"]["0"] == [0, 3, 4, 5, 6]
     assert content["drop_map_digest"] == DropMap(DROP).digest
     assert str(tmp_path) not in json.dumps(content)
-
-
-def test_tensor_data_digest_ignores_packaging_but_not_bytes(make_checkpoint: CheckpointFactory, tmp_path: Path) -> None:
-    base, other = make_checkpoint(), make_checkpoint("other", seed=1)
-    one = run_build(base, tmp_path / "one", cap=400)
-    packed = run_build(base, tmp_path / "packed", cap=10**6)
-    changed = run_build(other, tmp_path / "changed", cap=400)
-    assert one.files != packed.files
-    assert one.tensor_data_sha256 == packed.tensor_data_sha256 == tensor_data_digest(packed.files)
-    assert one.tensor_data_sha256 != changed.tensor_data_sha256
 
 
 def test_a_snapshot_of_symbolic_links_is_a_base(make_checkpoint: CheckpointFactory, tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from pruner.drop_map import DropMap
 from pruner.errors import InputError
 from pruner.plan import DEFAULT_SHARD_SIZE, plan_build
 from tests.pruner.sparse import gemma4_26b_a4b, qwen3_6_35b_a3b, sparse_checkpoint
+from tests.release.test_cli import moe_release
 
 
 def random_map(layers: tuple[str, ...], experts: int, dropped: int) -> DropMap:
@@ -36,6 +37,19 @@ def test_gemma4_26b_a4b_from_128_to_109_experts(tmp_path: Path) -> None:
     assert sum(sizes) == plan.total_bytes
     assert sum(tensor.elements for shard in plan.shards for tensor in shard.tensors) == plan.total_parameters
     assert json.loads(plan.texts["config.json"])["text_config"]["num_experts"] == 109
+
+
+def test_the_command_prints_the_published_sizes(tmp_path: Path) -> None:
+    base = open_checkpoint(sparse_checkpoint(tmp_path / "base", *gemma4_26b_a4b()))
+    drop = random_map(base.layers, 128, 19).drop
+    (tmp_path / "map.json").write_text(json.dumps({layer: list(ids) for layer, ids in drop.items()}))
+    manifest = tmp_path / "v.yaml"
+    manifest.write_text(
+        "schema: moe-release/v1\nname: v\nbase: {path: base}\nprune: {experts: 109, drop_map: {path: map.json}}\n"
+    )
+    shown = moe_release("plan", manifest)
+    assert shown.returncode == 0, shown.stderr
+    assert "base 51.61 GB (48.07 GiB), variant 44.83 GB (41.75 GiB), 22.41 B parameters" in shown.stdout.splitlines()
 
 
 def test_qwen3_6_35b_a3b_from_256_to_184_experts_with_its_mtp_block(tmp_path: Path) -> None:

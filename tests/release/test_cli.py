@@ -56,6 +56,15 @@ def manifest(make_checkpoint: CheckpointFactory, tmp_path: Path) -> Path:
     return path
 
 
+def test_a_plan_before_there_is_a_map_says_what_to_run(manifest: Path, tmp_path: Path) -> None:
+    (tmp_path / "c.jsonl").write_text("{}")
+    text = manifest.read_text().replace("drop_map: {path: map.json}", "analysis: {dataset: c.jsonl}")
+    manifest.write_text(text)
+    result = moe_release("plan", manifest, "--work", tmp_path / "work", without_torch=True)
+    assert result.returncode == 2
+    assert f"no drop map yet; run `moe-release rank {manifest} --work {tmp_path / 'work'}` first" in result.stderr
+
+
 def test_the_base_install_checks_plans_prunes_and_verifies_without_torch(manifest: Path, tmp_path: Path) -> None:
     work = tmp_path / "work"
     assert "a valid manifest of v" in moe_release("check", manifest, without_torch=True).stdout

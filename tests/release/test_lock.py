@@ -5,14 +5,27 @@ from pathlib import Path
 import pytest
 
 from pruner.errors import InputError
-from release.lock import Lock, LockedBase, LockedFile, LockedInputs, differences, explain_weights, read_lock, write_lock
+from pruner.tensor_digests import tensor_data_digest
+from release.lock import (
+    Lock,
+    LockedBase,
+    LockedFile,
+    LockedInputs,
+    contradiction,
+    differences,
+    explain_weights,
+    read_lock,
+    write_lock,
+)
 
 
 def file(digest: str, **tools: str) -> LockedFile:
     return LockedFile(sha256=digest, size=1, made_with=tools or None)
 
 
-def lock(*, base: str = "b", drop: list[int] | None = None, shard: str = "s", tensor: str = "t", data: str = "d") -> Lock:
+def lock(
+    *, base: str = "b", drop: list[int] | None = None, shard: str = "s", tensor: str = "t", size: int = 1, beside: str = ""
+) -> Lock:
     tensors = {"layer.weight": {"dtype": "F16", "shape": [1], "sha256": tensor}}
     inputs = LockedInputs(
         base=LockedBase(name="org/base", files={"model.safetensors": file(base)}), drop_map={"0": drop or [1, 2]}
@@ -20,8 +33,11 @@ def lock(*, base: str = "b", drop: list[int] | None = None, shard: str = "s", te
     return Lock(
         name="x",
         inputs=inputs,
-        tensor_data=data,
-        outputs={"weights/a.safetensors": LockedFile(sha256=shard, size=1, tensors=tensors)},
+        tensor_data=tensor_data_digest([tensors]),
+        outputs={
+            **({"expert_statistics.safetensors": file(beside)} if beside else {}),
+            "weights/a.safetensors": LockedFile(sha256=shard, size=size, tensors=tensors),
+        },
     )
 
 
@@ -60,11 +76,37 @@ def test_differences_are_explained_by_other_tools_only() -> None:
     [
         (lock(base="other"), "the base differs: model.safetensors"),
         (lock(drop=[1, 3]), r"layer 0 drops experts \[3\] and no longer \[2\]"),
-        (lock(shard="other"), "same weights, other packaging"),
-        (lock(shard="other", tensor="other", data="other"), "other bytes in 1 tensors: layer.weight"),
+        (lock(shard="other", size=2), "same weights, other packaging"),
+        (lock(shard="other", tensor="other"), "other bytes in 1 tensors: layer.weight"),
+        (lock(shard="other").model_copy(update={"tensor_data": None}), "without digests of their tensors"),
     ],
 )
 def test_a_mismatch_is_explained(found: Lock, words: str) -> None:
     import re
 
     assert re.search(words, explain_weights(lock(), found))
+
+
+def test_shards_that_are_equal_are_not_called_packaging() -> None:
+    config = {"weights/config.json": file("1")}
+    locked, found = (lock().model_copy(update={"outputs": {**lock().outputs, **extra}}) for extra in (config, {}))
+    assert explain_weights(locked, found) == "all shards are equal; other files differ"
+
+
+@pytest.mark.parametrize(
+    ("locked", "words"),
+    [
+        (lock(shard="flipped"), "a.safetensors with the right size and tensors and yet with another digest"),
+        (lock(size=3), "a.safetensors with the right digest and yet with another size"),
+        (lock(tensor="flipped"), "a.safetensors with the right digest and yet with another size or other tensors"),
+        (lock(drop=[3]), "the right weights and yet another drop map"),
+        (lock(beside="s").model_copy(update={"tensor_data": "flipped"}), "digest of all tensors is not that of the tensors"),
+    ],
+)
+def test_a_damaged_lock_is_not_taken_for_a_difference_of_the_build(locked: Lock, words: str) -> None:
+    assert words in str(contradiction(locked, lock()))
+
+
+def test_honest_locks_contradict_nothing() -> None:
+    honest = (lock(), lock(shard="other", size=2), lock(shard="other", tensor="other", drop=[3]))
+    assert [contradiction(locked, lock()) for locked in honest] == [None, None, None]

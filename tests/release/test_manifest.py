@@ -4,7 +4,9 @@ import hashlib
 import json
 from pathlib import Path
 
+import jsonschema
 import pytest
+import yaml
 
 from pruner.errors import InputError
 from release.manifest import LoadedManifest, Manifest, PinnedFile, load_manifest, parse_size
@@ -94,6 +96,83 @@ def test_pinned_files_are_checked_and_stay_inside(tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to("/etc/hostname")
     with pytest.raises(InputError, match="symbolic link may not leave"):
         loaded.file(PinnedFile(path="link"))
+
+
+ADDRESS = "hf://Idavidrein/gpqa@" + "0a" * 20 + "/data/gpqa_diamond.csv"
+
+
+@pytest.mark.parametrize(
+    "written",
+    [
+        ADDRESS,
+        ADDRESS.replace("hf://", "hf://datasets/"),
+        "{path: '" + ADDRESS + "'}",
+        "{repo: Idavidrein/gpqa, revision: " + "0a" * 20 + ", file: data/gpqa_diamond.csv}",
+    ],
+)
+def test_a_data_set_on_the_hub_is_one_word_or_three_keys(tmp_path: Path, written: str) -> None:
+    manifest = load(tmp_path, MINIMAL.replace("drop_map: {path: map.json}", f"analysis: {{dataset: {written}}}")).content
+    assert manifest.prune is not None
+    assert manifest.prune.dataset is not None
+    assert manifest.prune.dataset.model_dump(exclude_none=True) == {
+        "repo": "Idavidrein/gpqa", "revision": "0a" * 20, "file": "data/gpqa_diamond.csv",
+    }  # fmt: skip
+    assert manifest.prune.dataset.name == ADDRESS.replace("hf://", "hf://datasets/")
+
+
+def test_a_path_alone_is_a_data_set_too(tmp_path: Path) -> None:
+    manifest = load(tmp_path, MINIMAL.replace("drop_map: {path: map.json}", "analysis: {dataset: exam/c.jsonl}")).content
+    assert manifest.prune is not None
+    assert manifest.prune.dataset is not None
+    assert manifest.prune.dataset.path == "exam/c.jsonl"
+
+
+@pytest.mark.parametrize(
+    ("written", "message"),
+    [
+        (ADDRESS.replace("@" + "0a" * 20, "@main"), "write hf://owner/name@revision/path/file"),
+        (ADDRESS.replace("@" + "0a" * 20, ""), "write hf://owner/name@revision/path/file"),
+        (ADDRESS.removesuffix("/data/gpqa_diamond.csv"), "write hf://owner/name@revision/path/file"),
+        (ADDRESS.replace("Idavidrein/", ""), "write hf://owner/name@revision/path/file"),
+        (ADDRESS.replace("/data/", "/../"), "is no path inside a repository"),
+        (ADDRESS.replace("/data/", "//"), "is no path inside a repository"),
+        ("{path: '" + ADDRESS + "', file: x}", "says file already; remove the key"),
+        ("{repo: a/b, revision: " + "0a" * 20 + ", file: ../x}", "is no path inside a repository"),
+        ("7", "prune.analysis.dataset"),
+    ],
+)
+def test_an_address_that_is_none_is_refused(tmp_path: Path, written: str, message: str) -> None:
+    with pytest.raises(InputError, match=message) as caught:
+        load(tmp_path, MINIMAL.replace("drop_map: {path: map.json}", f"analysis: {{dataset: {written}}}"))
+    assert "x.yaml:4:" in str(caught.value)
+
+
+def test_the_schema_for_editors_takes_what_manifests_write(manifests: Path) -> None:
+    validator = jsonschema.Draft202012Validator(Manifest.model_json_schema(by_alias=True))
+    for path in manifests.glob("*.yaml"):
+        assert not list(validator.iter_errors(yaml.safe_load(path.read_text())))
+    text = MINIMAL.replace("drop_map: {path: map.json}", "analysis: {dataset: DATA}") + (
+        "weights: {max_shard_size: SIZE}\ngguf: {quants: [QUANT, {name: b, type: Q4_K_M}]}\n"
+    )
+    for data in (ADDRESS, "c.jsonl", "{path: c.jsonl}", "{repo: a/b, revision: " + "0a" * 20 + ", file: f}"):
+        for size in ("1MiB", "5GB", "12"):
+            good = text.replace("DATA", data).replace("SIZE", size).replace("QUANT", "Q6_K")
+            assert validator.is_valid(yaml.safe_load(good)), good
+    for data, size, quant in (("7", "1MiB", "Q6_K"), ("c", "5 furlongs", "Q6_K"), ("c", "-1", "Q6_K"), ("c", "1", "../x")):
+        bad = text.replace("DATA", data).replace("SIZE", size).replace("QUANT", quant)
+        assert not validator.is_valid(yaml.safe_load(bad)), bad
+
+
+def test_the_analysis_can_keep_as_many_tokens_as_a_manifest_may_ask_for(tmp_path: Path) -> None:
+    from pruner.packed_sums import MOST_TOKENS
+
+    for tokens, fits in ((MOST_TOKENS, True), (MOST_TOKENS + 1, False)):
+        text = MINIMAL.replace("drop_map: {path: map.json}", f"analysis: {{dataset: c, max_tokens: {tokens}}}")
+        if fits:
+            load(tmp_path, text)
+        else:
+            with pytest.raises(InputError, match="max_tokens"):
+                load(tmp_path, text)
 
 
 def test_the_schema_for_editors_is_json() -> None:

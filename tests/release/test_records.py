@@ -3,6 +3,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from pruner.files import sha256_bytes
 from release.records import make_record, outputs_hold, read_record, write_record
 
 
@@ -21,6 +22,13 @@ def test_outputs_hold_until_their_bytes_change(tmp_path: Path) -> None:
     assert not outputs_hold(tmp_path, record)
     target.unlink()
     assert not outputs_hold(tmp_path, record)
+
+
+def test_what_a_stage_digested_itself_is_not_read_again(tmp_path: Path) -> None:
+    for name in ("x", "y"):
+        (tmp_path / name).write_text(name)
+    record = make_record(tmp_path, "prune", "fp", [tmp_path / "x", tmp_path / "y"], 0.0, {"x": "known", "z": "other"})
+    assert record.digests() == {"x": "known", "y": sha256_bytes(b"y")}
 
 
 def test_a_missing_or_torn_record_is_no_record(tmp_path: Path) -> None:

@@ -67,6 +67,26 @@ def test_what_differs_is_told_apart(weights: Path) -> None:
     assert table.endswith("weights against x.lock.json: 3 of 4 files differ")
 
 
+@pytest.mark.parametrize("place", [".", "reproduce"])
+def test_a_folder_is_read_for_its_lock_or_its_sums(weights: Path, place: str) -> None:
+    folder = weights / place
+    folder.mkdir(exist_ok=True)
+    sums(weights, ("a.safetensors",)).rename(folder / "SHA256SUMS")
+    assert statuses(weights, weights) == {"a.safetensors": "equal"}
+    lock(weights).rename(folder / "lock.json")  # names every file, and so is preferred
+    assert statuses(weights, weights) == dict.fromkeys(("a.safetensors", "b.safetensors", "config.json"), "equal")
+    done = moe_release("verify", weights, "--against", weights)
+    assert (done.returncode, done.stdout.splitlines()[-1]) == (0, "weights against lock.json: all 3 files equal")
+    (folder / "other.lock.json").write_text("{}")
+    with pytest.raises(InputError, match=r"several locks, lock.json and other.lock.json"):
+        read_reference(weights)
+
+
+def test_a_folder_without_either_is_refused(weights: Path) -> None:
+    with pytest.raises(InputError, match="neither a lock nor SHA256SUMS; `moe-release diff`"):
+        read_reference(weights)
+
+
 def test_the_command_exits_with_1_on_a_mismatch(weights: Path) -> None:
     reference = lock(weights)
     done = moe_release("verify", weights, "--against", reference)
@@ -88,6 +108,7 @@ def test_a_folder_without_a_reference_is_refused(weights: Path) -> None:
     [
         (b"abc", "SHA256SUMS:1: expected lines of sha256sum"),
         (b"\xff\xfe", "neither a lock nor lines"),
+        (b"", "names no file"),
         (None, "does not exist"),
     ],
 )

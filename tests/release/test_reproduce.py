@@ -24,14 +24,16 @@ base: {path: base}
 prune: {experts: 6, drop_map: {path: maps/map.json}}
 weights: {max_shard_size: 2KB}
 gguf: {quants: [Q6_K, {name: CD, type: Q6_K, tensor_types: {path: types.txt}}]}
-compare: [{label: other, evidence: {path: runs/other.json}}, {label: harness, lm_eval: {path: runs/samples_x.jsonl}}]
+compare:
+- {label: other, evidence: {path: runs/other.json}}
+- {label: harness, lm_eval: {samples: {path: runs/samples_x.jsonl}, results: {path: runs/results_x.json}}}
 card: {prose: words.md}
 publish: {weights: org/small, tag: v1}
 """
 
 
 def write(folder: Path, text: str = MANIFEST) -> Path:
-    for name in ("maps/map.json", "types.txt", "runs/other.json", "runs/samples_x.jsonl", "words.md"):
+    for name in ("maps/map.json", "types.txt", "runs/other.json", "runs/samples_x.jsonl", "runs/results_x.json", "words.md"):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_text(name)
     (folder / "manifest-of-mine.yaml").write_text(text)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import errno
 import socket
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pruner.errors import InputError, UnavailableError
+from pruner.exclusive import exclusive
 from pruner.files import canonical_json, read_json, write_atomic
 
 if TYPE_CHECKING:
@@ -56,7 +57,8 @@ class HubServer:
             raise InputError(f"{host}: the rehearsal Hub only serves loopback; use --host {LOOPBACK}")
         with ExitStack() as stack:
             prepare_folder(folder)
-            stack.enter_context(exclusive(folder))
+            busy = f"{folder}: another rehearsal Hub serves this folder; use that one or stop it"
+            stack.enter_context(exclusive(folder / "server.lock", busy))
             self._sockets = [stack.enter_context(bind(number)) for number in (port, 0)]
             self.endpoint, self.storage = (f"http://{LOOPBACK}:{sock.getsockname()[1]}" for sock in self._sockets)
             store = Store(folder)
@@ -118,26 +120,6 @@ def prepare_folder(folder: Path) -> None:
     if folder.exists() and (not folder.is_dir() or any(not item.name.startswith(".") for item in folder.iterdir())):
         raise InputError(f"{folder}: holds other files than a Hub's; choose an empty folder")
     write_atomic(marker, canonical_json({"schema": SCHEMA}))
-
-
-@contextmanager
-def exclusive(folder: Path) -> Iterator[None]:
-    """Hold the folder for one server.
-
-    Raises:
-        UnavailableError: another process serves it.
-    """
-    from filelock import FileLock, Timeout
-
-    lock = FileLock(folder / "server.lock", thread_local=False)
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        raise UnavailableError(f"{folder}: another rehearsal Hub serves this folder; use that one or stop it") from None
-    try:
-        yield
-    finally:
-        lock.release()
 
 
 def bind(port: int) -> socket.socket:

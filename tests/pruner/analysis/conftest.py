@@ -3,6 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -127,6 +133,47 @@ def calibration(calibration_file: Path) -> Any:
     from pruner.calibration import read_calibration
 
     return read_calibration(calibration_file)
+
+
+def broken(make_model: Callable[..., Path], folder: Path, name: str, change: Callable[[bytes], bytes] | None) -> Path:
+    """A copy of the default model in which one file is changed, or missing."""
+    shutil.copytree(make_model(), folder)
+    if change is None:
+        (folder / name).unlink()
+    else:
+        before = (folder / name).read_bytes()
+        (folder / name).write_bytes(change(before))
+        assert (folder / name).read_bytes() != before
+    return folder
+
+
+MISNAMED = (b"layers.1.experts.down_proj", b"layers.1.experts.down_prok")
+"""A tensor's name, and one of the same length that no model has."""
+
+ANALYSIS = """
+import sys
+from pathlib import Path
+from pruner.analysis import analyze
+from pruner.calibration import read_calibration
+model, questions, records = map(Path, sys.argv[1:4])
+analyze(model, read_calibration(questions), records=records, offload=sys.argv[4] == "layers")
+"""
+PROGRAM = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[3]), "OMP_NUM_THREADS": "1"}
+"""Environment in which a child process finds this package."""
+
+
+def killed_analysis(folder: Path, source: Path, records: Path, *, offload: str, until: str) -> None:
+    """Run an analysis in a process of its own and kill it once it has written a few files whose names match `until`."""
+    command = [sys.executable, "-c", ANALYSIS, str(folder), str(source), str(records), offload]
+    process = subprocess.Popen(command, env=PROGRAM)
+    try:
+        deadline = time.monotonic() + 300
+        while len(list(records.glob(until))) < 3 and process.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.002)
+    finally:
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    assert process.returncode == -signal.SIGKILL, "the run ended before it could be killed"
 
 
 Seen = dict[int, tuple[Any, Any, Any, Any]]

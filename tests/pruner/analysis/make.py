@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from pruner.statistics import ExpertStatistics, Header, Sums
+from pruner.statistics import ExpertStatistics, Header, QuestionSums, Sums, in_memory
 
 
 def header_for(layer_count: int, experts: int, questions: int, **changes: Any) -> Header:
@@ -42,10 +42,10 @@ def statistics_of(weighted_norm: Any, count: Any = None, *, answer: Any = None, 
     norm = np.asarray(weighted_norm, dtype=np.float64)
     questions, layers, experts = norm.shape
     ones = np.ones(questions, dtype=np.int64)
-    return ExpertStatistics(
-        header=header_for(layers, experts, questions, **header),
-        all=sums_of(norm, count),
-        answer=sums_of(norm if answer is None else answer, count if answer is None else None),
+    return in_memory(
+        header_for(layers, experts, questions, **header),
+        sums_of(norm, count),
+        sums_of(norm if answer is None else answer, count if answer is None else None),
         tokens=100 * ones,
         answer_tokens=40 * ones,
         skipped=np.zeros((questions, layers), dtype=np.int64),
@@ -53,21 +53,27 @@ def statistics_of(weighted_norm: Any, count: Any = None, *, answer: Any = None, 
     )
 
 
-def random_statistics(questions: int = 5, layers: int = 3, experts: int = 8, seed: int = 0, **header: Any) -> ExpertStatistics:
-    """Dense noise over many orders of magnitude."""
-    random = np.random.default_rng(seed)
-    shape = (questions, layers, experts)
+def random_sums(random: np.random.Generator, *shape: int) -> Sums:
+    """Sums as tokens could have made them, from one token to 4096, over many orders of magnitude."""
+    count = random.integers(0, 4097, shape) >> random.integers(0, 13, shape)
+    mean, norm, weight = (np.exp(random.normal(0, 1, shape)) for _ in range(3))
+    spread = 1 + random.random(shape) * np.minimum(np.maximum(count - 1, 0), 4)
+    return Sums(mean * count, spread * mean**2 * count, norm * count, weight * count, count)
 
-    def sums() -> Sums:
-        values = [np.exp(random.normal(0, 3, shape)) for _ in range(4)]
-        return Sums(*values, count=random.integers(1, 4096, shape))
+
+def random_statistics(questions: int = 5, layers: int = 3, experts: int = 8, seed: int = 0, **header: Any) -> ExpertStatistics:
+    """Noise, made anew for each question whenever it is asked for, so that memory holds one question."""
+    random = np.random.default_rng(seed)
+
+    def question(row: int) -> QuestionSums:
+        own = np.random.default_rng([seed, row])
+        return QuestionSums(random_sums(own, layers, experts), random_sums(own, layers, experts))
 
     return ExpertStatistics(
         header=header_for(layers, experts, questions, **header),
-        all=sums(),
-        answer=sums(),
         tokens=random.integers(1, 4096, questions),
         answer_tokens=random.integers(1, 4096, questions),
         skipped=np.zeros((questions, layers), dtype=np.int64),
         truncated=random.integers(0, 2, questions),
+        question=question,
     )

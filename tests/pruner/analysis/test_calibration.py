@@ -24,6 +24,7 @@ from pruner.calibration import (
     read_classes,
     read_digests,
     render,
+    reply_text,
 )
 from pruner.errors import InputError
 from pruner.option_order import option_order
@@ -199,6 +200,34 @@ def test_classes_are_named_by_the_questions_digest(tmp_path: Path):
     assert read_digests(path, FieldMap()) == tuple(question_digest(each["Question"]) for each in rows)
     with pytest.raises(InputError, match=r"c\.jsonl:1: column 'subject' is missing"):
         read_classes(path, FieldMap(), "subject")
+
+
+@pytest.mark.parametrize("empty", ["", " \n", None])
+def test_questions_without_reasoning_are_a_choice(tmp_path: Path, empty: Any):
+    rows = [row(0), row(1) | {"Explanation": empty}, row(2)]
+    path = write_rows(tmp_path / "c.jsonl", rows)
+    with pytest.raises(InputError, match=r"c\.jsonl:2: column 'Explanation' is missing or no text"):
+        read_calibration(path)
+    skipped = read_calibration(path, without_reasoning="skip")
+    assert ([each.text for each in skipped], skipped.left_out) == ([rows[0]["Question"], rows[2]["Question"]], 1)
+    alone = read_calibration(path, without_reasoning="answer_only")
+    assert ([bool(each.reasoning) for each in alone], alone.left_out) == ([True, False, True], 0)
+    one = alone.questions[1]
+    assert reply_text(one, "<think>{reasoning}</think> ({letter})") == f"<think></think> ({one.letter})"
+    assert skipped.digest == alone.digest
+
+
+def test_a_column_that_is_not_there_is_no_empty_reasoning(tmp_path: Path):
+    for choice in ("skip", "answer_only"):
+        path = write_rows(tmp_path / "c.jsonl", [{key: value for key, value in row(0).items() if key != "Explanation"}])
+        with pytest.raises(InputError, match=r"c\.jsonl:1: column 'Explanation' is missing"):
+            read_calibration(path, without_reasoning=choice)  # type: ignore[arg-type]
+        path = write_rows(tmp_path / "c.jsonl", [row(0) | {"Explanation": 7}])
+        with pytest.raises(InputError, match=r"c\.jsonl:1: column 'Explanation' is missing or no text"):
+            read_calibration(path, without_reasoning=choice)  # type: ignore[arg-type]
+    path = write_rows(tmp_path / "c.jsonl", [row(0) | {"Explanation": ""}])
+    with pytest.raises(InputError, match="holds no question with reasoning"):
+        read_calibration(path, without_reasoning="skip")
 
 
 def test_digests_need_the_question_alone(tmp_path: Path):

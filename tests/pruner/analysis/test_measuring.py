@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -10,8 +11,9 @@ import numpy as np
 import pytest
 
 from pruner.calibration import CalibrationSet, RenderedQuestion, render
+from pruner.packed_sums import pack, unpack
 from pruner.ranking import coverage, reap
-from pruner.statistics import Sums
+from pruner.statistics import QuestionSums, Sums
 
 from .conftest import EXPERTS, FAMILIES, TOP_K, naive_sums, watch
 from .make import header_for, statistics_of
@@ -55,6 +57,8 @@ def test_numbers_equal_a_naive_recompute(family: str, make_model: Callable[..., 
     assert (measured.experts, measured.top_k) == (EXPERTS, TOP_K)
     assert_close(record.all, naive_sums(seen, EXPERTS))
     assert_close(record.answer, naive_sums(seen, EXPERTS, lambda row: row >= question.answer_start))
+    # The file adds 2^-20 at most.
+    assert_close(unpack(pack(record.all, 4096)), naive_sums(seen, EXPERTS), rtol=1.1e-6)
     assert record.all.count.sum(axis=1).tolist() == [record.tokens * TOP_K] * len(measured.layers)
     assert 0 < record.answer_tokens < record.tokens
     assert record.answer.count.sum(axis=1).tolist() == [record.answer_tokens * TOP_K] * len(measured.layers)
@@ -164,7 +168,6 @@ def test_a_spoilt_token_is_as_if_absent(
     argument: int, value: float, make_model: Callable[..., Path], calibration: CalibrationSet
 ):
     from pruner.analysis.model import load_measured, load_plain
-    from pruner.analysis.records import stack
     from pruner.analysis.run import forward, measure_question
 
     folder, token, layer = make_model(), 40, 2  # the last layer, so that attention carries nothing on
@@ -182,9 +185,12 @@ def test_a_spoilt_token_is_as_if_absent(
         np.testing.assert_allclose(getattr(record.all, name)[2:], values, rtol=1e-6, atol=0, err_msg=name)
     before = naive_sums({key: seen[key] for key in (0, 1)}, EXPERTS)
     np.testing.assert_allclose(record.all.weighted_norm[:2], before["weighted_norm"], rtol=1e-6)
-    header = header_for(3, experts=EXPERTS, questions=1)
     absent = statistics_of(wanted["weighted_norm"][None], wanted["count"][None])
-    found = stack(header, [record])
+    found = dataclasses.replace(
+        absent,
+        header=header_for(3, experts=EXPERTS, questions=1),
+        question=lambda _row: QuestionSums(record.all, record.answer),
+    )
     assert coverage(found, 3)[2] == coverage(absent, 3)[0]
     assert reap(found)[2] == reap(absent)[0]
 

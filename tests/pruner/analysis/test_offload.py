@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import shutil
-import signal
 import subprocess
 import sys
-import time
 from collections import Counter
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -17,10 +14,23 @@ from typing import Any
 import pytest
 
 from pruner.calibration import CalibrationSet, read_calibration
-from pruner.errors import InputError
+from pruner.errors import InputError, UnavailableError
 from pruner.statistics import merge, read_statistics, statistics_bytes, write_statistics
 
-from .conftest import COMMON, EXPERTS, FAMILIES, TOP_K, randomize, row, save_tokenizer, write_rows
+from .conftest import (
+    COMMON,
+    EXPERTS,
+    FAMILIES,
+    MISNAMED,
+    PROGRAM,
+    TOP_K,
+    broken,
+    killed_analysis,
+    randomize,
+    row,
+    save_tokenizer,
+    write_rows,
+)
 
 torch = pytest.importorskip("torch", reason="needs the analysis extra")
 pytest.importorskip("transformers", reason="needs the analysis extra")
@@ -159,28 +169,11 @@ def test_damaged_and_foreign_states_are_made_again(
     assert statistics_bytes(analyze(folder, calibration, records=records, offload=True)) == whole
 
 
-KILLED = """
-import sys
-from pathlib import Path
-from pruner.analysis import analyze
-from pruner.calibration import read_calibration
-analyze(Path(sys.argv[1]), read_calibration(Path(sys.argv[2])), records=Path(sys.argv[3]), offload=True)
-"""
-
-
 def test_a_killed_run_goes_on(make_model: Callable[..., Path], tmp_path: Path):
     folder, records = make_model(dtype="bfloat16"), tmp_path / "records"
     source = write_rows(tmp_path / "calibration.jsonl", [row(number) for number in range(40)])
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[3]), "OMP_NUM_THREADS": "1"}
-    process = subprocess.Popen([sys.executable, "-c", KILLED, str(folder), str(source), str(records)], env=environment)
-    try:
-        deadline = time.monotonic() + 120
-        while len(list(records.glob("*.hidden"))) < 20 and process.poll() is None and time.monotonic() < deadline:
-            time.sleep(0.002)
-    finally:
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-    assert list(records.glob("*.hidden")), "the run ended before it could be killed"
+    killed_analysis(folder, source, records, offload="layers", until="*.hidden")
+    assert list(records.glob("*.hidden"))
     questions = read_calibration(source)
     resumed = statistics_bytes(analyze(folder, questions, records=records, offload=True))
     assert resumed == statistics_bytes(analyze(folder, questions, records=tmp_path / "fresh"))
@@ -231,8 +224,7 @@ def test_memory_is_one_layer(deep_model: Path, tmp_path: Path):
     grown = {}
     for how in ("none", "layers"):
         command = [sys.executable, "-c", MEASURE, str(deep_model), str(source), str(tmp_path / how), how]
-        environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[3]), "OMP_NUM_THREADS": "1"}
-        output = subprocess.run(command, check=True, capture_output=True, text=True, env=environment).stdout
+        output = subprocess.run(command, check=True, capture_output=True, text=True, env=PROGRAM).stdout
         grown[how] = int(output)
     records = [{path.name: path.read_bytes() for path in (tmp_path / how).glob("*.safetensors")} for how in ("none", "layers")]
     assert records[0] == records[1]
@@ -243,7 +235,7 @@ def test_memory_is_one_layer(deep_model: Path, tmp_path: Path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda data: data.replace(b"layers.1.experts.down_proj", b"layers.1.experts.down_prok"), "lacks 1 of its model's"),
+        (lambda data: data.replace(*MISNAMED), "lacks 1 of its model's"),
         (lambda data: data.replace(b"language_model.embed_tokens", b"language_model.embed_tokenz"), "lacks 1 of its model's"),
         (lambda data: data[: len(data) // 2], "cannot be loaded"),
     ],
@@ -251,21 +243,18 @@ def test_memory_is_one_layer(deep_model: Path, tmp_path: Path):
 def test_damaged_bases_are_refused(
     change: Any, message: str, make_model: Callable[..., Path], calibration: CalibrationSet, tmp_path: Path
 ):
-    shutil.copytree(make_model(), tmp_path / "base")
-    shard = tmp_path / "base/model.safetensors"
-    shard.write_bytes(change(shard.read_bytes()))
+    folder = broken(make_model, tmp_path / "base", "model.safetensors", change)
     with pytest.raises(InputError, match=message) as caught:
-        analyze(tmp_path / "base", calibration, records=tmp_path / "records", offload=True)
+        analyze(folder, calibration, records=tmp_path / "records", offload=True)
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "records").exists()
 
 
 def test_a_shape_that_does_not_fit_is_refused(make_model: Callable[..., Path], calibration: CalibrationSet, tmp_path: Path):
-    shutil.copytree(make_model(), tmp_path / "base")
-    config = tmp_path / "base/config.json"
-    config.write_text(config.read_text().replace('"moe_intermediate_size": 16', '"moe_intermediate_size": 24'))
+    wider = (b'"moe_intermediate_size": 16', b'"moe_intermediate_size": 24')
+    folder = broken(make_model, tmp_path / "base", "config.json", lambda data: data.replace(*wider))
     with pytest.raises(InputError, match=r"tensors of the base do not fit its config, the first is .*experts"):
-        analyze(tmp_path / "base", calibration, records=tmp_path / "records", offload=True)
+        analyze(folder, calibration, records=tmp_path / "records", offload=True)
 
 
 @pytest.mark.parametrize(
@@ -279,19 +268,33 @@ def test_a_shape_that_does_not_fit_is_refused(make_model: Callable[..., Path], c
 def test_what_cannot_be_run_by_layers(
     old: str, new: str, message: str, make_model: Callable[..., Path], calibration: CalibrationSet, tmp_path: Path
 ):
-    shutil.copytree(make_model(), tmp_path / "base")
-    config = tmp_path / "base/config.json"
-    assert old in config.read_text()
-    config.write_text(config.read_text().replace(old, new))
+    folder = broken(make_model, tmp_path / "base", "config.json", lambda data: data.replace(old.encode(), new.encode()))
     with pytest.raises(InputError, match=message):
-        analyze(tmp_path / "base", calibration, records=tmp_path / "records", offload=True)
+        analyze(folder, calibration, records=tmp_path / "records", offload=True)
 
 
-def test_other_families_and_devices_are_refused(make_model: Callable[..., Path], calibration: CalibrationSet, tmp_path: Path):
+def test_other_families_are_refused(make_model: Callable[..., Path], calibration: CalibrationSet, tmp_path: Path):
     shutil.copytree(make_model("olmoe"), tmp_path / "base")
     config = tmp_path / "base/config.json"
     config.write_text(config.read_text().replace('"olmoe"', '"deepseek_v3"'))
     with pytest.raises(InputError, match="deepseek_v3 cannot be run layer by layer; measure it without --offload"):
         analyze(tmp_path / "base", calibration, records=tmp_path / "records", offload=True)
-    with pytest.raises(InputError, match="layer by layer runs on the cpu"):
-        analyze(make_model(), calibration, records=tmp_path / "records", offload=True, device="cuda")
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+@pytest.mark.parametrize("offload", [False, True])
+def test_a_device_that_is_not_there_is_one_line(
+    offload: bool, make_model: Callable[..., Path], calibration: CalibrationSet, tmp_path: Path
+):
+    with pytest.raises(UnavailableError, match="device cuda: cannot be used here") as caught:
+        analyze(make_model(), calibration, records=tmp_path / "records", offload=offload, device="cuda")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_a_device_gives_what_it_gives_in_memory(make_model: Callable[..., Path], calibration: CalibrationSet, tmp_path: Path):
+    made = [
+        statistics_bytes(analyze(make_model(), calibration, records=tmp_path / str(offload), offload=offload, device="cuda"))
+        for offload in (False, True)
+    ]
+    assert made[0] == made[1]

@@ -147,9 +147,7 @@ def test_every_order_is_a_permutation_and_does_not_depend_on_the_order_of_questi
     ranking = TypeAdapter(Ranking).validate_python({"method": method})
     order = rank(statistics, ranking)
     assert all(sorted(layer) == list(range(experts)) for layer in order)
-    turned = dataclasses.replace(
-        statistics, all=type(statistics.all)(*(array[::-1] for array in vars(statistics.all).values()))
-    )
+    turned = dataclasses.replace(statistics, question=lambda row: statistics.question(3 - row))
     assert rank(turned, ranking) == order
 
 
@@ -170,7 +168,7 @@ def test_gate_for_skipped_tokens():
     check_gates(statistics, Gates(max_non_finite=0.01))
 
 
-@pytest.mark.parametrize("value", [np.nan, np.inf, 1e39])
+@pytest.mark.parametrize("value", [np.nan, np.inf])
 def test_gate_for_damaged_sums(value: float):
     norms = good()
     norms[1, 0, 2] = value

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,7 +20,7 @@ from pruner.files import sha256_file
 from pruner.ranking import Gates, check_gates, coverage, keep_experts
 from pruner.statistics import merge, read_statistics, statistics_bytes, write_statistics
 
-from .conftest import EXPERTS, FAMILIES, TOP_K, row, save_tokenizer, write_rows
+from .conftest import EXPERTS, FAMILIES, MISNAMED, TOP_K, broken, killed_analysis, row, save_tokenizer, write_rows
 
 torch = pytest.importorskip("torch", reason="needs the analysis extra")
 pytest.importorskip("transformers", reason="needs the analysis extra")
@@ -48,9 +45,9 @@ def test_the_file_says_what_it_was_measured_with(make_model: Callable[..., Path]
     assert header.libraries["torch"] == torch.__version__
     assert set(header.libraries) == {"numpy", "tokenizers", "torch", "transformers"}
     assert statistics.complete
-    per_layer = statistics.all.count.sum(axis=2)
+    per_layer = statistics.sums("all").count.sum(axis=2)
     np.testing.assert_array_equal(per_layer, np.repeat(statistics.tokens[:, None] * TOP_K, 3, axis=1))
-    assert (statistics.answer.count <= statistics.all.count).all()
+    assert (statistics.sums("answer").count <= statistics.sums("all").count).all()
     assert (statistics.answer_tokens < statistics.tokens).all()
 
 
@@ -144,29 +141,12 @@ def test_damaged_and_foreign_records_are_measured_again(
     assert statistics_bytes(analyze(folder, calibration, records=tmp_path)) == reference
 
 
-KILLED = """
-import sys
-from pathlib import Path
-from pruner.analysis import analyze
-from pruner.calibration import read_calibration
-analyze(Path(sys.argv[1]), read_calibration(Path(sys.argv[2])), records=Path(sys.argv[3]))
-"""
-
-
 def test_a_kill_loses_one_question(make_model: Callable[..., Path], tmp_path: Path):
     folder, records = make_model(dtype="bfloat16"), tmp_path / "records"
     source = write_rows(tmp_path / "calibration.jsonl", [row(number) for number in range(60)])
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[3]), "OMP_NUM_THREADS": "1"}
-    process = subprocess.Popen([sys.executable, "-c", KILLED, str(folder), str(source), str(records)], env=environment)
-    try:
-        deadline = time.monotonic() + 120
-        while len(list(records.glob("*.safetensors"))) < 3 and process.poll() is None and time.monotonic() < deadline:
-            time.sleep(0.005)
-    finally:
-        process.send_signal(signal.SIGKILL)
-        process.wait()
+    killed_analysis(folder, source, records, offload="none", until="*.safetensors")
     kept = {path: sha256_file(path) for path in records.glob("[0-9]*.safetensors")}
-    assert 3 <= len(kept) < 60, "the run ended before it could be killed"
+    assert 3 <= len(kept) < 60
     questions = read_calibration(source)
     resumed = statistics_bytes(analyze(folder, questions, records=records))
     assert {path: sha256_file(path) for path in kept} == kept
@@ -191,7 +171,7 @@ def test_a_poisoned_base_is_found(make_model: Callable[..., Path], calibration: 
 
     statistics = analyze(make_model(change=poison), calibration, records=tmp_path)
     assert statistics.skipped.any()
-    assert np.isfinite(statistics.all.weighted_norm).all()
+    assert np.isfinite(statistics.sums("all").weighted_norm).all()
     with pytest.raises(Exception, match="of the token measurements were not finite"):
         check_gates(statistics, Gates())
 
@@ -280,25 +260,12 @@ def test_wrong_options(
     assert not (tmp_path / "records").exists()
 
 
-def broken(make_model: Callable[..., Path], folder: Path, name: str, change: Callable[[bytes], bytes] | None) -> Path:
-    shutil.copytree(make_model(), folder)
-    if change is None:
-        (folder / name).unlink()
-    else:
-        (folder / name).write_bytes(change((folder / name).read_bytes()))
-    return folder
-
-
 @pytest.mark.parametrize(
     ("name", "change", "message"),
     [
         ("model.safetensors", None, "cannot be loaded"),
         ("model.safetensors", lambda data: data[: len(data) // 2], "cannot be loaded"),
-        (
-            "model.safetensors",
-            lambda data: data.replace(b"layers.1.experts.down_proj", b"layers.1.experts.down_prok"),
-            "lacks 1 of",
-        ),
+        ("model.safetensors", lambda data: data.replace(*MISNAMED), "lacks 1 of"),
         ("config.json", None, "config"),
         ("config.json", lambda _data: b"{", "config"),
         ("config.json", lambda data: data.replace(b'"gemma4"', b'"gemma9"'), "cannot be loaded"),

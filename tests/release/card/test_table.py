@@ -24,7 +24,7 @@ def changed(*, wrong: int = 0, right: int = 0, **fields: object) -> Evidence:
         elif question.outcome == "valid" and not question.raw_correct and right:
             right, update = right - 1, {"raw_correct": True}
         questions.append(question.model_copy(update=update))
-    return REFERENCE.model_copy(update={"questions": tuple(questions), **totals(tuple(questions), None), **fields})
+    return REFERENCE.model_copy(update={"questions": tuple(questions), **totals(tuple(questions)), **fields})
 
 
 def difference(evidence: Evidence) -> str:

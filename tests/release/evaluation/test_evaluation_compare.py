@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import ValidationError
 from typer.testing import CliRunner
 
 from pruner.errors import CheckFailedError, InputError
@@ -16,9 +17,10 @@ from release.cli import app
 from release.evaluation.compare import Contrast, compare, contrast
 from release.evaluation.evidence import Evidence, read_evidence, totals, write_evidence
 from release.evaluation.gates import read_gated_run
-from release.evaluation.lm_eval_run import read_lm_eval_run
+from release.evaluation.lm_eval_run import read_lm_eval_files, read_lm_eval_run
 from release.evaluation.protocol import Protocol, load_protocol
 from release.evaluation.report import compare_runs
+from release.manifest import Compare
 from tests.conftest import MANIFESTS
 
 DATE = "2026-05-17T13-46-45.522874"
@@ -85,8 +87,9 @@ def changed(evidence: Evidence, *, wrong: int = 0, **fields: Any) -> Evidence:
     for each in evidence.questions:
         spoil = wrong > 0 and each.raw_correct and each.patched is None
         wrong -= spoil
-        questions.append(each.model_copy(update={"raw_correct": False, "raw_letter": None} if spoil else {}))
-    return evidence.model_copy(update={"questions": tuple(questions), **totals(tuple(questions), None), **fields})
+        letter = "A" if each.target != "A" else "B"
+        questions.append(each.model_copy(update={"raw_correct": False, "raw_letter": letter} if spoil else {}))
+    return evidence.model_copy(update={"questions": tuple(questions), **totals(tuple(questions)), **fields})
 
 
 def test_a_run_is_recounted_and_classified(make_run: MakeRun):
@@ -138,7 +141,7 @@ def test_a_row_of_a_table_is_scored_gated_and_not_compared(make_run: MakeRun, ev
     run = read_gated_run(make_run(answers="+" * 30 + "-" * 10), choosing("none"))
     ours, theirs = rows([Entry("base", "b.json", evidence, reference=True), Entry("them", "samples.jsonl", foreign=run)])
     assert ours.difference == "reference"
-    assert (theirs.correct, theirs.patched.value, theirs.raw) == ("30 / 40", 0.75, None)
+    assert (theirs.correct, theirs.patched.value, theirs.raw) == ("30 of 40", 0.75, None)
     assert theirs.difference == "not comparable: a run of lm-eval 0.4.11, task exam, not of this protocol"
     with pytest.raises(CheckFailedError, match="no score under the gates"):
         read_gated_run(make_run("bad", answers="0" * 40), choosing("none"))
@@ -244,3 +247,34 @@ def test_the_command_refuses_another_protocol_unless_it_may_only_tell(tmp_path: 
 def test_one_run_is_nothing_to_compare(tmp_path: Path):
     with pytest.raises(InputError, match="two evidence files or more"):
         compare_runs([tmp_path], None)
+
+
+def test_two_runs_of_one_quant_that_are_not_equal_are_explained(tmp_path: Path, evidence: Evidence):
+    one, other = tmp_path / "a.json", tmp_path / "b.json"
+    write_evidence(one, evidence)
+    write_evidence(other, changed(evidence, wrong=1))
+    report = compare_runs([one, other], None)
+    (what,) = report.to_json()["comparisons"][0]["not_repeated"]
+    assert what == f"question {evidence.questions[0].id}: raw_letter B and A; raw_correct True and False"
+    assert f"  the same quant under the same protocol, and yet: {what}" in report.text()
+    write_evidence(other, changed(evidence, wrong=1, model_sha256="0" * 64))
+    assert compare_runs([one, other], None).to_json()["comparisons"][0]["not_repeated"] == []
+
+
+def test_the_files_of_a_row_are_pinned_each_by_itself(make_run: MakeRun):
+    folder = make_run(answers="+" * 4)
+    (samples,), (results,) = folder.rglob("samples_*"), folder.rglob("results_*")
+    pins = {"samples": {"path": samples.name, "sha256": "0" * 64}, "results": {"path": results.name}}
+    row = Compare.model_validate({"label": "them", "lm_eval": pins})
+    assert [file.path for file in row.files] == [samples.name, results.name]
+    assert read_lm_eval_files(samples, results).total == 4
+    for missing in pins:
+        with pytest.raises(ValidationError, match=missing):
+            Compare.model_validate({"label": "them", "lm_eval": {key: pin for key, pin in pins.items() if key != missing}})
+
+
+@pytest.mark.parametrize(("correct", "total"), [(199, 198), (-1, 198), (0, 0), (1, 10**10)])
+def test_an_impossible_reported_score_is_refused(correct: int, total: int):
+    value = {"correct": correct, "total": total, "url": "https://example.org/card", "date": "2026-05-01"}
+    with pytest.raises(ValidationError):
+        Compare.model_validate({"label": "them", "reported": value})

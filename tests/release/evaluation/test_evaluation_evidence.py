@@ -13,6 +13,8 @@ from pydantic import ValidationError
 
 from pruner.errors import CheckFailedError, InputError
 from release.evaluation.compare import compare
+from release.evaluation.data import digest_of_questions
+from release.evaluation.differences import differing_evidence
 from release.evaluation.evidence import Answered, Evidence, Patched, evidence_bytes, read_evidence, totals, write_evidence
 from release.evaluation.gates import failed_gates, require_gates, require_reference
 from release.evaluation.protocol import load_protocol, protocol_digest
@@ -32,11 +34,11 @@ def answered(
         "option_order": (0, 1, 2, 3),
         "target": "D",
         "outcome": outcome,
-        "cause": None,
+        "cause": {"valid": None, "truncated": "length", "failed": "http"}.get(outcome, "no answer"),
         "looping": False,
-        "raw_letter": "D" if correct else None,
+        "raw_letter": "D" if correct else "A" if outcome == "valid" else None,
         "raw_correct": correct,
-        "finish_reason": "stop",
+        "finish_reason": {"truncated": "length", "failed": None}.get(outcome, "stop"),
         "prompt_tokens": 60,
         "completion_tokens": 20,
         "reply_digest": digest("reply"),
@@ -63,11 +65,11 @@ def evidence(questions: Sequence[Answered], **changes: Any) -> Evidence:
         "metric": "exact_match",
         "filter": "flexible-extract",
         "data_sha256": digest("data"),
-        "questions_digest": digest("questions"),
+        "questions_digest": digest_of_questions([*{each.question_digest for each in questions}]),
         "patch_method": "prefill-v1",
         "patch_outcomes": ("empty", "truncated", "failed"),
         "questions": tuple(questions),
-        **totals(tuple(questions), 4),
+        **totals(tuple(questions)),
     }
     return Evidence.model_validate(value | changes)
 
@@ -75,7 +77,7 @@ def evidence(questions: Sequence[Answered], **changes: Any) -> Evidence:
 def seed_card() -> list[Answered]:
     """198 questions as the seed card has them: 154 right, 34 wrong, 10 without an answer of which the patch gets 5."""
     right = [answered(number) for number in range(154)]
-    wrong = [answered(number, correct=False, raw_letter="A") for number in range(154, 188)]
+    wrong = [answered(number, correct=False) for number in range(154, 188)]
     empty = [answered(number, correct=False, outcome="empty", patched=number < 193) for number in range(188, 198)]
     return right + wrong + empty
 
@@ -164,8 +166,8 @@ def test_a_question_cannot_be_its_own_evidence_twice():
 
 
 def test_three_of_198_is_no_detectable_difference():
-    base = [answered(number, correct=number < 162, raw_letter=None) for number in range(198)]
-    other = [answered(number, correct=number < 159, raw_letter=None) for number in range(198)]
+    base = [answered(number, correct=number < 162) for number in range(198)]
+    other = [answered(number, correct=number < 159) for number in range(198)]
     found = compare(evidence(base), evidence(other, model_sha256=digest("other")))
     assert found.words == "no detectable difference (3 of 198; p = 0.25; 198 questions can show 6.3 pp)"
     assert (found.patched.only_a, found.patched.only_b, found.patched.difference) == (3, 0, -3)
@@ -173,8 +175,8 @@ def test_three_of_198_is_no_detectable_difference():
 
 
 def test_a_clear_difference_says_which_way():
-    base = [answered(number, correct=number < 150, raw_letter=None) for number in range(198)]
-    other = [answered(number, correct=number < 170, raw_letter=None) for number in range(198)]
+    base = [answered(number, correct=number < 150) for number in range(198)]
+    other = [answered(number, correct=number < 170) for number in range(198)]
     assert compare(evidence(base), evidence(other)).words == "better (20 of 198; p = 2e-06; 198 questions can show 6.3 pp)"
     assert compare(evidence(other), evidence(base)).words.startswith("worse (20 of 198;")
 
@@ -232,3 +234,96 @@ def test_loops_and_a_short_context_are_gates_too(manifests: Path):
     looping = [answered(number, looping=True) for number in range(5)]
     assert "looping: 5 of 5 replies (100.0%)" in failed_gates(protocol, looping)[0]
     assert "context: the longest prompt has 1000 tokens" in failed_gates(protocol, [answered(0, prompt_tokens=1000)])[0]
+
+
+def spoil(tmp_path: Path, place: int, **changes: Any) -> str:
+    """What is said of the seed card's evidence when one answer is changed and every total still adds up."""
+    value = json.loads(evidence_bytes(evidence(seed_card())))
+    value["questions"][place] |= changes
+    path = tmp_path / "evidence.json"
+    path.write_text(json.dumps(value))
+    with pytest.raises(CheckFailedError) as caught:
+        read_evidence(path)
+    return str(caught.value)
+
+
+PATCHED = {"letter": "D", "correct": True, "reply_digest": digest("x")}
+
+
+@pytest.mark.parametrize(
+    ("place", "changes", "message"),
+    [
+        (0, {"raw_letter": "A"}, "questions.0: raw_correct is True for the letter 'A' where 'D' is right"),
+        (160, {"raw_letter": "D"}, "questions.160: raw_correct is False for the letter 'D'"),
+        (0, {"target": "E", "raw_letter": "E"}, "questions.0: target 'E' is none of ABCD"),
+        (160, {"raw_letter": "E"}, "questions.160: raw_letter 'E' is none of ABCD"),
+        (160, {"raw_letter": "AB"}, "raw_letter 'AB' is none of ABCD"),
+        (190, {"patched": PATCHED | {"letter": "A"}}, "patched.correct is True for the letter 'A' where 'D' is right"),
+        (190, {"patched": PATCHED | {"letter": "x", "correct": False}}, "patched.letter 'x' is none of ABCD"),
+        (0, {"option_order": [0, 1, 2, 2]}, "option_order [0, 1, 2, 2] is no order of its options"),
+        (0, {"option_order": [1, 2, 3, 4]}, "option_order [1, 2, 3, 4] is no order of its options"),
+        (0, {"option_order": [1, 0, 2, 3, 4]}, "not all questions have the same number of options"),
+        (160, {"raw_letter": None}, "questions.160: outcome valid without a letter"),
+        (190, {"raw_letter": "A"}, "questions.190: outcome empty with the letter 'A'"),
+        (0, {"cause": "parser"}, "questions.0: outcome valid never has the cause 'parser'"),
+        (190, {"cause": None}, "outcome empty never has the cause None"),
+        (0, {"finish_reason": "length"}, "outcome valid with finish_reason 'length'"),
+        (190, {"patched": None}, "question 'q190' was not patched whose outcome the protocol names"),
+        (160, {"patched": PATCHED}, "question 'q160' was patched whose outcome the protocol does not name"),
+        (0, {"question_digest": digest("question 1")}, "a question appears twice"),
+        (0, {"question_digest": digest("other")}, "questions_digest is"),
+        (0, {"id": "q1"}, "two questions have the same id"),
+    ],
+)
+def test_an_answer_that_contradicts_itself_is_refused(tmp_path: Path, place: int, changes: dict[str, Any], message: str):
+    assert message in spoil(tmp_path, place, **changes)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("patched_luck", 2.0, "patched_luck is 2.0, its questions give 2.5"),
+        ("patch_method", None, "patch_method None does not go with patch_outcomes"),
+        ("questions_digest", "0" * 64, "questions_digest is 000"),
+        ("raw_error", 0.5, "raw_error is 0.5, its questions give None"),
+        ("calibration", {"questions": 0, "questions_digest": digest("q"), "overlap": [digest("question 1")]}, "than it has"),
+    ],
+)
+def test_what_is_said_of_all_answers_is_recomputed(tmp_path: Path, name: str, value: Any, message: str):
+    path = tmp_path / "evidence.json"
+    path.write_text(json.dumps(json.loads(evidence_bytes(evidence(seed_card()))) | {name: value}))
+    with pytest.raises(CheckFailedError, match=message):
+        read_evidence(path)
+
+
+@pytest.mark.parametrize(
+    ("changes", "where"),
+    [
+        ({"prompt_tokens": -1}, r"questions\.0\.prompt_tokens"),
+        ({"completion_tokens": 2**31}, r"questions\.0\.completion_tokens"),
+        ({"option_order": [0]}, r"questions\.0\.option_order"),
+        ({"option_order": [0, 1, 2, 99]}, r"questions\.0\.option_order\.3"),
+        ({"repeat": -1}, r"questions\.0\.repeat"),
+        ({"reply_digest": "x"}, r"questions\.0\.reply_digest"),
+    ],
+)
+def test_numbers_out_of_bounds_are_no_evidence(tmp_path: Path, changes: dict[str, Any], where: str):
+    value = json.loads(evidence_bytes(evidence(seed_card())))
+    value["questions"][0] |= changes
+    (tmp_path / "evidence.json").write_text(json.dumps(value))
+    with pytest.raises(InputError, match=f"no evidence: {where}: "):
+        read_evidence(tmp_path / "evidence.json")
+
+
+def test_the_difference_of_two_files_of_evidence_is_explained():
+    first = evidence(seed_card())
+    assert differing_evidence(first, first) == []
+    assert differing_evidence(first, evidence(seed_card(), quant="Q4_K_M")) == ["quant: Q6_K and Q4_K_M"]
+    questions = seed_card()
+    questions[0] = answered(0, correct=False)
+    assert differing_evidence(first, evidence(questions)) == ["question q0: raw_letter D and A; raw_correct True and False"]
+    found = differing_evidence(first, evidence([answered(number) for number in range(150, 202)]))
+    assert found[0].startswith("questions_digest: ")
+    assert found[1] == "question q0: only in the first"
+    assert found[-1] == "195 more questions"
+    assert len(found) == 5

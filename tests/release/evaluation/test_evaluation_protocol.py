@@ -166,6 +166,18 @@ def test_names_spelling_and_places_do_not_change_the_digest(tmp_path: Path, comm
     assert protocol_digest(load_protocol(write(tmp_path, committed), tmp_path)) == before
 
 
+def test_a_data_sets_address_is_the_same_protocol_as_its_keys(tmp_path: Path, manifests: Path):
+    value = yaml.safe_load((manifests / "protocols" / "gpqa-diamond-v1.yaml").read_text())
+    before = load_protocol(write(tmp_path, value), tmp_path)
+    data = value["data"]
+    data["path"] = f"hf://{data.pop('repository')}@{data.pop('revision')}/{data.pop('file')}"
+    assert load_protocol(write(tmp_path, value), tmp_path) == before
+    assert protocol_digest(load_protocol(write(tmp_path, value), tmp_path)) == protocol_digest(before)
+    data["path"] = data["path"].replace("@633f", "@main")
+    with pytest.raises(InputError, match=r"p\.yaml:\d+:\d+: data: .*write hf://owner/name@revision/path/file"):
+        load_protocol(write(tmp_path, value), tmp_path)
+
+
 @pytest.mark.parametrize(
     ("path", "new", "message"),
     [
@@ -317,7 +329,9 @@ def test_a_gated_data_set_says_what_to_accept_where(manifests: Path, monkeypatch
         monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{server.server_port}")
         monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
         protocol = load_protocol(manifests / "protocols" / "gpqa-diamond-v1.yaml", manifests)
-        with pytest.raises(UnavailableError, match=r"accept its terms at https://\S+/Idavidrein/gpqa and log in"):
+        with pytest.raises(
+            UnavailableError, match=r"is gated: open http://\S+/datasets/Idavidrein/gpqa, log in and accept its terms"
+        ):
             load_rows(protocol.data, manifests)
     finally:
         server.shutdown()

@@ -17,6 +17,7 @@ import pytest
 from pruner.errors import CheckFailedError, InputError, UnavailableError
 from release.evaluation.compare import compare
 from release.evaluation.evidence import evidence_bytes, read_evidence
+from release.evaluation.tokenizer import tokenizer_digest
 
 from .conftest import QUESTIONS, Bench, MakeProtocol, Steps
 
@@ -282,3 +283,54 @@ def test_continue_v1_keeps_the_thought_and_the_letters_probabilities(
     assert len(body["completion_probabilities"][0]["top_logprobs"]) == 4
     assert all("<|channel>thought\nThe " in prompt and "<bos>" not in prompt for prompt in continued)
     assert len(continued) == evidence.patched
+
+
+def test_a_limited_run_is_a_smoke_test_whatever_its_gates(bench: Bench, make_protocol: MakeProtocol, tmp_path: Path):
+    protocol = make_protocol(questions=6, max_tokens=3, gates__truncated=0.5)
+    partial = bench.run(protocol, tmp_path, limit=2)
+    assert (partial.partial, partial.outcomes["truncated"]) == (True, 2)
+    assert read_evidence(tmp_path / "evidence.partial.json") == partial
+    with pytest.raises(CheckFailedError, match="truncated: 6 of 6 replies"):
+        bench.run(protocol, tmp_path, limit=6)  # all of them: no smoke test
+    assert not (tmp_path / "evidence.json").exists()
+
+
+def test_another_tokenizer_is_refused_before_the_server_starts(bench: Bench, make_protocol: MakeProtocol, tmp_path: Path):
+    found = tokenizer_digest(bench.model)
+    assert found == tokenizer_digest(bench.model.with_name("tiny-BF16.gguf")), "quantizing leaves the tokenizer alone"
+    assert bench.run(make_protocol(questions=1, chat__tokenizer_sha256=found), tmp_path / "same").total == 1
+    with pytest.raises(CheckFailedError, match=rf"tokenizer's sha256 is {found}, protocol tiny-exam wants {'0' * 64}"):
+        bench.run(make_protocol(questions=1, chat__tokenizer_sha256="0" * 64), tmp_path / "other")
+    assert not (tmp_path / "other" / "server.log").exists()
+
+
+def test_evidence_that_somebody_changed_is_explained_and_written_anew(
+    bench: Bench, make_protocol: MakeProtocol, tmp_path: Path
+):
+    protocol = make_protocol(questions=3)
+    evidence = bench.run(protocol, tmp_path)
+    path, good = tmp_path / "evidence.json", (tmp_path / "evidence.json").read_bytes()
+    path.write_bytes(good.replace(b'"quant": "Q6_K"', b'"quant": "Q8_0"'))
+    notes: list[str] = []
+    progress = Steps(lambda _done: None)
+    progress.note = notes.append  # type: ignore[method-assign]
+    bench.run(protocol, tmp_path, progress)
+    path.write_bytes(good.replace(b'"total": 3', b'"total": 4'))
+    assert bench.run(protocol, tmp_path, progress) == evidence
+    assert path.read_bytes() == good
+    assert [note.partition("(there and here): ")[2] for note in notes] == [
+        "quant: Q8_0 and Q6_K",
+        "this evidence does not add up: total is 4, its questions give 3",
+    ]
+
+
+def test_the_seconds_and_tokens_of_each_question_are_kept(bench: Bench, make_protocol: MakeProtocol, tmp_path: Path):
+    """Tokens stand in the evidence; seconds, which no two runs share, beside it."""
+    evidence = bench.run(make_protocol(questions=3), tmp_path)
+    record = json.loads((tmp_path / "run.json").read_text())
+    seconds = {each["question"]: each["seconds"] for each in record["questions"] if each["kind"] == "raw"}
+    assert list(seconds) == [each.question_digest for each in evidence.questions]
+    assert all(each > 0 for each in seconds.values())
+    tokens = {line["question"]: (line["prompt_tokens"], line["completion_tokens"]) for line in replies(tmp_path)}
+    assert tokens == {each.question_digest: (each.prompt_tokens, each.completion_tokens) for each in evidence.questions}
+    assert record["tokenizer_sha256"] == tokenizer_digest(bench.model)

@@ -14,7 +14,7 @@ import pytest
 from pruner.errors import CheckFailedError, UnavailableError
 from release.evaluation.protocol import load_protocol
 from release.evaluation.server import LlamaServer
-from release.evaluation.settings import differing_settings
+from release.evaluation.settings import OFF, SAMPLING_FLAGS, differing_settings
 
 from .conftest import Bench, MakeProtocol
 
@@ -170,3 +170,31 @@ def test_secrets_do_not_reach_the_server(make_server: Any, monkeypatch: pytest.M
     with make_server():
         (process,) = running()
         assert "HF_TOKEN" not in process.environ()
+
+
+def test_what_a_protocol_has_no_word_for_must_be_off(make_server: Any, make_protocol: MakeProtocol):
+    protocol = make_protocol()
+    with make_server(protocol) as server:
+        props = server.props
+    params = props["default_generation_settings"]["params"]
+    assert set(OFF) <= set(params), "the real server reports each of them"
+    changes = {"lora": [{"id": 0}], "ignore_eos": True, "adaptive_target": 0.5, "speculative.types": "draft"}
+    params |= changes
+    assert [each.partition(":")[0] for each in differing_settings(protocol, props)] == [each for each in OFF if each in changes]
+    del params["lora"]
+    assert not [each for each in differing_settings(protocol, props) if each.startswith("lora")]
+
+
+@pytest.mark.parametrize("field", [*SAMPLING_FLAGS, "samplers"])
+def test_each_field_of_the_sampling_that_the_server_tells_is_compared(make_protocol: MakeProtocol, field: str):
+    protocol = make_protocol()
+    params = protocol.sampling.model_dump(mode="json")
+    props = {"default_generation_settings": {"params": params, "n_ctx": protocol.server.context}, "total_slots": 1}
+    assert differing_settings(protocol, props) == []
+    params[field] = ["other"] if field == "samplers" else 3
+    (found,) = differing_settings(protocol, props)
+    expected = getattr(protocol.sampling, field)
+    assert (
+        found
+        == f"{field}: the server has {params[field]!r}, the protocol {list(expected) if field == 'samplers' else expected!r}"
+    )

@@ -196,7 +196,7 @@ def test_a_server_elsewhere_may_come_back(
                 running()[0].kill()
                 keeper.submit(theirs.revive, 10)
 
-        monkeypatch.setattr("release.evaluation.server.free_port", lambda: int(theirs.url.rpartition(":")[2]))
+        monkeypatch.setattr("release.llama_server.free_port", lambda: int(theirs.url.rpartition(":")[2]))
         with ThreadPoolExecutor(1) as keeper:  # a server ends with the thread that started it
             found = bench.run(protocol, tmp_path / "run", Steps(replace), urls=[theirs.url])
     monkeypatch.undo()

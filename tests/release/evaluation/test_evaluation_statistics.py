@@ -11,9 +11,12 @@ from hypothesis import strategies as st
 
 from release.evaluation.stats import (
     chance_tail,
+    clustered_difference,
+    clustered_interval,
     clustered_mean,
     mcnemar_exact,
     minimum_detectable_difference,
+    paired_randomization,
     wilson_interval,
 )
 
@@ -158,6 +161,76 @@ def test_clustered_error_is_the_spread_of_the_mean_over_exams_drawn_again():
     spread = math.sqrt(sum((mean - center) ** 2 for mean in means) / len(means))
     assert sum(error for _, error in found) / len(found) == pytest.approx(spread, rel=0.1)
     assert spread > 1.3 * math.sqrt(0.25 / 400), "repeats of one question are not independent answers"
+
+
+@given(st.lists(st.integers(-3, 3), min_size=2, max_size=10))
+def test_paired_randomization_equals_scipys_permutation_test(differences: list[int]):
+    import numpy as np
+    from scipy.stats import permutation_test
+
+    values = np.array(differences, dtype=float)
+    exact = permutation_test((values, np.zeros(len(values))), lambda a, b: (a - b).sum(), permutation_type="samples")
+    assert paired_randomization(differences) == pytest.approx(exact.pvalue)
+
+
+def test_paired_randomization_equals_fishers_own_value_for_darwins_plants():
+    """R. A. Fisher, The Design of Experiments, section 21: 1726 of 32,768 sums are at least as far off, on both sides."""
+    eighths = [49, -67, 8, 16, 6, 23, 28, 41, 14, 29, 56, 24, 75, 60, -48]
+    assert paired_randomization(eighths) == pytest.approx(1726 / 2**15)
+
+
+@given(st.integers(0, 40), st.integers(0, 40), st.integers(0, 10))
+def test_paired_randomization_of_one_repeat_is_mcnemars_test(only_a: int, only_b: int, same: int):
+    assert paired_randomization([-1] * only_a + [1] * only_b + [0] * same) == pytest.approx(mcnemar_exact(only_a, only_b))
+
+
+@given(st.integers(1, 300), st.data())
+def test_clustered_interval_of_one_repeat_is_wilsons(total: int, data: st.DataObject):
+    correct = data.draw(st.integers(0, total))
+    scores = [[1.0]] * correct + [[0.0]] * (total - correct)
+    assert clustered_interval(scores) == pytest.approx(wilson_interval(correct, total), abs=1e-9)
+
+
+def test_repeats_that_agree_count_once_and_those_that_do_not_at_most_as_often_as_they_are():
+    scores = [[1.0] * 5] * 15 + [[0.0] * 5] * 5
+    assert clustered_interval(scores) == pytest.approx(wilson_interval(15, 20))
+    assert clustered_interval([[1.0, 0.0]] * 10) == pytest.approx(wilson_interval(5, 10))  # no error to be seen: one each
+    assert clustered_interval([[1.0, 0.0]] * 9 + [[1.0, 1.0]]) == pytest.approx(wilson_interval(11, 20))
+
+
+def test_a_clustered_interval_covers_as_often_as_it_says():
+    import random
+
+    draw = random.Random(5)
+    covered = 0
+    for _ in range(500):
+        skills = [draw.betavariate(1.6, 0.4) for _ in range(120)]
+        low, high = clustered_interval([[float(draw.random() < skill) for _ in range(4)] for skill in skills])
+        covered += low <= 0.8 <= high
+    assert 0.92 < covered / 500 < 0.98
+
+
+def test_a_clustered_difference_has_the_stated_power():
+    """A run that is better by the smallest difference to be shown is found better in about 80 of 100 comparisons."""
+    import random
+
+    draw = random.Random(7)
+    questions, repeats, found = 150, 4, 0
+    errors, shown = [], 0.073
+    for _ in range(300):
+        skills = [draw.uniform(0.1, 0.9) for _ in range(questions)]
+        pairs = [
+            (sum(draw.random() < skill for _ in range(repeats)), sum(draw.random() < skill + shown for _ in range(repeats)))
+            for skill in skills
+        ]
+        differences = [b - a for a, b in pairs]
+        errors.append(clustered_difference([each / repeats for each in differences]))
+        found += paired_randomization(differences) < 0.05
+    detectable = sum(each[1] or 0 for each in errors) / len(errors)
+    assert detectable == pytest.approx(2.801585 * sum(each[0] for each in errors) / len(errors))
+    assert detectable == pytest.approx(shown, rel=0.15)
+    assert 0.68 < found / 300 < 0.9
+    assert clustered_difference([0.5] * 10) == (0.0, None)
 
 
 @pytest.mark.parametrize(("correct", "total"), [(-1, 5), (6, 5), (0, 0)])

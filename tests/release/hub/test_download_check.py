@@ -95,7 +95,7 @@ def test_a_quant_in_shards_is_loaded_and_every_shard_compared(
     found = {name: summary.sha256 for name, summary in made}
     assert len(found) > 2
     files = {name: stem.with_name(name) for name in found}
-    publish("org/shards-GGUF", files, found, private=False, message="v1", endpoint=hub.endpoint, token=hub.token)
+    publish("org/shards-GGUF", files, found, private=False, message="v1", tag="v1", endpoint=hub.endpoint, token=hub.token)
     options = {"endpoint": hub.endpoint, "token": hub.token, "log": tmp_path / "server.log", "scratch": tmp_path}
     first, last = min(found), max(found)
     check = (toolchain.binary("llama-server"), "org/shards-GGUF", "Q6_K")

@@ -120,6 +120,20 @@ def test_refused_metadata_stops_before_any_upload(faulty: LocalHub, faults: Faul
     assert not [path for method, path in faults.seen if method == "PUT" or "/preupload/" in path]
 
 
+@pytest.mark.parametrize("text", ["[]", "{a: 1}", "- dataset: {id: a/b}\n  value: 1\n", "- [", "7"])
+def test_results_that_do_not_parse_stop_before_any_upload(hub: LocalHub, api: HfApi, release: Release, text: str) -> None:
+    release.add(".eval_results/gpqa.yaml", text.encode())
+    with pytest.raises(CheckFailedError, match=r"\.eval_results/gpqa\.yaml: .*list of results"):
+        push(hub, release)
+    assert not api.repo_exists(REPO)
+
+
+def test_results_are_read_back(hub: LocalHub, release: Release) -> None:
+    entry = b"- dataset: {id: Idavidrein/gpqa, task_id: gpqa_diamond}\n  value: 71.5\n"
+    release.add(".eval_results/gpqa.yaml", entry)
+    assert push(hub, release).changed
+
+
 def test_a_repo_is_born_private_and_gated_before_its_files(
     faulty: LocalHub, faulty_api: HfApi, faults: Faults, release: Release
 ) -> None:

@@ -170,7 +170,7 @@ publish(job["repo"], files, job["digests"], endpoint=None, token=None, private=T
 def test_a_publisher_killed_at_twenty_random_moments_leaves_the_old_release_or_the_new(
     faulty: LocalHub, faulty_api: HfApi, faults: Faults, release: Release, tmp_path: Path
 ) -> None:
-    """Each run has a release of its own to publish and dies by SIGKILL when the Hub sees its N-th request; the last lives."""
+    """Each run has a release of its own to publish and dies by SIGKILL at its N-th request; the last one lives."""
     push(faulty, release, private=True)
     rng = random.Random(7)
     environment = {**os.environ, **faulty.environment(), "HF_HOME": str(tmp_path / "home"), "PYTHONPATH": str(ROOT)}

@@ -11,7 +11,9 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
 from typing import TYPE_CHECKING
 
 import pytest
@@ -430,3 +432,29 @@ def test_the_commands_take_addresses(hub: LocalHub, api: HfApi, base: Path, buil
     (built / "config.json").write_text("{}")
     assert run_cli(hub, "verify", built, "--against", f"hf://{TARGET}").returncode == 1
     assert run_cli(hub, "prove", built, "--base", base).returncode == 1
+
+
+@pytest.mark.parametrize(
+    ("asked", "answered", "words"),
+    [
+        ("1" * 40, "2" * 40, f"answered with another commit, {'2' * 40}"),
+        ("main", "main", "named no commit of 40 hexadecimal digits"),
+        ("main", None, "named no commit of 40 hexadecimal digits"),
+    ],
+)
+def test_a_hub_that_resolves_a_revision_to_something_else_is_not_believed(asked: str, answered: str | None, words: str) -> None:
+    class Answer(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            body = json.dumps({"id": BASE, "sha": answered}).encode()
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Answer) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        try:
+            with pytest.raises(UnavailableError, match=words):
+                hub_source(BASE, asked, endpoint=f"http://127.0.0.1:{server.server_port}")
+        finally:
+            server.shutdown()

@@ -77,6 +77,8 @@ def test_with_a_pinned_map_dropped_experts_are_not_downloaded(
     assert whole / 4 < faults.sent < whole - 20_000_000
     recorded = json.loads((tmp_path / "work" / "inputs.json").read_bytes())["base"]
     assert {name: entry["sha256"] for name, entry in recorded.items()} == digests(base)
+    listed = {name for name, entry in recorded.items() if entry.get("listed")}
+    assert listed == {name for name in recorded if name.endswith(".safetensors")}, "never read as a whole, and marked so"
 
 
 def test_a_complete_snapshot_in_the_cache_is_used(

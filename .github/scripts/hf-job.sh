@@ -1,0 +1,11 @@
+#!/usr/bin/env bash
+# Verify or evaluate a release in a job on the Hub.
+# TASK      verify or eval
+# TARGET    hf://org/name@revision
+# FLAVOR    hardware; default cpu-upgrade
+# HF_TOKEN  pays for the job and reads the release
+source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
+require TASK "verify or eval"
+require TARGET "hf://org/name@revision"
+
+"$MOE_RELEASE" jobs submit "$TASK" "$TARGET" --flavor "${FLAVOR:-cpu-upgrade}" ${DRY_RUN:+--dry-run}

@@ -1,0 +1,187 @@
+"""Proofs of cut GGUFs: the digest that a plan would have, computed from the base's GGUF, against the target's."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator
+from pathlib import Path
+
+from pruner.drop_map import DropMap, drop_map_from_keep
+from pruner.errors import CheckFailedError, InputError
+from pruner.progress import SILENT, Advance, Progress
+from pruner.proof import Proof, Verdict
+from pruner.sources import ContentIds
+from release.gguf.cut import SideDigest
+from release.gguf.cut_plan import CutPlan, CutTensor, plan_cut, read_parts
+from release.gguf.experts import GgufExperts, find_experts
+from release.gguf.located import LocatedGguf
+from release.gguf.reader import GgufEntry, GgufTensor, parse_header
+
+MOST_KEYS = 3
+"""Keys that a report names."""
+
+
+def prove_cut(
+    target: LocatedGguf,
+    base: LocatedGguf,
+    *,
+    drop_map: DropMap | None = None,
+    progress: Progress = SILENT,
+    locate: bool | None = None,
+) -> Proof:
+    """Compare a GGUF with what cutting `base` would write, by SHA-256; nothing is written.
+
+    Of a target on the Hub nothing is read but header and routers; its digest is the one that the Hub lists.  The base's kept
+    bytes are read once.  Memory: a few blocks of 1 MiB and one layer's routers.
+
+    Args:
+        target: what claims to be a cut of the base, or an equal quantization of the pruned model.
+        base: the unpruned model's GGUF of the same type.
+        drop_map: the map that was used; None to find it by the rows of the routers, which tell experts apart.
+        progress: counts bytes.
+        locate: read a BAD target up to the first byte that differs, to name key, tensor and expert (default: when it is local).
+
+    Raises:
+        InputError: one of the two has no experts that can be cut, they are of other architectures, or the map does not fit.
+        UnavailableError: one of the two cannot be reached.
+    """
+    name = str(target.header.value("general.name") or "")
+    try:
+        found = infer_drop_map(target, base) if drop_map is None else drop_map
+    except CheckFailedError as error:
+        return _proof(target, base, str(error))
+    plan = plan_cut(base, found, name=name, where="the drop map" if drop_map else target.label)
+    size = target.header.file_size
+    with progress.task("digesting the planned GGUF", plan.size + (0 if target.listed else size), "bytes") as advance:
+        if plan.size == size and planned_digest(plan, base, advance) == (target.listed or _digest(target, advance)):
+            return _proof(target, base, None)
+    look = not target.remote if locate is None else locate
+    return _proof(target, base, _difference(plan, target, base, look=look))
+
+
+def _proof(target: LocatedGguf, base: LocatedGguf, reason: str | None) -> Proof:
+    verdict = Verdict(target.name, target.header.file_size, reason)
+    return Proof(target.label, base.label, (verdict,), ())
+
+
+def planned_digest(plan: CutPlan, base: LocatedGguf, advance: Advance = lambda _count: None) -> str:
+    """SHA-256 of a GGUF that need not exist."""
+    with SideDigest() as digest:
+        for block in read_parts(plan.parts, base.source):
+            digest.update(block)
+            advance(len(block))
+        return digest.hexdigest()
+
+
+def _digest(target: LocatedGguf, advance: Advance) -> str:
+    ids = ContentIds(target.header.file_size)
+    for block in target.source.blocks(target.name, 0, target.header.file_size):
+        ids.update(block)
+        advance(len(block))
+    return ids.sha256
+
+
+def infer_drop_map(target: LocatedGguf, base: LocatedGguf) -> DropMap:
+    """The drop map that leaves the target's routers of the base's: a router has a row for each expert.
+
+    Raises:
+        InputError: the two are not of one architecture, or have other layers.
+        CheckFailedError: a router's row is none of the base's, or stands in another order.
+    """
+    ours, theirs = find_experts(base.header), find_experts(target.header)
+    if base.header.architecture != target.header.architecture or ours.layers != theirs.layers:
+        raise InputError(
+            f"{target.label}: {target.header.architecture} with {len(theirs.layers)} layers of experts, the base is "
+            f"{base.header.architecture} with {len(ours.layers)}; it is no cut of this base"
+        )
+    keep = [_kept(layer, _rows(base, ours, layer), _rows(target, theirs, layer)) for layer in ours.layers]
+    return drop_map_from_keep(keep, ours.layers, ours.architecture.experts, {})
+
+
+def _rows(gguf: LocatedGguf, found: GgufExperts, layer: str) -> list[bytes]:
+    tensor: GgufTensor = found.routers[layer]
+    data = gguf.source.read(gguf.name, tensor.offset, tensor.size)
+    size = tensor.size // found.architecture.experts
+    return [data[start : start + size] for start in range(0, tensor.size, size)]
+
+
+def _kept(layer: str, base: list[bytes], target: list[bytes]) -> list[int]:
+    """Where the target's rows stand among the base's; of equal rows the first that is free."""
+    kept: list[int] = []
+    for number, row in enumerate(target):
+        try:
+            kept.append(base.index(row, kept[-1] + 1 if kept else 0))
+        except ValueError:
+            where = "stands in another order than" if row in base else "is none of"
+            raise CheckFailedError(f"layer {layer}: row {number} of the router {where} the base's") from None
+    return kept
+
+
+def _difference(plan: CutPlan, target: LocatedGguf, base: LocatedGguf, *, look: bool) -> str:
+    """Why a target is BAD."""
+    if (keys := _different_keys(plan, target, base)) and not look:
+        return f"metadata differ: {keys}"
+    ours = {each.base.name: (each.base.type.name, each.shape) for each in plan.tensors}
+    theirs = {each.name: (each.type.name, each.shape) for each in target.header.tensors}
+    if ours != theirs:
+        name = next(name for name in {**ours, **theirs} if ours.get(name) != theirs.get(name))
+        return f"tensor {name!r} is {_shown(theirs.get(name))}, planned is {_shown(ours.get(name))}"
+    if not look:
+        return "differs from what cutting the base gives"
+    data = _different_data(plan, target, base)
+    if keys:
+        return f"metadata differ: {keys}; " + (f"and {data}" if data else "tensor data equal")
+    return data or "its header or padding differs"
+
+
+def _shown(tensor: tuple[str, tuple[int, ...]] | None) -> str:
+    return "missing" if tensor is None else f"{tensor[0]} {list(tensor[1])}"
+
+
+def _different_keys(plan: CutPlan, target: LocatedGguf, base: LocatedGguf) -> str:
+    """Keys whose entries are not as planned."""
+    planned = b"".join(read_parts(plan.header, base.source))
+    ours = parse_header(io.BytesIO(planned), plan.size, Path("planned")).entries
+    theirs = target.header.entries
+    wrong = [key for key in {**ours, **theirs} if _entry(planned, ours.get(key)) != _entry_of(target, theirs.get(key))]
+    return ", ".join(wrong[:MOST_KEYS])
+
+
+def _entry(data: bytes, entry: GgufEntry | None) -> bytes | None:
+    return None if entry is None else data[entry.start : entry.end]
+
+
+def _entry_of(target: LocatedGguf, entry: GgufEntry | None) -> bytes | None:
+    return None if entry is None else target.source.read(target.name, entry.start, entry.end - entry.start)
+
+
+def _different_data(plan: CutPlan, target: LocatedGguf, base: LocatedGguf) -> str | None:
+    """The first tensor, and expert, whose bytes are not as planned."""
+    places = {each.name: each for each in target.header.tensors}
+    for tensor in plan.tensors:
+        place = places[tensor.base.name]
+        theirs = target.source.blocks(target.name, place.offset, place.size)
+        position = _first_difference(read_parts(tensor.runs, base.source), theirs)
+        if position is not None:
+            return f"tensor {tensor.base.name!r} differs{_expert(tensor, position)}"
+    return None
+
+
+def _expert(tensor: CutTensor, position: int) -> str:
+    if tensor.kept is None:
+        return ""
+    number = position // (tensor.size // len(tensor.kept))
+    return f" in expert {number}, which is expert {tensor.kept[number]} of the base"
+
+
+def _first_difference(ours: Iterator[bytes], theirs: Iterator[bytes]) -> int | None:
+    """Place of the first byte that differs in two streams of the same length."""
+    position, left, right = 0, b"", b""
+    while True:
+        left, right = left or next(ours, b""), right or next(theirs, b"")
+        if not left or not right:
+            return None
+        count = min(len(left), len(right))
+        if left[:count] != right[:count]:
+            return position + next(i for i in range(count) if left[i] != right[i])
+        left, right, position = left[count:], right[count:], position + count

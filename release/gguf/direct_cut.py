@@ -1,0 +1,84 @@
+"""`moe-release gguf cut BASE DROP_MAP OUT` and `prove` of a GGUF: without a manifest."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+from pruner.drop_map import read_drop_map
+from pruner.errors import InputError
+from pruner.progress import SILENT, Progress
+from pruner.proof import Proof
+from release.gguf.cut import cut
+from release.gguf.cut_plan import CutPlan, plan_cut
+from release.gguf.cut_proof import prove_cut
+from release.gguf.located import locate
+from release.gguf.names import last_label
+
+SUFFIX = ".gguf"
+_DIGEST = re.compile(r"[0-9a-f]{64}")
+
+
+def cut_directly(
+    base_address: str | Path,
+    drop_map_path: Path,
+    out: Path,
+    *,
+    name: str | None = None,
+    sha256: str | None = None,
+    progress: Progress = SILENT,
+) -> dict[str, Any]:
+    """Cut a GGUF and return what was written as JSON.
+
+    Raises:
+        InputError: base, map or options cannot be used, or `out` exists.
+        CheckFailedError: the base is not the one that `sha256` names.
+        UnavailableError: the disk is full, or a remote base cannot be reached.
+    """
+    if sha256 is not None and not _DIGEST.fullmatch(sha256):
+        raise InputError(f"--sha256 {sha256[:80]}: expected 64 hexadecimal digits in lower case")
+    if out.exists():
+        raise InputError(f"{out}: already exists; remove it or choose another name")
+    drop_map = read_drop_map(drop_map_path)
+    base = locate(base_address)
+    plan = plan_cut(base, drop_map, name=name or model_name_of(out), where=str(drop_map_path))
+    result = cut(base, plan, out, pinned=sha256, progress=progress)
+    return {
+        "base": base.label,
+        "base_digest_checked": result.checked,
+        "experts": plan.experts,
+        "name": plan.name,
+        "notes": notes(plan),
+        "sha256": result.sha256,
+        "size": result.size,
+        "type": plan.file_type,
+    }
+
+
+def model_name_of(out: Path) -> str:
+    """`Model` of `Model-Q6_K.gguf`: what stands before the last quant label, or the whole stem."""
+    stem = out.name.removesuffix(SUFFIX)
+    label = last_label(stem)
+    named = stem[: -len(label)].rstrip("-._") if label and stem.upper().endswith(label) else stem
+    return named or stem
+
+
+def notes(plan: CutPlan) -> list[str]:
+    """How a cut GGUF differs from one quantized from the pruned model, as clauses that go on after "cut from …"."""
+    found = []
+    if plan.imatrix:
+        found.append("which was made with an imatrix of the base: not the bytes that an imatrix of the pruned model would give")
+    if plan.other_types is not None:
+        found.append(f"whose types it keeps: {plan.other_types}")
+    return found
+
+
+def prove_directly(
+    target: str, base: str, *, drop_map: Path | None, locate_difference: bool | None, progress: Progress = SILENT
+) -> Proof:
+    """Prove a GGUF against the base's GGUF; raises what `prove_cut` raises."""
+    if not base.endswith(SUFFIX):
+        raise InputError(f"--base {base}: a GGUF is proved against the base's GGUF of the same type; give its file")
+    known = read_drop_map(drop_map) if drop_map else None
+    return prove_cut(locate(target), locate(base), drop_map=known, progress=progress, locate=locate_difference)

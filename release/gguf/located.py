@@ -1,0 +1,118 @@
+"""A GGUF on this disk or on the Hub, with its header: read by ranges, without knowing which."""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from pruner.errors import InputError
+from pruner.sources import HUB_PREFIX, LocalSource, Source, SourceFile, is_plain_name
+from release.gguf.reader import GgufHeader, parse_header
+
+BUFFER = 1 << 20
+"""Bytes of a header that one request brings."""
+_ADDRESS = re.compile(r"hf://(?P<repo>[\w.-]+/[\w.-]+?)(?:@(?P<revision>[^@\s/]+))?/(?P<path>[^@\s]+\.gguf)")
+
+
+@dataclass(frozen=True)
+class LocatedGguf:
+    """A GGUF's header, and the source and file name to read its bytes from."""
+
+    source: Source
+    name: str
+    header: GgufHeader
+
+    @property
+    def label(self) -> str:
+        """What reports call it: never an absolute path."""
+        return f"{self.source.label}/{self.name}" if self.remote else self.name
+
+    @property
+    def remote(self) -> bool:
+        """Whether every range costs a request."""
+        return self.source.gap > 0
+
+    @property
+    def listed(self) -> str | None:
+        """SHA-256 that the Hub lists, known without reading."""
+        return self.source.files[self.name].sha256
+
+
+def locate(address: str | Path, *, endpoint: str | None = None, token: str | None = None) -> LocatedGguf:
+    """Open a GGUF by path or as `hf://owner/repo@revision/path/file.gguf`, and read and check its header.
+
+    Without `endpoint` and `token` those of huggingface_hub's environment and store are used.
+
+    Raises:
+        InputError: there is no such file, or it is no usable GGUF.
+        UnavailableError: the Hub does not answer, or does not give the file.
+    """
+    text = str(address)
+    if isinstance(address, Path) or not text.startswith(HUB_PREFIX):
+        path = Path(address)
+        if not path.is_file():
+            raise InputError(f"{text}: does not exist; give a .gguf file, or hf://owner/repo@revision/file.gguf")
+        if not is_plain_name(path.name):
+            raise InputError(f"{path}: {path.name!r} is no printable file name; rename it")
+        return _opened(_FileSource(path.parent, path.name), path.name, path)
+    match = _ADDRESS.fullmatch(text)
+    if match is None:
+        raise InputError(f"{text}: expected hf://owner/repo@revision/file.gguf")
+    return locate_on_hub(match["repo"], match["revision"] or "main", match["path"], endpoint=endpoint, token=token)
+
+
+def locate_on_hub(repo: str, revision: str, path: str, *, endpoint: str | None = None, token: str | None = None) -> LocatedGguf:
+    """The same for a file of a repository, whose revision is resolved to its commit once.
+
+    Raises:
+        InputError, UnavailableError: see `locate`.
+    """
+    from pruner.hub_source import hub_file
+
+    source = hub_file(repo, revision, path, endpoint=endpoint, token=token)
+    return _opened(source, path, Path(f"{source.label}/{path}"))
+
+
+@dataclass(frozen=True)
+class _FileSource(LocalSource):
+    """One file of a folder, and whatever it links to: the user named it."""
+
+    only: str = ""
+
+    @property
+    def files(self) -> Mapping[str, SourceFile]:
+        """The file as it is now."""
+        return {self.only: SourceFile(self.only, (self.folder / self.only).stat().st_size)}
+
+
+def _opened(source: Source, name: str, shown: Path) -> LocatedGguf:
+    with io.BufferedReader(_Ranges(source, name), BUFFER) as file:
+        return LocatedGguf(source, name, parse_header(file, source.files[name].size, shown))
+
+
+class _Ranges(io.RawIOBase):
+    """A source's file as a file object that only moves forward and back, for the header's reader."""
+
+    def __init__(self, source: Source, name: str) -> None:
+        self._source, self._name, self._position = source, name, 0
+        self._size = source.files[name].size
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        start = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._size}[whence]
+        self._position = start + offset
+        return self._position
+
+    def readinto(self, buffer: bytearray | memoryview) -> int:  # type: ignore[override]  # what BufferedReader passes
+        count = max(min(len(buffer), self._size - self._position), 0)
+        buffer[:count] = self._source.read(self._name, self._position, count)
+        self._position += count
+        return count

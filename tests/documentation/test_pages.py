@@ -1,0 +1,81 @@
+"""Every command of the documentation runs, every link leads somewhere, every manifest in it is one."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+import typer.main
+import yaml
+from markdown_it import MarkdownIt
+
+from release.cli import UsageError, app
+from release.manifest import Manifest
+from tests.conftest import ROOT
+from tests.documentation.conftest import Sandbox
+from tests.documentation.pages import PAGES, Command, commands, links, name
+
+ALL = [command for page in PAGES for command in commands(page)]
+
+
+def parse(words: tuple[str, ...]) -> None:
+    """Let the command line read the words without running anything."""
+    command, arguments = typer.main.get_command(app), list(words)
+    while hasattr(command, "commands"):
+        command = command.commands[arguments.pop(0)]
+    command.make_context("moe-release", arguments)
+
+
+def test_there_are_commands_to_run() -> None:
+    assert sum(command.parsed_only is None for command in ALL) > 15
+    assert {command.words[0] for command in ALL} <= {"moe-release", "sha256sum", "cd", "pip", "make", "source"}
+
+
+@pytest.mark.parametrize("command", ALL, ids=lambda command: f"{command.page}:{command.line}")
+def test_every_command_can_be_parsed(command: Command) -> None:
+    if command.words[0] == "moe-release":
+        parse(command.words[1:])
+
+
+def test_an_option_that_does_not_exist_would_be_found() -> None:
+    with pytest.raises(UsageError):
+        parse(("cut", "x.yaml", "--no-such-option"))
+
+
+@pytest.mark.llama
+@pytest.mark.slow
+@pytest.mark.parametrize("page", [page for page in PAGES if any(each.parsed_only is None for each in commands(page))], ids=name)
+def test_every_command_runs(page: Path, sandbox: Sandbox) -> None:
+    for command in commands(page):
+        if command.parsed_only is None and command.words[0] == "moe-release":
+            result = sandbox.run(*command.words[1:])
+            assert result.returncode == 0, f"{name(page)}:{command.line}: {result.stdout}\n{result.stderr}"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name)
+def test_every_link_leads_somewhere(page: Path) -> None:
+    for link in links(page):
+        target, _, anchor = link.partition("#")
+        if re.match(r"https?:", target):
+            continue
+        file = (page.parent / target).resolve() if target else page
+        assert file.exists(), f"{name(page)}: {link}"
+        assert file.is_relative_to(ROOT)
+        if anchor and file.suffix == ".md":
+            assert anchor in headings(file), f"{name(page)}: {link}"
+
+
+def headings(page: Path) -> set[str]:
+    """Anchors of a page's headings, as GitHub makes them."""
+    tokens = MarkdownIt().parse(page.read_text())
+    titles = [tokens[place + 1].content for place, token in enumerate(tokens) if token.type == "heading_open"]
+    return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name)
+def test_every_whole_manifest_on_a_page_is_valid(page: Path) -> None:
+    blocks = [token.content for token in MarkdownIt().parse(page.read_text()) if token.type == "fence" and token.info == "yaml"]
+    for block in blocks:
+        if "schema: moe-release/v1" in block:
+            Manifest.model_validate(yaml.safe_load(re.sub(r"<40 hex[^>]*>", "a" * 40, block)))

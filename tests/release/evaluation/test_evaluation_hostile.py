@@ -1,0 +1,260 @@
+"""Files and replies that anybody may have written: each is read, or refused in one line that names the place."""
+
+from __future__ import annotations
+
+import copy
+import json
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from pruner.errors import CheckFailedError, InputError
+from release.evaluation.client import chat_message, completion_message
+from release.evaluation.data import load_rows
+from release.evaluation.evidence import read_evidence
+from release.evaluation.ledger import Header, Ledger, Reply
+from release.evaluation.lm_eval_run import read_lm_eval_files
+from release.evaluation.outcomes import classify
+from release.evaluation.protocol import load_protocol, protocol_digest
+from release.evaluation.remote import RemoteServer
+from release.evaluation.settings import build_commit, differing_settings, template_digest
+from tests.conftest import MANIFESTS
+
+EVIDENCE = json.loads((MANIFESTS / "tiny" / "evidence" / "tiny-gemma4-16e-Q6_K.json").read_text())
+EVIDENCE["questions"] = EVIDENCE["questions"][:3]
+PROTOCOL = yaml.safe_load((MANIFESTS / "protocols" / "tiny-exam.yaml").read_text())
+SAMPLE = {
+    "resps": [["(A)"]],
+    "filtered_resps": ["(A)"],
+    "filter": "none",
+    "metrics": ["acc"],
+    "doc_hash": "d",
+    "prompt_hash": "p",
+    "acc": 1,
+}
+RESULTS = {
+    "results": {"exam": {"acc,none": 1.0}},
+    "configs": {"exam": {"repeats": 1}},
+    "versions": {"exam": 1},
+    "n-samples": {"exam": {"original": 1}},
+    "config": {"random_seed": 0},
+    "model_name": "m",
+}
+REPLY = Reply(kind="raw", question="q", prompt="p", attempt=1, seed=1, status=200, error=None, seconds=0.5)
+HEADER = Header(protocol="p", model="m", toolchain="t")
+CHAT = {
+    "model": "tiny",
+    "choices": [{"finish_reason": "stop", "message": {"content": "(A)", "reasoning_content": None}}],
+    "usage": {"prompt_tokens": 1, "completion_tokens": 1},
+    "timings": {"prompt_ms": 1.0},
+}
+
+deep: Any = []
+for _ in range(300):
+    deep = [deep]
+hostile = st.one_of(
+    st.none(),
+    st.booleans(),
+    st.integers(-(10**400), 10**400),
+    st.floats(),
+    st.text(st.characters(), max_size=5),
+    st.sampled_from(
+        ["\ud800", "\n", "a" * 100_000, "\x00", "length", "valid", 2**31, -1, 10**4000, deep, float("nan"), [], {}, [[]]]
+    ),
+    st.lists(st.integers(), max_size=3),
+    st.dictionaries(st.text(max_size=3), st.integers(), max_size=2),
+)
+fuzz = settings(
+    max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+)
+TINY = load_protocol(MANIFESTS / "protocols" / "tiny-exam.yaml", MANIFESTS)
+
+
+def places(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
+    """The place of every key and item."""
+    pairs = list(value.items()) if isinstance(value, dict) else list(enumerate(value)) if isinstance(value, list) else []
+    return [place for key, each in pairs for place in [(*path, key), *places(each, (*path, key))]]
+
+
+def spoiled(draw: st.DataObject, value: Any) -> Any:
+    """The value with one or two places replaced or gone."""
+    result = copy.deepcopy(value)
+    first, second = (draw.draw(st.sampled_from(places(value))) for _ in range(2))
+    for *parents, last in [first] if second[: len(first)] == first else [first, second]:
+        target = result
+        for parent in parents:
+            target = target[parent] if isinstance(target, (dict, list)) and parent in keys(target) else {}
+        if draw.draw(st.integers(0, 5)) and last in keys(target):
+            target[last] = copy.deepcopy(draw.draw(hostile))
+        elif isinstance(target, dict):
+            target.pop(last, None)
+    return result
+
+
+def keys(value: Any) -> Any:
+    return value if isinstance(value, dict) else range(len(value)) if isinstance(value, list) else ()
+
+
+def refused_in_one_line(error: Exception, path: Path) -> None:
+    assert str(error).startswith(str(path))
+    assert len(str(error)) < 2000
+
+
+@fuzz
+@given(st.data())
+def test_evidence(tmp_path: Path, data: st.DataObject):
+    path = tmp_path / "evidence.json"
+    path.write_text(json.dumps(spoiled(data, EVIDENCE)))
+    try:
+        read_evidence(path)
+    except (InputError, CheckFailedError) as error:
+        refused_in_one_line(error, path)
+
+
+@fuzz
+@given(st.data())
+def test_a_ledger(tmp_path: Path, data: st.DataObject):
+    path = tmp_path / "ledger.jsonl"
+    lines = [HEADER.model_dump(mode="json"), spoiled(data, REPLY.model_dump(mode="json")), REPLY.model_dump(mode="json")]
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    try:
+        with closing(Ledger(path, HEADER)) as ledger:
+            for reply in ledger:
+                reply.digest()
+    except InputError as error:
+        refused_in_one_line(error, Path(f"{path}:2"))
+
+
+@fuzz
+@given(st.data())
+def test_a_protocol(tmp_path: Path, data: st.DataObject):
+    path = tmp_path / "protocols" / "p.yaml"
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(json.dumps(spoiled(data, PROTOCOL)))
+    try:
+        protocol_digest(load_protocol(path, tmp_path))
+    except InputError as error:
+        refused_in_one_line(error, path)
+
+
+@fuzz
+@given(st.data(), st.booleans())
+def test_an_lm_eval_output(tmp_path: Path, data: st.DataObject, of_results: bool):
+    samples, results = tmp_path / "samples_exam.jsonl", tmp_path / "results_exam.json"
+    samples.write_text(json.dumps(SAMPLE if of_results else spoiled(data, SAMPLE)) + "\n")
+    results.write_text(json.dumps(spoiled(data, RESULTS) if of_results else RESULTS))
+    try:
+        json.dumps(read_lm_eval_files(samples, results).model_dump(mode="json"), ensure_ascii=False).encode()
+    except (InputError, CheckFailedError) as error:
+        refused_in_one_line(error, samples if str(error).startswith(str(samples)) else results)
+
+
+@fuzz
+@given(st.data())
+def test_a_servers_replies_become_ledger_lines(tmp_path: Path, data: st.DataObject):
+    path = tmp_path / "reply.jsonl"
+    path.unlink(missing_ok=True)
+    message = chat_message(spoiled(data, CHAT), "tiny")
+    completion = completion_message(spoiled(data, CHAT | {"content": "A", "stop_type": "limit", "tokens_predicted": 1}), "tiny")
+    with closing(Ledger(path, HEADER)) as ledger:
+        for each in (message, completion):
+            values = REPLY.model_dump() | each.fields()
+            ledger.append(Reply.model_validate(values))
+    with closing(Ledger(path, HEADER)) as ledger:
+        for reply in ledger:
+            classify(reply, None)
+            reply.digest()
+
+
+@fuzz
+@given(st.data())
+def test_a_servers_settings_are_compared(data: st.DataObject):
+    params = TINY.sampling.model_dump(mode="json")
+    props = {
+        "default_generation_settings": {"params": params, "n_ctx": 1024},
+        "total_slots": 1,
+        "build_info": "b1-0c1e57098",
+        "chat_template": "t",
+    }
+    found = spoiled(data, props)
+    assert all(len(each) < 1000 for each in differing_settings(TINY, found))
+    build_commit(found), template_digest(found)
+
+
+@fuzz
+@given(st.data())
+def test_a_servers_model_is_compared(data: st.DataObject):
+    server = RemoteServer("http://127.0.0.1:9", protocol=TINY, identity={"n_params": 5, "chat_template": "t"})
+    server.props = {"chat_template": data.draw(hostile)}
+    assert all(len(each) < 1000 for each in server._other_model({"id": "m", "meta": data.draw(hostile)}))
+    server.stop()
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("[" * 100_000, r"evidence\.json: evidence is not usable JSON"),
+        ('{"partial":' + "9" * 5000 + "}", "not usable JSON"),
+        ('{"a": 1, "a": 2}', "key 'a' appears twice"),
+        (b"\xff\xfe\x00", "not usable JSON"),
+        ("null", "no evidence"),
+    ],
+)
+def test_what_is_hardly_json_is_refused(tmp_path: Path, content: str | bytes, message: str):
+    path = tmp_path / "evidence.json"
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    with pytest.raises(InputError, match=message):
+        read_evidence(path)
+
+
+def test_a_folder_or_a_giant_is_no_evidence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    with pytest.raises(InputError, match="evidence cannot be read: Is a directory"):
+        read_evidence(tmp_path)
+    monkeypatch.setattr("release.evaluation.evidence.LARGEST_EVIDENCE", 10)
+    (tmp_path / "evidence.json").write_text(json.dumps(EVIDENCE))
+    with pytest.raises(InputError, match="evidence is larger than 10 bytes"):
+        read_evidence(tmp_path / "evidence.json")
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("q.jsonl", "[" * 100_000, r"q\.jsonl:1: not usable JSON"),
+        ("q.jsonl", '{"Question": ' + "9" * 5000 + "}", r"q\.jsonl:1: not usable JSON"),
+        ("q.jsonl", '{"Record ID": "1", "Question": "\\ud800"}', "question 1 has no text in column 'Question'"),
+        ("q.csv", "Record ID,Question\n1,2,3\n", "more cells than there are columns"),
+        ("q.csv", "Record ID,Question\n1," + "x" * 200_000 + "\n", "not CSV: field larger than field limit"),
+    ],
+)
+def test_a_data_set_is_refused_in_one_line(tmp_path: Path, name: str, content: str, message: str):
+    from pruner.files import sha256_bytes
+
+    (tmp_path / name).write_text(content)
+    data = TINY.data.model_copy(update={"path": name, "sha256": sha256_bytes(content.encode()), "questions": 1})
+    with pytest.raises(InputError, match=message):
+        load_rows(data, tmp_path)
+
+
+def test_two_questions_of_one_id_are_refused_before_the_run(tmp_path: Path):
+    from pruner.files import sha256_bytes
+
+    row = {"Record ID": "1", **dict.fromkeys(TINY.data.option_columns, "x")}
+    content = "".join(json.dumps(row | {"Question": text}) + "\n" for text in ("a", "b")).encode()
+    (tmp_path / "q.jsonl").write_bytes(content)
+    data = TINY.data.model_copy(update={"path": "q.jsonl", "sha256": sha256_bytes(content), "questions": 2})
+    with pytest.raises(CheckFailedError, match="two questions have the same 'Record ID'"):
+        load_rows(data, tmp_path)
+
+
+@pytest.mark.parametrize("pattern", ["(" * 5000 + ")" * 5000, "(a{99999999999999999999})", "(a", "a"])
+def test_a_pattern_that_cannot_be_is_refused(tmp_path: Path, pattern: str):
+    value = copy.deepcopy(PROTOCOL)
+    value["patch"]["answer_pattern"] = pattern
+    (tmp_path / "p.yaml").write_text(json.dumps(value))
+    with pytest.raises(InputError, match=r"patch\.answer_pattern: (no regular expression|must have exactly one group)"):
+        load_protocol(tmp_path / "p.yaml", tmp_path)

@@ -1,0 +1,184 @@
+"""Releases whose quants are cut from the base's GGUF: no llama.cpp, no torch, and cards that say where they come from."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import gguf
+import numpy as np
+import pytest
+
+from pruner.errors import InputError
+from pruner.files import sha256_file
+from release.context import Context
+from release.gguf.reader import read_header
+from release.manifest import Manifest, load_manifest
+from release.stages.preflight import check_inputs, check_names
+from tests.release.gguf.moe_gguf import BASE_NAMES, arrays_of, sliced, write_moe
+
+COMMAND = [sys.executable, "-c", "from release.cli import main; main()"]
+KEEP = {0: (0, 1, 2, 3), 1: (4, 5, 6, 15), 2: (0, 5, 10, 15), 3: (12, 13, 14, 15)}
+MANIFEST = """schema: moe-release/v1
+name: cut-4e
+base: {{path: model, name: tiny-16e}}
+prune: {{experts: 4, drop_map: {{path: map.json}}}}
+weights: {{max_shard_size: 1MiB}}
+gguf: {{quants: [{{name: Q8_0, from: {{path: base-Q8_0.gguf, sha256: {sha256}}}}}]}}
+card: {{license: apache-2.0}}
+publish: {{weights: org/cut-4e, gguf: org/cut-4e-GGUF}}
+"""
+
+
+@pytest.fixture
+def manifest(tmp_path: Path, tiny_model: Path) -> Path:
+    """The tiny model with a pinned map, and a GGUF that stands for its Q8_0."""
+    folder = tmp_path / "manifests"
+    shutil.copytree(tiny_model, folder / "model")
+    drop = {str(layer): sorted({*range(16)} - {*kept}) for layer, kept in KEEP.items()}
+    (folder / "map.json").write_text(json.dumps(drop))
+    arrays = arrays_of("gemma4", (0, 1, 2, 3), experts=16)
+    base = write_moe(folder / "base-Q8_0.gguf", "gemma4", arrays, experts=16, names=BASE_NAMES, blocks=4)
+    (folder / "m.yaml").write_text(MANIFEST.format(sha256=sha256_file(base)))
+    return folder / "m.yaml"
+
+
+def cut(manifest: Path, *words: str, until: str = "lock", code: int = 0) -> subprocess.CompletedProcess[str]:
+    """`moe-release cut` where no llama.cpp can be found."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("MOE_RELEASE")}
+    environment |= {
+        "MOE_RELEASE_LLAMA_CPP": str(manifest.parent / "nowhere"),
+        "MOE_RELEASE_CACHE": str(manifest.parent / "none"),
+    }
+    options = ["--work", manifest.parent / "work", "--until", until, *words]
+    done = subprocess.run(
+        [*COMMAND, "cut", *map(str, [manifest, *options])], capture_output=True, text=True, check=False, env=environment
+    )
+    assert done.returncode == code, done.stderr
+    return done
+
+
+def test_a_release_of_cut_quants_needs_no_llama_cpp(manifest: Path) -> None:
+    output = json.loads(cut(manifest, "--json").stdout)
+    stages = {each["stage"]: each for each in output["stages"]}
+    assert stages["convert"]["detail"] == stages["calibrate"]["detail"] == "every quant is cut from the base's GGUF"
+    assert stages["quantize"]["status"] == "done"
+    work = manifest.parent / "work"
+    made = work / "gguf" / "cut-4e-Q8_0.gguf"
+    kept = sliced(arrays_of("gemma4", (0, 1, 2, 3), experts=16), KEEP)
+    reader = gguf.GGUFReader(made)
+    for tensor in reader.tensors:
+        np.testing.assert_array_equal(np.asarray(tensor.data).ravel(), kept[tensor.name][0].ravel())
+    assert read_header(made).value("general.name") == "cut-4e"
+    lock: dict[str, Any] = json.loads((manifest.parent / "cut-4e.lock.json").read_bytes())
+    entry = lock["outputs"]["gguf/cut-4e-Q8_0.gguf"]
+    assert entry["cut_from"] == "base-Q8_0.gguf"
+    assert "made_with" not in entry
+    assert lock["inputs"]["files"]["base-Q8_0.gguf"]["sha256"] == sha256_file(manifest.parent / "base-Q8_0.gguf")
+    assert "llama.cpp" not in lock["inputs"]["tools"]
+    card = (work / "card" / "README.gguf.md").read_text()
+    assert "cut from `base-Q8_0.gguf` |" in card
+    claims = json.loads((work / "card" / "claims.json").read_bytes())
+    assert claims["quants.0.cut_from"]["shown"] == "base-Q8_0.gguf"
+    again = json.loads(cut(manifest, "--json").stdout)
+    assert {each["status"] for each in again["stages"] if each["stage"] in ("quantize", "card")} == {"up to date"}
+
+
+def with_imatrix(manifest: Path) -> None:
+    """Let the base's GGUF say that it was quantized with an imatrix."""
+    path = manifest.parent / "base-Q8_0.gguf"
+    numbers = {"general.author": "someone", "quantize.imatrix.file": "theirs.dat", **BASE_NAMES}
+    arrays = arrays_of("gemma4", (0, 1, 2, 3), experts=16)
+    write_moe(path, "gemma4", arrays, experts=16, names=numbers, blocks=4)
+    manifest.write_text(MANIFEST.format(sha256=sha256_file(path)))
+
+
+def test_the_card_says_that_the_base_had_an_imatrix(manifest: Path) -> None:
+    with_imatrix(manifest)
+    cut(manifest)
+    card = (manifest.parent / "work" / "card" / "README.gguf.md").read_text()
+    assert "cut from `base-Q8_0.gguf`, which was made with an imatrix of the base" in card
+
+
+def test_a_base_that_is_not_the_pinned_one_stops_the_release(manifest: Path) -> None:
+    manifest.write_text(MANIFEST.format(sha256="f" * 64))
+    done = cut(manifest, code=1)
+    assert "has SHA-256" in done.stderr
+    assert not list((manifest.parent / "work" / "gguf").glob("*"))
+
+
+def test_what_a_killed_run_left_is_kept_and_another_quant_is_not(manifest: Path) -> None:
+    cut(manifest)
+    folder = manifest.parent / "work" / "gguf"
+    written = (folder / "cut-4e-Q8_0.gguf").stat().st_mtime_ns
+    (folder / "cut-4e-Q2_K.gguf").write_bytes(b"of an older manifest")
+    (manifest.parent / "work" / "records" / "quantize.json").unlink()
+    cut(manifest)
+    assert [path.name for path in folder.iterdir()] == ["cut-4e-Q8_0.gguf"]
+    assert (folder / "cut-4e-Q8_0.gguf").stat().st_mtime_ns == written
+
+
+def test_an_unusable_base_is_found_by_check_and_before_any_work(manifest: Path) -> None:
+    path = manifest.parent / "base-Q8_0.gguf"
+    path.write_bytes(path.read_bytes()[:-500])
+    with pytest.raises(InputError, match=r"base-Q8_0\.gguf: truncated GGUF"):
+        check_inputs(load_manifest(manifest))
+    assert "truncated GGUF" in cut(manifest, code=2).stderr
+    assert not (manifest.parent / "work" / "weights").exists()
+    path.unlink()
+    with pytest.raises(InputError, match="does not exist beside the manifest"):
+        check_inputs(load_manifest(manifest))
+
+
+WRONG = {
+    "both": ("type: Q8_0, from: {path: a.gguf, sha256: %s}", "give either type"),
+    "neither": ("tensor_types: {path: t.txt}", "give either type"),
+    "types for a cut": ("from: {path: a.gguf, sha256: %s}, tensor_types: {path: t}", "tensor_types is for llama-quantize"),
+    "no digest": ("from: {path: a.gguf}", "sha256"),
+    "no place": ("from: {sha256: %s}", "give either repo"),
+    "a branch": ("from: {repo: o/m, revision: main, file: a.gguf, sha256: %s}", "revision"),
+    "no file": ("from: {repo: o/m, revision: a123456789012345678901234567890123456789, sha256: %s}", "needs repo, revision"),
+}
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_a_wrong_source_is_refused_with_its_place(manifest: Path, case: str) -> None:
+    body, expected = WRONG[case]
+    text = manifest.read_text().splitlines()
+    line = next(number for number, each in enumerate(text) if each.startswith("gguf:"))
+    quant = "{name: Q8_0, " + body.replace("%s", "f" * 64) + "}"
+    text[line] = f"gguf: {{quants: [{quant}]}}"
+    manifest.write_text("\n".join(text))
+    with pytest.raises(InputError, match=expected) as caught:
+        load_manifest(manifest)
+    assert str(caught.value).startswith(f"{manifest}:6:")
+    assert "\n" not in str(caught.value)
+
+
+def test_an_imatrix_that_no_quant_uses_and_a_cut_without_a_map_are_refused(manifest: Path) -> None:
+    text = manifest.read_text()
+    manifest.write_text(text.replace("gguf: {", "gguf: {imatrix: {file: {path: i.gguf}}, "))
+    with pytest.raises(InputError, match="none would use it"):
+        load_manifest(manifest)
+    lines = [line for line in text.splitlines() if not line.startswith(("prune", "publish"))]
+    manifest.write_text("\n".join(lines))
+    with pytest.raises(InputError, match="there is no prune section"):
+        load_manifest(manifest)
+
+
+def test_names_are_checked_against_all_that_is_published(manifest: Path) -> None:
+    loaded = load_manifest(manifest)
+    check_names(Context(loaded, manifest.parent / "work"))
+    manifest.write_text(manifest.read_text().replace("name: Q8_0", "name: best"))
+    with pytest.raises(InputError, match="quant best: the Hub finds no quant label"):
+        check_names(Context(load_manifest(manifest), manifest.parent / "work"))
+
+
+def test_the_schema_names_the_source() -> None:
+    schema = Manifest.model_json_schema(by_alias=True)
+    assert "from" in schema["$defs"]["Quant"]["properties"]

@@ -1,0 +1,101 @@
+"""`moe-release prune BASE DROP_MAP OUT`: a map is made for one base, and bases of one shape take each other's maps."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+
+import pytest
+
+from pruner.drop_map import DropMap
+from release.lock import Lock, LockedBase, LockedFile, LockedInputs, read_lock, write_lock
+from tests.conftest import CheckpointFactory
+from tests.release.test_cli import moe_release
+
+COMMIT, OTHER = "1" * 40, "2" * 40
+DROP = {"0": (1, 2), "1": (0, 3), "2": (6, 7)}
+
+
+@pytest.fixture
+def drop_map(tmp_path: Path) -> Path:
+    named = {"base_model": {"name": "org/base", "revision": COMMIT}}
+    path = tmp_path / "map.json"
+    path.write_text(json.dumps(DropMap(DROP, provenance=named).envelope(8)))
+    return path
+
+
+def snapshot(folder: Path, commit: str) -> Path:
+    place = folder.parent / "models--org--base" / "snapshots" / commit
+    place.parent.mkdir(parents=True)
+    return folder.rename(place)
+
+
+def locked(folder: Path, revision: str = COMMIT) -> Path:
+    files = {
+        path.name: LockedFile(sha256=hashlib.sha256(path.read_bytes()).hexdigest(), size=path.stat().st_size)
+        for path in folder.iterdir()
+    }
+    path = folder.parent / "lock.json"
+    write_lock(path, Lock(name="v", inputs=LockedInputs(base=LockedBase(name="org/base", revision=revision, files=files))))
+    return path
+
+
+def test_the_named_commit_is_accepted_in_silence(make_checkpoint: CheckpointFactory, drop_map: Path, tmp_path: Path) -> None:
+    done = moe_release("prune", snapshot(make_checkpoint(), COMMIT), drop_map, tmp_path / "out", "--json")
+    assert (done.returncode, json.loads(done.stdout)["unchecked"]) == (0, None)
+    assert "unchecked" not in done.stderr
+
+
+def test_another_commit_is_refused(make_checkpoint: CheckpointFactory, drop_map: Path, tmp_path: Path) -> None:
+    done = moe_release("prune", snapshot(make_checkpoint(), OTHER), drop_map, tmp_path / "out")
+    assert done.returncode == 2
+    assert "was made for org/base@111111111111, the base is org/base@222222222222" in done.stderr
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_plain_folder_is_called_unchecked(make_checkpoint: CheckpointFactory, drop_map: Path, tmp_path: Path) -> None:
+    done = moe_release("prune", make_checkpoint(), drop_map, tmp_path / "out", "--json")
+    assert done.returncode == 0
+    assert "the base is unchecked" in done.stderr
+    assert "the base is unchecked" in json.loads(done.stdout)["unchecked"]
+
+
+def test_a_lock_checks_a_plain_folder(make_checkpoint: CheckpointFactory, drop_map: Path, tmp_path: Path) -> None:
+    base = make_checkpoint()
+    lock = locked(base)
+    done = moe_release("prune", base, drop_map, tmp_path / "out", "--lock", lock)
+    assert done.returncode == 0, done.stderr
+    assert "unchecked" not in done.stderr
+    twin = make_checkpoint("twin", seed=1)
+    done = moe_release("prune", twin, drop_map, tmp_path / "wrong", "--lock", lock)
+    assert done.returncode == 1
+    assert "is pinned; use the pinned base" in done.stderr
+    assert [path.name for path in tmp_path.iterdir() if "wrong" in path.name] == []
+
+
+def test_a_locks_own_map_needs_no_name(make_checkpoint: CheckpointFactory, tmp_path: Path) -> None:
+    base = make_checkpoint()
+    path = locked(base)
+    bare = tmp_path / "bare.json"
+    bare.write_text(json.dumps(DROP))
+    done = moe_release("prune", base, bare, tmp_path / "one", "--lock", path)
+    assert (done.returncode, "bare.json does not say for which base" in done.stderr) == (0, True)
+    lock = read_lock(path)
+    assert lock is not None
+    inputs = lock.inputs.model_copy(update={"drop_map": {layer: list(ids) for layer, ids in DROP.items()}})
+    write_lock(path, lock.model_copy(update={"inputs": inputs}))
+    done = moe_release("prune", base, bare, tmp_path / "two", "--lock", path)
+    assert (done.returncode, "unchecked" in done.stderr) == (0, False)
+
+
+def test_the_lock_of_another_base_is_refused(make_checkpoint: CheckpointFactory, drop_map: Path, tmp_path: Path) -> None:
+    base = make_checkpoint()
+    done = moe_release("prune", base, drop_map, tmp_path / "out", "--lock", locked(base, OTHER))
+    assert (done.returncode, "the base is org/base@2222" in done.stderr) == (2, True)
+    lock = locked(base)
+    (base / "more.json").write_text("{}")
+    done = moe_release("prune", base, drop_map, tmp_path / "out", "--lock", lock)
+    assert (done.returncode, "pins no digest of the base's more.json" in done.stderr) == (2, True)
+    done = moe_release("prune", base, drop_map, tmp_path / "out", "--lock", tmp_path / "none.json")
+    assert (done.returncode, "none.json: the lock does not exist" in done.stderr) == (2, True)
