@@ -7,11 +7,14 @@
 source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
 require TARGET "hf://org/name@revision"
 
+report=$(mktemp)
+trap 'rm -f "$report"' EXIT
 verdict=0
+"$MOE_RELEASE" verify "$TARGET" ${BASE:+--base "$BASE"} >"$report" 2>&1 || verdict=$?
 {
     echo "## $TARGET"
     echo '```'
-    "$MOE_RELEASE" verify "$TARGET" ${BASE:+--base "$BASE"} 2>&1 || verdict=$?
+    cat "$report"
     echo '```'
-} | summary || verdict=$?
+} | summary
 exit "$verdict"
