@@ -21,8 +21,7 @@ class LockedFile(Document):
 
     `listed` marks the digest that a Hub lists of a file of which only ranges were read.  `tensors` stands for shards only.
     `cut_from` names the base's GGUF that a quant was cut from.  `made_with` names the tools that a file's bytes depend on
-    beside its inputs: two builds
-    with other tools cannot be expected to agree, two with the same must.
+    beside its inputs: two builds with other tools cannot be expected to agree, two with the same must.
     """
 
     sha256: str

@@ -96,7 +96,7 @@ def _size(text: str | None) -> int | None:
 
 
 def run_stages(manifest: Path, *, as_json: bool = False, **options: Any) -> None:
-    """Run the pipeline and print its summary; the options are those of `_running`."""
+    """Run the pipeline and print its summary; the options are those of `running`."""
     from release.pipeline import run_pipeline
     from release.summary import summary_json, summary_text
 

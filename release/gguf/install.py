@@ -65,7 +65,9 @@ SPACE = 1 << 30
 """Bytes that download, source and build take together; measured 0.42 GB for a build without CUDA."""
 PACKED = (CONVERTER, "conversion", "gguf-py", "models/templates", "LICENSE")
 CMAKE_REMEDY = "run `pip install cmake ninja`"
-COMPILER_REMEDY = "run `apt-get install g++` (Debian, Ubuntu), `dnf install gcc-c++` (Fedora), `xcode-select --install` (macOS)"
+COMPILER_REMEDY = (
+    "run `apt-get install g++` (Debian, Ubuntu), `dnf install gcc-c++` (Fedora) or `xcode-select --install` (macOS)"
+)
 _NINJA = re.compile(r"^\[\s*(\d+)/(\d+)\]")
 _MAKE = re.compile(r"^\[\s*(\d+)%\]")
 
@@ -107,12 +109,6 @@ def find_build_tools() -> BuildTools:
     if make is None:
         raise UnavailableError("ninja: not found, nor make; run `pip install ninja`")
     return BuildTools(cmake, "Unix Makefiles", make)
-
-
-CMAKE_REMEDY = "run `pip install cmake ninja`"
-COMPILER_REMEDY = (
-    "run `apt-get install g++` (Debian, Ubuntu), `dnf install gcc-c++` (Fedora) or `xcode-select --install` (macOS)"
-)
 
 
 def toolchain_name(cmake_arguments: Sequence[str] = ()) -> str:

@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor, wait
 from contextlib import suppress
+from pathlib import Path
 from typing import TypeVar
 
 from release.gguf.reader import GgufHeader
@@ -32,8 +33,6 @@ def memory_of_quantize(header: GgufHeader) -> int:
 def free_memory() -> int | None:
     """Bytes of memory that nobody uses, as far as the system tells."""
     with suppress(OSError, ValueError, AttributeError):
-        from pathlib import Path
-
         for line in Path("/proc/meminfo").read_text(encoding="ascii").splitlines():
             if line.startswith("MemAvailable:"):
                 return int(line.split()[1]) << 10

@@ -34,7 +34,7 @@ from release.stages.pictures import FOLDER
 from release.stages.prune import skip_base_release
 from release.stages.stage import Stage
 
-BEFORE = ("resolve", "analyze", "rank", "prune", "verify", "convert", "calibrate", "quantize", "eval", "card")
+BEFORE = ("resolve", "analyze", "rank", "prune", "verify", "convert", "calibrate", "quantize", "quality", "eval", "card")
 """The stages whose times the page shows: those that leave something behind."""
 
 
