@@ -16,6 +16,7 @@ from release.manifest import LoadedManifest
 from release.publication_report import plan_json, plan_lines
 from release.stages.kept_card import with_kept_parts
 from release.stages.publication import Repository, repositories
+from release.stages.publish import publication_plan
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
@@ -106,13 +107,13 @@ def outlook(context: Context, real: HubTarget, *, pull_request: bool = False) ->
         repository = made
         try:
             repository = with_kept_parts(there, made)
-            plan = _real_plan(context, api, repository)
+            plan = publication_plan(there, repository)
         except UnavailableError as error:
             unknown.append(f"{error}; counted as empty")
             plan = compare_tree(repository.files, repository.digests, None, repository.repo)
         except CheckFailedError as error:
             problems.append(str(error))
-            plan = _real_plan(context, api, repository)
+            plan = publication_plan(there, repository)
         else:
             problems += _problems(context, api, repository, plan, pull_request=pull_request)
         plans.append(plan)
@@ -128,13 +129,6 @@ def outlook(context: Context, real: HubTarget, *, pull_request: bool = False) ->
         tuple(problems),
         tuple(unknown),
     )
-
-
-def _real_plan(context: Context, api: HfApi, repository: Repository) -> PublicationPlan:
-    from release.hub.publication_plan import plan_publication
-
-    prune = context.options.prune_remote
-    return plan_publication(repository.files, repository.digests, api, repository.repo, prune=prune)
 
 
 def _problems(

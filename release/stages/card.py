@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from pruner.drop_map import DropMap, read_drop_map
 from pruner.files import atomic_folder, canonical_json, sha256_bytes
 from release.card.claims import CONFIDENCE, Claim, claims_in
+from release.card.compared import compared_entry, reference_of
 from release.card.facts import (
     Facts,
     contamination_facts,
@@ -31,14 +32,13 @@ from release.card.prose import require_no_numbers
 from release.card.render import own_templates, render, render_prose, template_folder
 from release.card.table import Entry, rows
 from release.context import Context
-from release.evaluation.evidence import read_evidence
-from release.evaluation.gates import read_gated_files, require_reference
-from release.evaluation.protocol import Protocol, protocol_digest
+from release.evaluation.gates import require_reference
+from release.evaluation.protocol import protocol_digest
 from release.gguf.imatrix import read_imatrix
 from release.gguf.quality import read_quality
-from release.manifest import Compare, Leaderboard, LoadedManifest, Manifest, PinnedFile
+from release.manifest import Leaderboard, LoadedManifest, Manifest, PinnedFile
 from release.stages.calibrate import imatrix_of
-from release.stages.evaluate import calibration_digests, evidence_of, protocol_of, reference_of
+from release.stages.evaluate import calibration_digests, evidence_of, protocol_of
 from release.stages.lock_draft import draft_lock
 from release.stages.pictures import draw_pictures, picture_facts, picture_files
 from release.stages.prune import drop_map_path, plan_of, skip_base_release
@@ -196,24 +196,11 @@ def earlier_maps(loaded: LoadedManifest) -> dict[str, DropMap]:
     return {label: read_drop_map(loaded.file(pinned)) for label, pinned in loaded.content.card.earlier_maps.items()}
 
 
-def _entry(context: Context, protocol: Protocol, row: Compare) -> Entry:
-    """A row's evidence, lm-eval output or reported score, read; an output of lm-eval must pass the protocol's gates."""
-    paths = [context.loaded.file(file) for file in row.files]
-    return Entry(
-        row.label,
-        row.files[0].path if row.files else "manifest.yaml: compare",
-        read_evidence(paths[0]) if row.evidence else None,
-        row.reported,
-        row.reference,
-        read_gated_files(paths[0], paths[1], protocol) if row.lm_eval else None,
-    )
-
-
 def table_entries(context: Context) -> list[Entry]:
     """What the rows of the results table are made of: those of other variants first, then this one's quants."""
     protocol, runs = protocol_of(context), evidence_of(context)
     own = [Entry(context.manifest.name, f"evidence/{quant}.json", evidence) for quant, evidence in runs.items()]
-    return [*(_entry(context, protocol, row) for row in context.manifest.compare), *own]
+    return [*(compared_entry(context.loaded, protocol, row) for row in context.manifest.compare), *own]
 
 
 def _evaluation(context: Context) -> Facts:

@@ -52,7 +52,7 @@ def _said(done: Publication) -> str:
 
 
 def publication_plan(context: Context, repository: Repository) -> PublicationPlan:
-    """What publishing one repository would change on the run's Hub."""
+    """What publishing one repository would change on the Hub that the context's options name."""
     from release.hub.publication_plan import plan_publication
     from release.hub.remote import hub_api
 
