@@ -24,7 +24,8 @@ from release.gguf.convert import MODEL_NAME
 from release.gguf.experts import GgufExperts, find_experts
 from release.gguf.located import LocatedGguf
 from release.gguf.model_names import ORDER, name_entries
-from release.gguf.reader import KIND_NUMBERS, SCALAR_CODES, GgufEntry, GgufHeader, GgufTensor
+from release.gguf.packing import packed_entry, packed_text
+from release.gguf.reader import GgufEntry, GgufHeader, GgufTensor
 
 Part = bytes | ByteRange
 """Bytes that are new, or a range of the base's file."""
@@ -164,26 +165,13 @@ def _changes(
 ) -> dict[str, bytes | None]:
     """New entries by key; None for one that goes."""
     shapes = {each.base.name: each.shape for each in tensors}
-    changes = {key: None if value is None else entry(key, "str", value) for key, value in name_entries(name, shapes).items()}
+    changes = {
+        key: None if value is None else packed_entry(key, "str", value) for key, value in name_entries(name, shapes).items()
+    }
     counts = {f"{header.architecture}.expert_count": experts}
     if groups is not None:
         counts[f"{header.architecture}.expert_group_count"] = groups
-    return {**changes, **{key: entry(key, header.entries[key].kind, count) for key, count in counts.items()}}
-
-
-def entry(key: str, kind: str, value: str | int) -> bytes:
-    """One key-value pair as it stands in a file."""
-    start = _text(key) + struct.pack("<I", KIND_NUMBERS[kind])
-    if isinstance(value, str):
-        return start + _text(value)
-    try:
-        return start + struct.pack(f"<{SCALAR_CODES[kind]}", value)
-    except (struct.error, KeyError):
-        raise InputError(f"GGUF: {key} is of kind {kind}, which cannot hold {value}") from None
-
-
-def _text(text: str) -> bytes:
-    return struct.pack("<Q", len(text.encode())) + text.encode()
+    return {**changes, **{key: packed_entry(key, header.entries[key].kind, count) for key, count in counts.items()}}
 
 
 def _header(base: LocatedGguf, tensors: tuple[CutTensor, ...], changes: Mapping[str, bytes | None]) -> Iterator[Part]:
@@ -214,7 +202,7 @@ def _descriptions(tensors: Iterable[CutTensor], alignment: int) -> Iterator[byte
     offset = 0
     for each in tensors:
         count = len(each.shape)
-        yield _text(each.base.name) + struct.pack(f"<I{count}QIQ", count, *each.shape, each.base.type.number, offset)
+        yield packed_text(each.base.name) + struct.pack(f"<I{count}QIQ", count, *each.shape, each.base.type.number, offset)
         offset += each.size + -each.size % alignment
 
 

@@ -22,6 +22,7 @@ from pruner.errors import CheckFailedError, UnavailableError
 from pruner.exclusive import exclusive
 from pruner.files import atomic_folder, canonical_json, digest_of, require_space, sha256_file, space_errors, write_atomic
 from pruner.progress import SILENT, Advance, Progress
+from pruner.workers import usable_cores
 from release.gguf.toolchain import (
     CONVERTER,
     CURRENT,
@@ -228,11 +229,6 @@ def configure_command(tools: BuildTools, source: Path, build: Path, flags: Seque
 def build_command(tools: BuildTools, build: Path, jobs: int | None) -> list[str]:
     """The cmake command that builds the five tools."""
     return [tools.cmake, "--build", str(build), f"-j{jobs or usable_cores()}", "--target", *TOOLS]
-
-
-def usable_cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def build_tools(
