@@ -13,6 +13,7 @@ from pruner.build import FileDigest
 from pruner.errors import InputError
 from pruner.files import canonical_json, read_json, write_atomic
 from pruner.tensor_digests import TensorDigests, tensor_data_digest
+from pruner.wording import some
 from release.documents import Document
 
 
@@ -156,13 +157,9 @@ def explain_weights(locked: Lock, found: Lock) -> str:
         return "same weights, other packaging (shard size or metadata)"
     names = _changed_tensors(locked, found)
     return (
-        f"same base and same drop map, and yet other bytes in {len(names)} tensors: {_listed(names)}; "
+        f"same base and same drop map, and yet other bytes in {len(names)} tensors: {some(names)}; "
         "a disk or memory fault, or a bug"
     )
-
-
-def _listed(names: Sequence[str]) -> str:
-    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")  # noqa: PLR2004
 
 
 def contradiction(locked: Lock, found: Lock) -> str | None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from pruner.errors import CheckFailedError
 from pruner.files import git_blob_id, sha256_file
+from pruner.wording import some
 from release.hub.card_check import unreadable
 from release.hub.remote import RemoteFile, RemoteTree, hub_api, remote_tree
 from release.hub.small_files import download
@@ -36,10 +37,7 @@ def read_back(repo: str, revision: str, digests: Mapping[str, str], *, endpoint:
         raise CheckFailedError(f"{repo}@{revision}: is not on {api.endpoint}; publish it first, or check the token")
     wrong = sorted(differences(api, repo, tree, digests))
     if wrong:
-        more = f" and {len(wrong) - MOST_SHOWN} more" if len(wrong) > MOST_SHOWN else ""
-        raise CheckFailedError(
-            f"{repo}@{revision}: the Hub does not hold what was built: {', '.join(wrong[:MOST_SHOWN])}{more}"
-        )
+        raise CheckFailedError(f"{repo}@{revision}: the Hub does not hold what was built: {some(wrong, MOST_SHOWN)}")
 
 
 def differences(api: HfApi, repo: str, tree: RemoteTree, digests: Mapping[str, str]) -> Iterator[str]:
