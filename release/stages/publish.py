@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from pruner.errors import CheckFailedError
 from pruner.files import canonical_json, write_atomic
 from release.context import Context
-from release.publication_report import plan_lines
+from release.reports.publication import plan_lines
 from release.stages.kept_card import with_kept_parts
 from release.stages.publication import Repository, repositories
 from release.stages.stage import Stage

@@ -16,7 +16,7 @@ from release.hub.local import LocalHub
 from release.hub.publication_plan import plan_publication
 from release.hub.remote import remote_tree
 from release.hub.rights import read_account, require_rights
-from release.publication_report import plan_json, plan_lines
+from release.reports.publication import plan_json, plan_lines
 from tests.release.hub.releases import CARD, REPO, Faults, Release, push, titles
 
 if TYPE_CHECKING:

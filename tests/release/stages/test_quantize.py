@@ -14,6 +14,7 @@ import pytest
 import typer
 
 from pruner.errors import CheckFailedError, InputError, MoeReleaseError, UnavailableError
+from release.actions.requantize import requantize
 from release.commands.requantize import requantize_manifest
 from release.context import Context, Options
 from release.gguf.quality import read_quality
@@ -21,7 +22,6 @@ from release.gguf.toolchain import Toolchain, find_toolchain
 from release.lock import read_lock, write_lock
 from release.manifest import load_manifest
 from release.pipeline import StageResult, run_pipeline
-from release.requantize import requantize
 from release.stages.evaluate import model_digest
 from release.stages.lock_draft import draft_lock
 from release.stages.quantize import model_file, quant_files

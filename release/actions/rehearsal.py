@@ -13,7 +13,7 @@ from release.card.claims import format_bytes
 from release.context import Context
 from release.hub.endpoint import HubTarget
 from release.manifest import LoadedManifest
-from release.publication_report import plan_json, plan_lines
+from release.reports.publication import plan_json, plan_lines
 from release.stages.kept_card import with_kept_parts
 from release.stages.publication import Repository, repositories
 from release.stages.publish import publication_plan

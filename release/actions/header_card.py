@@ -6,6 +6,7 @@ from pathlib import Path
 
 from pruner.errors import InputError
 from pruner.files import atomic_folder, canonical_json
+from release.actions.plan_report import counted_map, known_map
 from release.card.claims import CONFIDENCE, Claim, SourcedText, claims_in
 from release.card.compared import compared_entry
 from release.card.facts import Facts, earlier_facts, statistics_facts, weight_facts
@@ -15,7 +16,6 @@ from release.card.render import own_templates, render, render_prose
 from release.card.table import rows
 from release.context import Context
 from release.manifest import PinnedFile
-from release.plan_report import counted_map, known_map
 from release.stages.card import earlier_maps, question_of
 from release.stages.preflight import check_inputs, not_buildable
 from release.stages.prune import plan_of
