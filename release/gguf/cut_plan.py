@@ -7,7 +7,6 @@ base was quantized with an imatrix, which one made on the pruned model would not
 
 from __future__ import annotations
 
-import itertools
 import struct
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -18,7 +17,7 @@ from pruner.errors import InputError
 from pruner.expert_groups import surviving_groups
 from pruner.families import MTP
 from pruner.files import digest_of, sha256_bytes
-from pruner.plan import ByteRange
+from pruner.plan import ByteRange, runs_of
 from pruner.sources import Source, read_ranges
 from release.gguf.convert import MODEL_NAME
 from release.gguf.experts import GgufExperts, find_experts
@@ -149,15 +148,8 @@ def _cut_tensor(tensor: GgufTensor, found: GgufExperts, drop_map: DropMap, file:
         return CutTensor(tensor, tensor.shape, (ByteRange(file, tensor.offset, tensor.size),), None)
     experts = found.architecture.experts
     kept, size = drop_map.keep(layer, experts), tensor.size // experts
-    runs = tuple(ByteRange(file, tensor.offset + first * size, count * size) for first, count in _runs(kept))
+    runs = tuple(ByteRange(file, tensor.offset + first * size, count * size) for first, count in runs_of(kept))
     return CutTensor(tensor, (*tensor.shape[:-1], len(kept)), runs, kept)
-
-
-def _runs(kept: Iterable[int]) -> Iterator[tuple[int, int]]:
-    """First expert and length of each run of neighbours."""
-    for _, pairs in itertools.groupby(enumerate(kept), lambda pair: pair[1] - pair[0]):
-        run = [expert for _, expert in pairs]
-        yield run[0], len(run)
 
 
 def _changes(
