@@ -257,7 +257,8 @@ ROW = {
     ("rows", "questions", "kind", "message"),
     [
         ([ROW], 2, CheckFailedError, "1 questions, the protocol names 2"),
-        ([ROW, ROW], 2, CheckFailedError, "a question appears twice"),
+        ([ROW, ROW], 2, CheckFailedError, "two questions have the same 'Record ID'"),
+        ([ROW, ROW | {"Record ID": "another"}], 2, CheckFailedError, "a question appears twice"),
         ([ROW | {"Correct Answer": 7}], 1, InputError, "question 1 has no text in column 'Correct Answer'"),
         ([{"Question": "?"}], 1, InputError, "has no text in column 'Record ID'"),
         ([[]], 1, InputError, "question 1 is no object"),
