@@ -7,18 +7,17 @@ from collections.abc import Iterator, Sequence
 from itertools import groupby
 from typing import TYPE_CHECKING
 
+from pruner.calibration import LETTERS
 from release.evaluation.data import digest_of_questions
 from release.evaluation.outcomes import CAUSES
 
 if TYPE_CHECKING:
     from release.evaluation.evidence import Answered, Evidence
 
-ALPHABET = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
-
 
 def contradictions(answer: Answered) -> Iterator[str]:
     """One phrase for each thing in an answer that cannot be true together."""
-    letters = ALPHABET[: len(answer.option_order)]
+    letters = LETTERS[: len(answer.option_order)]
     if sorted(answer.option_order) != list(range(len(letters))):
         yield f"option_order {list(answer.option_order)} is no order of its options"
     named = [("target", answer.target), ("raw_letter", answer.raw_letter)]

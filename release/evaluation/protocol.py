@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
+from pruner.calibration import LETTERS
 from pruner.errors import InputError
 from pruner.files import digest_of, path_inside, sha256_bytes
 from release.documents import Document, load_document
@@ -78,7 +79,7 @@ class DataSet(Document):
     @property
     def letters(self) -> str:
         """One capital letter for each option."""
-        return "ABCDEFGHIJKLMNOPQRSTUVWXYZ"[: len(self.option_columns)]
+        return LETTERS[: len(self.option_columns)]
 
 
 class Chat(Document):
