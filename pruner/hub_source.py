@@ -199,7 +199,7 @@ def whole_listing(source: HubSource) -> HubSource:
     with reading(f"hf://{source.repo}@{source.commit}"):
         files = patiently(listing, lambda _seconds: time.sleep(next(waits, 0.0)))
     for name in files:
-        if not all(is_plain_name(part) for part in name.split("/")):
+        if not all(is_plain_name(part) and part not in (".", "") for part in name.split("/")):
             raise InputError(f"{source.label}: {name!r} is no path of a file")
     return replace(source, files=dict(sorted(files.items())))
 

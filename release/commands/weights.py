@@ -111,12 +111,15 @@ def verify(
 
 
 def _verify_published(target: str, base: str | None, workers: int | None, *, as_json: bool) -> None:
+    from platformdirs import user_cache_path
+
     from pruner.sources import parse_address
     from release.verification.run import Request, verify_published
 
     repo, revision = parse_address(target)
     with console_progress() as progress:
-        found = verify_published(Request(repo, revision, base, workers), progress=progress)
+        request = Request(repo, revision, base, workers, cache=user_cache_path("moe-release") / "planned-digests")
+        found = verify_published(request, progress=progress)
     typer.echo(json.dumps(found.to_json(), indent=2) if as_json else found.text())
     raise typer.Exit(found.exit_code)
 
