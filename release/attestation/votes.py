@@ -8,10 +8,11 @@ from typing import Any
 from pydantic import ValidationError
 
 from pruner.errors import CheckFailedError, InputError
-from pruner.files import parse_json
+from pruner.files import parse_json, sha256_bytes
 from pruner.sources import read_small
 from release.attestation.envelope import key_ids, verified_statement
 from release.attestation.keys import Rebuilder, read_rebuilders
+from release.attestation.model_signature import NAME, PUBLIC_KEY
 from release.attestation.rebuild import FOLDER, PREDICATE, Rebuild, published_shards
 from release.reproduce import REBUILDERS
 from release.verification.published import Published, PublishedRepository
@@ -19,7 +20,6 @@ from release.verification.verdict import Verdict
 
 STATEMENT_LIMIT = 1 << 20
 MOST_STATEMENTS = 1000
-MODEL_SIGNATURE = "model.sig"
 SIGNATURE_LIMIT = 16 << 20
 
 
@@ -65,7 +65,7 @@ def verified_rebuilds(published: Published) -> Counts:
         raise InputError(f"{FOLDER}/: {len(names)} files are more than {MOST_STATEMENTS}")
     listed = published.path(REBUILDERS)
     keys = read_rebuilders(listed.read_bytes(), REBUILDERS) if listed.is_file() else ()
-    shards, publisher = published_shards(repository), publisher_hint(repository)
+    shards, publisher = published_shards(repository), publisher_hint(published)
     votes: list[_Vote] = []
     notes = []
     for name in names:
@@ -132,13 +132,16 @@ def statement_subject(statement: dict[str, Any]) -> dict[str, str]:
     return found
 
 
-def publisher_hint(repository: PublishedRepository) -> str | None:
-    """What `model.sig` says of the publisher's key: SHA-256 of its PEM; None when there is no signature by a key."""
-    if MODEL_SIGNATURE not in repository.files:
+def publisher_hint(published: Published) -> str | None:
+    """SHA-256 of the publisher's public key in PEM, as far as it is known: published, or named by `model.sig`."""
+    repository, key = published.weights, published.path(PUBLIC_KEY)
+    if key.is_file():
+        return sha256_bytes(key.read_bytes())
+    if NAME not in repository.files:
         return None
-    data = read_small(repository.source, MODEL_SIGNATURE, "the signature", SIGNATURE_LIMIT)
+    data = read_small(repository.source, NAME, "the signature", SIGNATURE_LIMIT)
     try:
-        hint = parse_json(data, MODEL_SIGNATURE, "the signature")["verificationMaterial"]["publicKey"]["hint"]
+        hint = parse_json(data, NAME, "the signature")["verificationMaterial"]["publicKey"]["hint"]
     except (InputError, KeyError, TypeError):
         return None
     return hint if isinstance(hint, str) else None

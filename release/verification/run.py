@@ -14,8 +14,10 @@ from pruner.progress import SILENT, Progress
 from release.verification.attestations import check_attestations
 from release.verification.consistency import check_consistency, check_listing
 from release.verification.evidence import check_evidence
-from release.verification.names import gguf_names, weights_names
-from release.verification.published import Published, PublishedRepository, fetch, open_repository
+from release.verification.ggufs import GgufRequest, check_ggufs
+from release.verification.names import weights_names
+from release.verification.published import Published, fetch, open_repository
+from release.verification.signature import check_signature
 from release.verification.verdict import Finding, Verdict, Verification
 from release.verification.weights import check_weights
 
@@ -30,6 +32,12 @@ class Request:
     workers: int | None = None
     endpoint: str | None = None
     token: str | None = None
+    signer: Path | None = None
+    """The publisher's public key, from a place that one trusts."""
+    requantize: bool = False
+    llama_cpp: Path | None = None
+    work: Path | None = None
+    """Folder for what needs a disk; default: the system's temporary one."""
     cache: Path | None = None
     """Folder that remembers digests of proved shards, so that a killed run goes on."""
 
@@ -48,9 +56,10 @@ def verify_published(request: Request, *, progress: Progress = SILENT) -> Verifi
             "consistency": partial(check_consistency, published),
             "files": partial(check_files, published),
             "weights": partial(_weights, published, request, progress),
-            "ggufs": partial(_gguf, published, request),
+            "ggufs": partial(check_ggufs, published, _gguf_request(request), progress=progress),
             "evidence": partial(check_evidence, published),
             "attestations": partial(check_attestations, published),
+            "signature": partial(check_signature, published, request.signer),
         }
         findings = [_guarded(part, published, check) for part, check in checks.items()]
     return Verification(f"hf://{request.repo}", repository.source.commit, tuple(each for each in findings if each))
@@ -76,17 +85,13 @@ def _weights(published: Published, request: Request, progress: Progress) -> Find
     return check_weights(published, request.base, workers=request.workers, progress=progress, cache=cache)
 
 
-def _gguf(published: Published, request: Request) -> Finding | None:
-    """The finding on the GGUF repository, when the release has one."""
-    publish = published.manifest.content.publish
-    if publish is None or publish.gguf is None:
-        return None
-    try:
-        repository = _gguf_repository(publish.gguf, publish.tag, request)
-    except InputError as error:
-        return Finding("ggufs", Verdict.UNKNOWN, str(error))
-    return check_listing(published.lock, repository, "ggufs", gguf_names(published.lock))
-
-
-def _gguf_repository(repo: str, tag: str | None, request: Request) -> PublishedRepository:
-    return open_repository(repo, tag or "main", endpoint=request.endpoint, token=request.token)
+def _gguf_request(request: Request) -> GgufRequest:
+    return GgufRequest(
+        base=request.base,
+        requantize=request.requantize,
+        llama_cpp=request.llama_cpp,
+        work=request.work,
+        workers=request.workers,
+        endpoint=request.endpoint,
+        token=request.token,
+    )
