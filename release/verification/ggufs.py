@@ -1,4 +1,4 @@
-"""Whether the published quants are what the release's recipe makes: as locked, cut from the base's GGUFs, or quantized again."""
+"""Whether the published quants are what the recipe makes: as locked, cut from the base's GGUFs, or quantized again."""
 
 from __future__ import annotations
 
