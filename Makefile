@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/pip --disable-pip-version-check --quiet
 
-.PHONY: demo test lint types setup toolchain browser bench docs clean
+.PHONY: demo test lint types setup toolchain browser bench docs pictures clean
 
 demo: setup toolchain  ## cut a release of the tiny model, end to end, and publish it to a local Hub
 	$(BIN)/moe-release cut manifests/tiny-gemma4-4e.yaml --hub local
@@ -42,6 +42,9 @@ bench: setup  ## pruning and proving against cp and sha256, as ratios
 
 docs: setup  ## the pages that are generated
 	$(BIN)/moe-release schema --page > docs/manifest.md.tmp && mv docs/manifest.md.tmp docs/manifest.md
+
+pictures: demo browser  ## the README's picture of a card
+	PYTHONPATH=. $(BIN)/python docs/images/draw_card.py build/tiny-gemma4-4e/card docs/images/card.png
 
 clean:
 	rm -rf build $(VENV)

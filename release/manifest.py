@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from decimal import Decimal
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -18,6 +17,7 @@ from pruner.safetensors_format import Metadata
 from release.documents import Document, load_document
 from release.gguf.quality import MINIMUM_TOKENS
 from release.hub_file import HubAddress, RepoFile, with_hub_address
+from release.reported import Reported
 
 Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 Revision = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{40}$")]
@@ -290,9 +290,7 @@ class Gguf(Document):
     memory: Size | None = Field(
         None, description="Memory for quantizing; quants run side by side as far as it reaches. Default: half of what is free."
     )
-    max_shard_size: (
-        Annotated[int, BeforeValidator(parse_size, json_schema_input_type=SizeText | PositiveInt), Field(ge=10**6)] | None
-    ) = Field(
+    max_shard_size: Annotated[Size, Field(ge=10**6)] | None = Field(
         None, description="A larger quant is split by llama-gguf-split: cap of a shard in bytes of tensor data, in whole MB."
     )
     quants: list[Annotated[Quant, BeforeValidator(_quant, json_schema_input_type=Name | Quant)]] = Field(min_length=1)
@@ -323,41 +321,6 @@ class Eval(Document):
 
     protocol: str = Field(description="Path of the protocol, relative to the manifest's folder.")
     quants: list[Name] = Field(min_length=1)
-
-
-class Reported(Document):
-    """A score that someone else published and that was not reproduced here."""
-
-    exam: str | None = Field(None, description="What was asked, such as GPQA Diamond.")
-    quant: str | None = Field(None, description="What answered, such as Q6_K.")
-    correct: int = Field(ge=0, description="Correct answers of the published score, patched if it was.")
-    total: int = Field(gt=0, le=10**9)
-    raw_correct: int | None = Field(None, ge=0, description="Correct answers before any patch, where the source tells them.")
-    percent: Annotated[Decimal, Field(ge=0, le=100, max_digits=8)] | None = Field(
-        None, description="The published percentage; it must follow from the counts."
-    )
-    url: Annotated[str, StringConstraints(pattern=r"^https://[A-Za-z0-9._~:/?#@!$&'()*+,;=%-]+$")]
-    date: Annotated[str, StringConstraints(pattern=r"^\d{4}-\d{2}-\d{2}$")] | None = Field(
-        None, description="When it was published; leave it out where the source does not say."
-    )
-
-    @property
-    def origin(self) -> str:
-        """What was asked, where and when it was published."""
-        where = f"{self.url} on {self.date}" if self.date else f"{self.url} (no date given)"
-        return f"{self.exam}, reported at {where}" if self.exam else f"reported at {where}"
-
-    @model_validator(mode="after")
-    def _adds_up(self) -> Reported:
-        for name in ("correct", "raw_correct"):
-            if (value := getattr(self, name)) is not None and value > self.total:
-                raise ValueError(f"{name} is {value}, of {self.total} questions")
-        if self.percent is not None:
-            true = Decimal(100) * self.correct / self.total
-            places = -int(self.percent.as_tuple().exponent)
-            if abs(true - self.percent) > Decimal(5).scaleb(-places - 1):
-                raise ValueError(f"{self.correct} of {self.total} is {true:.2f} %, not {self.percent} %")
-        return self
 
 
 class LmEvalFiles(Document):
@@ -437,7 +400,7 @@ class Publish(Document):
     collection: Annotated[str, StringConstraints(min_length=1, max_length=160)] | None = Field(
         None, description="Collection that public repositories join: a slug (org/title-0123…), or a title, made if needed."
     )
-    supersedes: Annotated[Supersedes, BeforeValidator(_supersedes)] | None = Field(
+    supersedes: Annotated[Supersedes, BeforeValidator(_supersedes, json_schema_input_type=RepoId | Supersedes)] | None = Field(
         None, description="Older repositories: once ours are public, a pull request writes new_version on each card."
     )
     rebuilders: PinnedFile | None = Field(

@@ -6,6 +6,7 @@ import json
 
 from pruner.errors import CheckFailedError
 from release.context import Context
+from release.stages.kept_card import with_kept_card
 from release.stages.publication import repositories
 from release.stages.read_back import announce
 
@@ -28,7 +29,7 @@ def promote(context: Context) -> str:
     hub, publish = context.options.hub, context.publish
     hub.require_token()
     _require_published(context)
-    planned = repositories(context)
+    planned = [with_kept_card(context, repository) for repository in repositories(context)]
     api = hub_api(hub.endpoint, hub.token)
     require_rights(api, [repository.repo for repository in planned])
     for repository in planned:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +14,7 @@ from release.context import Context
 from release.hub.endpoint import HubTarget
 from release.manifest import LoadedManifest
 from release.publication_report import plan_json, plan_lines
+from release.stages.kept_card import with_kept_parts
 from release.stages.publication import Repository, repositories
 
 if TYPE_CHECKING:
@@ -100,12 +101,18 @@ def outlook(context: Context, real: HubTarget, *, pull_request: bool = False) ->
     plans: list[PublicationPlan] = []
     problems: list[str] = []
     unknown: list[str] = []
-    for repository in repositories(context):
+    there = replace(context, options=replace(context.options, hub=real))
+    for made in repositories(context):
+        repository = made
         try:
+            repository = with_kept_parts(there, made)
             plan = _real_plan(context, api, repository)
         except UnavailableError as error:
             unknown.append(f"{error}; counted as empty")
             plan = compare_tree(repository.files, repository.digests, None, repository.repo)
+        except CheckFailedError as error:
+            problems.append(str(error))
+            plan = _real_plan(context, api, repository)
         else:
             problems += _problems(context, api, repository, plan, pull_request=pull_request)
         plans.append(plan)

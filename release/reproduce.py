@@ -46,7 +46,7 @@ def evidence_name(quant: str) -> str:
 
 def named_files(manifest: Manifest) -> list[PinnedFile]:
     """The files beside the manifest that are published with it, in the manifest's order; what is withheld is left out."""
-    files: list[PinnedFile | None] = [manifest.prune.drop_map if manifest.prune else None]
+    files: list[PinnedFile | None] = [manifest.base.headers, manifest.prune.drop_map if manifest.prune else None]
     if manifest.gguf:
         files += [manifest.gguf.imatrix.file if manifest.gguf.imatrix else None]
         files += [quant.tensor_types for quant in manifest.gguf.quants]
@@ -54,11 +54,18 @@ def named_files(manifest: Manifest) -> list[PinnedFile]:
         files.append(PinnedFile(path=manifest.eval.protocol))
     files += [row.evidence for row in manifest.compare]
     files += [prior.file for prior in manifest.prior]
+    files += manifest.card.earlier_maps.values()
     if manifest.card.prose:
         files.append(PinnedFile(path=manifest.card.prose))
     if manifest.publish:
         files.append(manifest.publish.rebuilders)
     return [file for file in files if file is not None]
+
+
+def _own_templates(loaded: LoadedManifest) -> list[PinnedFile]:
+    folder = loaded.content.card.templates
+    found = sorted(path_inside(loaded.root, folder).glob("*.j2")) if folder else []
+    return [PinnedFile(path=f"{folder}/{file.name}") for file in found]
 
 
 def reproduce_files(loaded: LoadedManifest, made: dict[str, Path]) -> dict[str, Path]:
@@ -72,7 +79,7 @@ def reproduce_files(loaded: LoadedManifest, made: dict[str, Path]) -> dict[str, 
         InputError: a file that the manifest names would stand where another one must.
     """
     files = {**made, MANIFEST: loaded.path}
-    for pinned in named_files(loaded.content):
+    for pinned in [*named_files(loaded.content), *_own_templates(loaded)]:
         inside = path_inside(loaded.root, pinned.path).relative_to(path_inside(loaded.root, ".")).as_posix()
         name, local = f"{FOLDER}/{inside}", loaded.file(pinned)
         if name in files and sha256_file(files[name]) != sha256_file(local):

@@ -16,6 +16,10 @@ fi
 for manifest in "${manifests[@]}"; do
     work=${WORK:-build}/$(basename "$manifest" .yaml)
     "$MOE_RELEASE" cut "$manifest" --work "$work" --until lock
-    "$MOE_RELEASE" card --lint "$work/card/README.md"
-    "$MOE_RELEASE" table "$manifest" --work "$work" | summary
+    if [[ -f $work/card/README.md ]]; then # the release of a base itself has no card
+        "$MOE_RELEASE" card --lint "$work/card/README.md"
+    fi
+    if [[ -f $work/card/results.md ]]; then
+        "$MOE_RELEASE" table "$manifest" --work "${WORK:-build}" | summary
+    fi
 done

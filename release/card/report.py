@@ -165,11 +165,16 @@ def _digest(kind: str, path: str, file: LockedFile, against: str) -> tuple[Cell,
 
 def questions_table(runs: Mapping[str, Evidence]) -> Table:
     """How each question went in each run, by its id alone: exams are not to be revealed."""
-    found = {quant: {each.id: each for each in run.questions} for quant, run in runs.items()}
-    ids = dict.fromkeys(each.id for run in runs.values() for each in run.questions)
+    found = {quant: {_asked(run, each): each for each in run.questions} for quant, run in runs.items()}
+    ids = dict.fromkeys(name for answers in found.values() for name in answers)
     cells = [(Cell(each, style="code"), *(_answer(answers.get(each)) for answers in found.values())) for each in ids]
     note = "Right or wrong after the patch, which asks again only for the outcomes that the protocol names in advance."
     return Table("questions", "Questions", ("Question", *found), cells, note)
+
+
+def _asked(run: Evidence, answered: Answered) -> str:
+    """The question's id, and of a question that is asked several times, which time it was."""
+    return f"{answered.id} ({answered.repeat + 1} of {run.repeats})" if run.repeats > 1 else answered.id
 
 
 def _answer(answered: Answered | None) -> Cell:

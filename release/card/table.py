@@ -9,7 +9,7 @@ from pruner.errors import CheckFailedError
 from release.card.claims import Claim, SourcedText
 from release.evaluation.evidence import Evidence, Interval
 from release.evaluation.lm_eval_run import LmEvalRun
-from release.manifest import Reported
+from release.reported import Reported
 
 
 @dataclass(frozen=True)

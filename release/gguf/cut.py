@@ -6,7 +6,7 @@ import fcntl
 import hashlib
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -195,15 +195,20 @@ class _Work:
     def _resume(self, advance: Advance) -> tuple[hashlib._Hash, int]:
         """Take over what a killed run wrote, as far as its noted digest vouches for it, and cut off the rest."""
         noted = _read_note(self.note)
-        length = noted.get("bytes")
-        usable = noted.get("plan") == self.identity and type(length) is int and 0 < length <= self.plan.size
-        digest, done = self._beginning(int(str(length))) if usable else (hashlib.sha256(), 0)
-        if done and digest.hexdigest() != noted.get("sha256"):
+        digest, done = self._beginning(self._noted_length(noted))
+        if digest.hexdigest() != noted.get("sha256"):
             digest, done = hashlib.sha256(), 0
         self.file.truncate(done)
         self.file.seek(done)
         advance(done)
         return digest, done
+
+    def _noted_length(self, noted: Mapping[str, Any]) -> int:
+        """Bytes that a note vouches for; 0 when it is of another plan."""
+        length = noted.get("bytes")
+        if type(length) is not int or noted.get("plan") != self.identity or not 0 < length <= self.plan.size:
+            return 0
+        return length
 
     def _beginning(self, length: int) -> tuple[hashlib._Hash, int]:
         """Digest of the first `length` bytes, or of as many as there are, and their number."""

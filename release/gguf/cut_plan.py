@@ -28,7 +28,7 @@ from release.gguf.reader import KIND_NUMBERS, SCALAR_CODES, GgufEntry, GgufHeade
 
 Part = bytes | ByteRange
 """Bytes that are new, or a range of the base's file."""
-ALL_OR_NOTHING = ("F32", "F16", "BF16", "Q8_0", "MXFP4_MOE")
+UNIFORM = ("F32", "F16", "BF16", "Q8_0", "MXFP4_MOE")
 """File types whose tensors have the same types for any number of experts above one."""
 SMALLEST = ("IQ1_S", "IQ1_M", "IQ2_XXS", "IQ2_XS", "IQ2_S", "IQ2_M")
 FEW, EIGHT = 4, 8
@@ -81,6 +81,18 @@ class CutPlan:
     def size(self) -> int:
         """Bytes of the file."""
         return sum(map(length_of, self.parts))
+
+    @property
+    def notes(self) -> list[str]:
+        """How the file differs from one quantized from the pruned model, as clauses that go on after "cut from …"."""
+        found = []
+        if self.imatrix:
+            found.append(
+                "which was made with an imatrix of the base: not the bytes that an imatrix of the pruned model would give"
+            )
+        if self.other_types is not None:
+            found.append(f"whose types it keeps: {self.other_types}")
+        return found
 
     def digest(self, source: Source) -> str:
         """What tells this plan from others, and changes when the base's file does; never that of the cut file."""
@@ -265,7 +277,7 @@ def file_type(header: GgufHeader) -> str | None:
 
 def _other_types(kind: str | None, before: int, experts: int) -> str | None:
     """Why llama-quantize would choose other types for the pruned model than it chose for the base."""
-    if experts == before or (kind in ALL_OR_NOTHING and experts > 1):
+    if experts == before or (kind in UNIFORM and experts > 1):
         return None
     for number, treated in ((before, "the base"), (experts, "the pruned model")):
         if number == EIGHT:

@@ -11,7 +11,7 @@ from pruner.errors import InputError
 from pruner.progress import SILENT, Progress
 from pruner.proof import Proof
 from release.gguf.cut import cut
-from release.gguf.cut_plan import CutPlan, plan_cut
+from release.gguf.cut_plan import plan_cut
 from release.gguf.cut_proof import prove_cut
 from release.gguf.located import locate
 from release.gguf.names import last_label
@@ -49,7 +49,7 @@ def cut_directly(
         "base_digest_checked": result.checked,
         "experts": plan.experts,
         "name": plan.name,
-        "notes": notes(plan),
+        "notes": plan.notes,
         "sha256": result.sha256,
         "size": result.size,
         "type": plan.file_type,
@@ -62,16 +62,6 @@ def model_name_of(out: Path) -> str:
     label = last_label(stem)
     named = stem[: -len(label)].rstrip("-._") if label and stem.upper().endswith(label) else stem
     return named or stem
-
-
-def notes(plan: CutPlan) -> list[str]:
-    """How a cut GGUF differs from one quantized from the pruned model, as clauses that go on after "cut from …"."""
-    found = []
-    if plan.imatrix:
-        found.append("which was made with an imatrix of the base: not the bytes that an imatrix of the pruned model would give")
-    if plan.other_types is not None:
-        found.append(f"whose types it keeps: {plan.other_types}")
-    return found
 
 
 def prove_directly(

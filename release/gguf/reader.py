@@ -23,6 +23,8 @@ MAXIMUM_ENTRIES = 1 << 16
 MAXIMUM_TENSORS = 1 << 16
 MAXIMUM_ELEMENTS = 1 << 24
 MAXIMUM_STRING = 16 << 20
+MAXIMUM_NAME = 1024
+"""Bytes of a key or of a tensor's name; ggml itself holds 64 of a name."""
 MAXIMUM_DIMENSIONS = 4
 MAXIMUM_HEADER = 128 << 20
 KEPT_ELEMENTS = 4096
@@ -116,6 +118,7 @@ class _Cursor:
         self.path, self.file, self.size, self.position, self.kept = path, file, size, 0, 0
 
     def fail(self, text: str) -> InputError:
+        text = "".join(letter if letter.isprintable() else "?" for letter in text)  # it quotes the file's own names
         return InputError(f"{self.path}: {text} (byte {self.position:,} of {self.size:,})")
 
     def check(self, count: int, what: str) -> None:
@@ -147,7 +150,7 @@ class _Cursor:
 
     def string(self, what: str, *, strict: bool = True) -> str:
         length = self.number("Q", f"length of {what}")
-        if length > MAXIMUM_STRING:
+        if length > (MAXIMUM_NAME if strict else MAXIMUM_STRING):
             raise self.fail(f"damaged GGUF: {what} claims {length:,} bytes")
         data = self.take(length, what)
         self.keep(1, length)

@@ -21,7 +21,14 @@ LARGEST = 64 << 20
 """Bytes of an older lock or list of digests that is still read."""
 LINE = re.compile(r"([0-9a-f]{64}) [ *]([^/\0\n]+)")
 SHA256 = re.compile(r"[0-9a-f]{64}")
-PLACES = (("weights/", ""), ("gguf/", ""), ("imatrix/", ""))
+PLACES = (
+    ("weights/", ""),
+    ("gguf/", ""),
+    ("imatrix/", ""),
+    ("card/pictures/", "pictures/"),
+    ("card/eval_results/", ".eval_results/"),
+)
+"""Where the lock's outputs stand in a repository."""
 
 
 def stale_files(api: HfApi, repo: str, tree: RemoteTree, files: Collection[str]) -> tuple[str, ...]:

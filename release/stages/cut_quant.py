@@ -11,7 +11,6 @@ from pruner.files import path_inside
 from release.context import Context
 from release.gguf.cut import cut, partial_files
 from release.gguf.cut_plan import plan_cut
-from release.gguf.direct_cut import notes
 from release.gguf.located import LocatedGguf, locate, locate_on_hub
 from release.gguf.summary import fallbacks, summarize
 from release.manifest import BaseQuant, LoadedManifest
@@ -53,7 +52,7 @@ def cut_quant(context: Context, name: str, source: BaseQuant) -> dict[str, Any]:
         "size": base.header.file_size,
         "checked": result.checked,
         "imatrix": dict(plan.imatrix) or None,
-        "notes": notes(plan),
+        "notes": plan.notes,
     }
     return {**summary.to_json(), "composition": fallbacks(summary, plan.file_type or name), "cut_from": origin}
 

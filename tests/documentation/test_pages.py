@@ -79,3 +79,12 @@ def test_every_whole_manifest_on_a_page_is_valid(page: Path) -> None:
     for block in blocks:
         if "schema: moe-release/v1" in block:
             Manifest.model_validate(yaml.safe_load(re.sub(r"<40 hex[^>]*>", "a" * 40, block)))
+
+
+def test_the_readme_shows_the_manifest_and_the_stages_as_they_are() -> None:
+    from release.pipeline import STAGES
+
+    readme = (ROOT / "README.md").read_text()
+    assert f"```yaml\n{(ROOT / 'manifests/tiny-gemma4-4e.yaml').read_text()}```" in readme
+    shown = re.findall(r"^    ✓ (.+?)  +[0-9.]+ s  ", readme, re.MULTILINE)
+    assert shown == [stage.title for stage in STAGES]

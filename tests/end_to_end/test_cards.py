@@ -16,11 +16,13 @@ import sys
 from pathlib import Path
 
 import pytest
+from huggingface_hub import HfApi
 
 from pruner.files import sha256_file
 from release.card.lint.run import lint_file
 from release.evaluation.protocol import load_protocol
 from release.evaluation.settings import server_flags
+from release.hub.local import LocalHub
 from release.lock import read_lock
 from tests.conftest import MANIFESTS
 from tests.end_to_end.conftest import Release, run_command
@@ -33,11 +35,11 @@ REFRESH = "MOE_RELEASE_REFRESH_GOLDEN"
 @pytest.fixture(scope="session")
 def listing(release: Release, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The files of both repositories."""
-    lock = json.loads((release.work / "lock.json").read_text())["outputs"]
-    named = [path.split("/", 1)[1] for path in lock if not path.startswith("eval/") and "/" in path]
-    reproduce = ("manifest.yaml", "lock.json", "drop_map.json", "SHA256SUMS", "protocol.yaml", "claims.json")
+    with LocalHub(release.hub) as hub:
+        api = HfApi(endpoint=hub.endpoint, token=hub.token)
+        named = [name for repo in release.summary["published"] for name in api.list_repo_files(repo)]
     path = tmp_path_factory.mktemp("files") / "files.txt"
-    path.write_text("\n".join([*named, *(f"reproduce/{name}" for name in reproduce)]))
+    path.write_text("\n".join(named))
     return path
 
 

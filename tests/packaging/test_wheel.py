@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import re
-import shutil
 import subprocess
 import sys
 import tarfile
@@ -16,23 +14,13 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import MANIFESTS, ROOT
+from tests.conftest import ROOT
+from tests.small_release import write_small_release
 
 pytestmark = pytest.mark.slow
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 PIP = (sys.executable, "-m", "pip", "--quiet", "--quiet", "--disable-pip-version-check")
-DROPPED = {str(layer): list(range(4, 16)) for layer in range(4)}
-MANIFEST = """schema: moe-release/v1
-name: packaged-4e
-base: {{path: tiny/model, name: tiny-gemma4-16e}}
-prune:
-  experts: 4
-  drop_map: {{path: map.json, sha256: {digest}}}
-weights: {{max_shard_size: 1MiB}}
-card: {{license: apache-2.0}}
-publish: {{weights: moe-release/packaged-4e}}
-"""
 
 
 def lowest(requirement: str) -> str:
@@ -65,12 +53,7 @@ def command(request: pytest.FixtureRequest, wheel: Path, tmp_path_factory: pytes
 @pytest.fixture
 def manifest(tmp_path: Path) -> Path:
     """A variant of the tiny model with a pinned map: no analysis, no quants."""
-    shutil.copytree(MANIFESTS / "tiny", tmp_path / "tiny")
-    (tmp_path / "map.json").write_text(json.dumps(DROPPED))
-    digest = hashlib.sha256((tmp_path / "map.json").read_bytes()).hexdigest()
-    path = tmp_path / "packaged-4e.yaml"
-    path.write_text(MANIFEST.format(digest=digest))
-    return path
+    return write_small_release(tmp_path)
 
 
 def run(command: Path, *words: object) -> str:

@@ -27,12 +27,15 @@ gguf: {quants: [Q6_K, {name: CD, type: Q6_K, tensor_types: {path: types.txt}}]}
 compare:
 - {label: other, evidence: {path: runs/other.json}}
 - {label: harness, lm_eval: {samples: {path: runs/samples_x.jsonl}, results: {path: runs/results_x.json}}}
-card: {prose: words.md}
+card: {prose: words.md, templates: looks, earlier_maps: {v1: {path: maps/v1.json}}}
 publish: {weights: org/small, tag: v1}
 """
 
 
 def write(folder: Path, text: str = MANIFEST) -> Path:
+    for name in ("maps/v1.json", "looks/weights_card.md.j2", "looks/notes.txt"):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(name)
     for name in ("maps/map.json", "types.txt", "runs/other.json", "runs/samples_x.jsonl", "runs/results_x.json", "words.md"):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_text(name)
@@ -43,8 +46,10 @@ def write(folder: Path, text: str = MANIFEST) -> Path:
 def test_named_files_stand_at_the_manifests_paths_and_questions_stay_out(tmp_path: Path) -> None:
     files = reproduce.reproduce_files(load_manifest(write(tmp_path)), {})
     assert sorted(files) == [
+        "reproduce/looks/weights_card.md.j2",
         "reproduce/manifest.yaml",
         "reproduce/maps/map.json",
+        "reproduce/maps/v1.json",
         "reproduce/runs/other.json",
         "reproduce/types.txt",
         "reproduce/words.md",

@@ -115,9 +115,9 @@ def maps(statistics: ExpertStatistics, kept: int = KEPT) -> Mapping[str, Kept]:
 def compare(folder: Path, calibration: CalibrationSet, held_out: CalibrationSet, kept: int = KEPT) -> Mapping[str, float]:
     """Held-out accuracy of the model in `folder` and of its pruned variants, by name."""
     with TemporaryDirectory() as records:
-        statistics = analyze(folder, calibration, records=Path(records))
+        kept_by = maps(analyze(folder, calibration, records=Path(records)), kept)
     tiny = load_tiny(folder)
-    variants = {name: prune(tiny, keep) for name, keep in maps(statistics, kept).items()}
+    variants = {name: prune(tiny, keep) for name, keep in kept_by.items()}
     return {name: accuracy(variant, held_out) for name, variant in {"full": tiny, **variants}.items()}
 
 

@@ -9,9 +9,11 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from release.gguf.toolchain import cache_folder
 from tests.conftest import ROOT
 
 RUNNERS = ("ubuntu-latest", "ubuntu-24.04-arm")
@@ -25,15 +27,24 @@ class Run:
     log: str
 
     @property
+    def records(self) -> list[dict[str, Any]]:
+        """Act's own log."""
+        return [json.loads(line) for line in self.log.splitlines() if line.startswith("{")]
+
+    @property
     def lines(self) -> list[str]:
-        records = [json.loads(line) for line in self.log.splitlines() if line.startswith("{")]
-        return [str(record["msg"]).rstrip("\n") for record in records if record.get("raw_output")]
+        """What the steps printed."""
+        return [str(record["msg"]).rstrip("\n") for record in self.records if record.get("raw_output")]
+
+    @property
+    def outputs(self) -> dict[str, str]:
+        """What the steps handed on, by name."""
+        return {str(each["name"]): str(each["arg"]) for each in self.records if each.get("command") == "set-output"}
 
     @property
     def summary(self) -> str:
         """What the steps wrote for the reader of the run."""
-        records = [json.loads(line) for line in self.log.splitlines() if line.startswith("{")]
-        return "\n".join(str(each["content"]) for each in records if each.get("command") == "summary")
+        return "\n".join(str(each["content"]) for each in self.records if each.get("command") == "summary")
 
 
 Act = Callable[..., Run]
@@ -57,7 +68,14 @@ def act(tmp_path: Path, command: Path) -> Act:
         words += ["-W", ROOT / ".github" / "workflows" / f"{workflow}.yml"]
         words += [word for runner in RUNNERS for word in ("-P", f"{runner}=-self-hosted")]
         words += [word for name, value in (inputs or {}).items() for word in ("--input", f"{name}={value}")]
-        passed = {"MOE_RELEASE": str(command), "PYTHON": sys.executable, "NO_COLOR": "1", **environment}
+        cache = str(cache_folder())  # act gets a cache of its own, the toolchain stays where it is
+        passed = {
+            "MOE_RELEASE": str(command),
+            "MOE_RELEASE_CACHE": cache,
+            "PYTHON": sys.executable,
+            "NO_COLOR": "1",
+            **environment,
+        }
         passed |= {name: value for name, value in os.environ.items() if name.startswith("MOE_RELEASE_LLAMA")}
         words += [word for name, value in passed.items() for word in ("--env", f"{name}={value}")]
         result = subprocess.run(

@@ -16,9 +16,9 @@ from release.card.lint.finding import Finding
 
 CONFIG = "config.json"
 MOST_FILES = 100_000
-MOST_PARTS = 4
-"""Of a pattern: more wildcards than that are no name of a shard."""
-NUMBERED = re.compile(r"(?<![A-Za-z0-9])[N#*]+(?![A-Za-z])|0*N+(?![A-Za-z])|\*")
+DIGITS = re.compile(r"[0-9]+")
+NUMBERED = re.compile(r"(?<![A-Za-z0-9])[0-9]*[N#]+(?![A-Za-z0-9])")
+"""The number in `model-0000N-of-00009`."""
 
 
 @dataclass(frozen=True)
@@ -43,11 +43,19 @@ class Knowledge:
         path = str(PurePosixPath(name))
         if path in (self.files or ()) or path in self._folders or ("/" not in path and path in self._names):
             return True
-        parts = [re.escape(part) for part in NUMBERED.split(path)]
-        if not 1 < len(parts) <= MOST_PARTS:
-            return False
-        pattern = re.compile(("[^/]*" if "*" in path else "[0-9]+").join(parts))
-        return any(pattern.fullmatch(file) for file in (*(self.files or ()), *self._names))
+        if "*" in path or not NUMBERED.search(path):
+            return "*" in path  # a glob names no file
+        alike = self._numbered.get(DIGITS.sub("#", NUMBERED.sub("#", path)), ())
+        pattern = re.compile("[0-9]+".join(re.escape(part) for part in NUMBERED.split(path)))
+        return any(pattern.fullmatch(file) for file in alike)
+
+    @cached_property
+    def _numbered(self) -> Mapping[str, list[str]]:
+        """Paths and names by what they are without their numbers."""
+        found: dict[str, list[str]] = {}
+        for name in (*(self.files or ()), *self._names):
+            found.setdefault(DIGITS.sub("#", name), []).append(name)
+        return found
 
 
 Rule = Callable[[Document, Knowledge], Iterator[Finding]]

@@ -19,7 +19,7 @@ from release.card.pictures.quants import QuantPoint, quants_picture
 from release.card.pictures.results import Score, results_picture, score_of
 from release.card.table import Entry
 from release.evaluation.evidence import read_evidence
-from release.manifest import Reported
+from release.reported import Reported
 from tests.conftest import MANIFESTS, ROOT
 
 EVIDENCE = MANIFESTS / "tiny" / "evidence" / "tiny-gemma4-16e-Q6_K.json"

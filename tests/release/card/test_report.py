@@ -26,8 +26,8 @@ from release.card.report import (
 from release.card.table import Entry, Row, rows
 from release.evaluation.evidence import Evidence, read_evidence, totals
 from release.lock import Difference, Lock, LockedBase, LockedFile, LockedInputs
-from release.manifest import Reported
 from release.records import Output, Record
+from release.reported import Reported
 from tests.browser import Visit, browser, visit
 from tests.conftest import MANIFESTS
 
@@ -45,7 +45,7 @@ def changed(*, wrong: int = 0, **fields: object) -> Evidence:
         update = {"raw_correct": False} if wrong and question.outcome == "valid" and question.raw_correct else {}
         wrong -= len(update)
         questions.append(question.model_copy(update=update))
-    return REFERENCE.model_copy(update={"questions": tuple(questions), **totals(tuple(questions), None), **fields})
+    return REFERENCE.model_copy(update={"questions": tuple(questions), **totals(tuple(questions)), **fields})
 
 
 def entries() -> list[Row]:

@@ -8,7 +8,7 @@ from release.card.claims import claims_in
 from release.card.render import render
 from release.card.table import Entry, rows
 from release.evaluation.evidence import Evidence, read_evidence, totals
-from release.manifest import Reported
+from release.reported import Reported
 from tests.conftest import MANIFESTS
 
 REFERENCE = read_evidence(MANIFESTS / "tiny" / "evidence" / "tiny-gemma4-16e-Q6_K.json")

@@ -12,6 +12,7 @@ import pytest
 from pruner.errors import CheckFailedError, InputError
 from release.card.facts import run_facts
 from release.card.render import environment
+from release.card.report import questions_table
 from release.evaluation.compare import compare
 from release.evaluation.evidence import Evidence, evidence_bytes, read_evidence
 from release.evaluation.protocol import Protocol, load_protocol, protocol_digest
@@ -209,6 +210,14 @@ def test_a_card_says_that_answers_are_repeats():
     run = run_facts(two_runs([4, 3, 0], [0] * 3)[0], 4)
     assert (run["chance"], str(run["asked"]), str(run["repeats"])) == (None, "3", "4")
     once = run_facts(evidence([answered(0)]), 4)
+    table = questions_table({"Q6_K": two_runs([4, 3, 0], [0] * 3)[0]})
+    assert [row[0].text for row in table.rows][:5] == [
+        "q0 (1 of 4)",
+        "q0 (2 of 4)",
+        "q0 (3 of 4)",
+        "q0 (4 of 4)",
+        "q1 (1 of 4)",
+    ]
     assert (once["repeats"], once["asked"], once["error"]) == (None, None, None)
     environment_ = environment()
     source, _, _ = environment_.loader.get_source(environment_, "weights_card.md.j2")  # type: ignore[union-attr]
@@ -217,4 +226,4 @@ def test_a_card_says_that_answers_are_repeats():
     assert "| Raw outcome | Answers |" in text
     words = "3 questions, each asked 4 times with seeds of its own. The score is the mean over all answers"
     assert f"{words}; its standard error, {run['error']}," in text
-    assert environment_.from_string(part).render(run=once).endswith("| failed | 0 |\n\nRaw:")
+    assert environment_.from_string(part).render(run=once).endswith("| together | 1 |\n\nRaw:")

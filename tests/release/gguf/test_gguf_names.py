@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from pruner.errors import InputError
-from release.gguf.names import check_tags, file_for_tag
+from release.gguf.names import check_tags, file_for_tag, last_label
 
 FILES = {tag: f"gemma-109e-{tag}.gguf" for tag in ("Q4_K_M", "Q6_K", "Q8_0", "IQ4_XS")}
 
@@ -33,6 +33,16 @@ def test_plain_names_resolve_to_their_own_files():
         ({"Q6_K": "m-Q6_K_large.gguf"}, [], r"end its name in -Q6_K\.gguf"),
         ({"Q6_K": "m-Q6_K-00001-of-00002.gguf"}, ["m-Q6_K-00002-of-00002.gguf"], None),
         ({"Q6_K": "m-Q6_K.gguf"}, ["Q6_K.md", "Q6_K-notes/README.md", "a-Q6_K.mmproj-f16.gguf"], None),
+        ({"Q6_K": "m-Q6_K.gguf"}, ["mtp-m-Q6_K.gguf", "m-imatrix-Q6_K.gguf", "a/mmproj-Q6_K.gguf"], None),
+        ({"Q6_K": "m-Q6_K.gguf"}, ["Q6_K-old/n-Q8_0.gguf"], "would load Q6_K-old/n-Q8_0"),
+        ({"Q6_K": "m-Q6_K.gguf"}, ["preset.ini"], "would not find m-Q6_K"),
+        ({"Q6.K": "m-Q6.K.gguf"}, [], "the Hub finds no quant label in this name"),
+        ({"best": "m-best.gguf"}, [], "the Hub finds no quant label in this name; end it in one, such as best-Q6_K"),
+        ({"CD-Q6_K": "m-CD-Q6_K.gguf"}, [], None),
+        ({"CD-Q6_K": "m-CD-Q6_K.gguf", "Q6_K-plain": "m-Q6_K-plain.gguf"}, [], "the Hub reads the last quant label"),
+        ({"UD-Q4_K_M": "m-UD-Q4_K_M.gguf", "Q8_0": "m-Q8_0.gguf"}, [], None),
+        ({"Q8_0": "m-Q8_0.gguf"}, ["z-Q8_0.gguf"], "the Hub reads .* would show z-Q8_0.gguf for Q8_0"),
+        ({"Q8_0": "m-Q8_0.IQ4_XS.gguf"}, [], "would show m-Q8_0.IQ4_XS.gguf for IQ4_XS for Q8_0"),
     ],
 )
 def test_a_tag_that_finds_another_file_is_refused(files: dict[str, str], others: list[str], expected: str | None):
@@ -42,3 +52,25 @@ def test_a_tag_that_finds_another_file_is_refused(files: dict[str, str], others:
     with pytest.raises(InputError, match=expected) as caught:
         check_tags(files, others)
     assert "\n" not in str(caught.value)
+
+
+def test_a_dot_in_a_tag_is_any_letter_to_llama_cpp():
+    assert file_for_tag(["a-Q6xK-1.gguf", "m-Q6.K.gguf"], "Q6.K") == "a-Q6xK-1.gguf"
+
+
+@pytest.mark.parametrize(
+    ("name", "label"),
+    [
+        ("m-Q4_K_M.gguf", "Q4_K_M"),
+        ("m-q4_k_m.gguf", "Q4_K_M"),
+        ("m-BF16.gguf", "BF16"),
+        ("m-UD-Q4_K_XL.gguf", "UD-Q4_K_XL"),
+        ("m-Q8_0-IQ2_XXS.gguf", "IQ2_XXS"),
+        ("m-MXFP4_MOE.gguf", "MXFP4_MOE"),
+        ("m-Q6_K_large.gguf", "Q6_K_LARGE"),
+        ("m-Q2_K_S.gguf", "Q2_K_S"),
+        ("gemma-109e.gguf", None),
+    ],
+)
+def test_the_hub_reads_the_last_label(name: str, label: str | None):
+    assert last_label(name) == label

@@ -41,6 +41,8 @@ def older(folder: Path) -> Release:
         outputs[f"weights/{name}"] = {"sha256": made.digests[name], "size": 1000}
     made.add("reproduce/evidence/Q6_K.json", b"[1]\n")
     outputs["eval/Q6_K/evidence.json"] = {"sha256": made.digests["reproduce/evidence/Q6_K.json"], "size": 4}
+    made.add("pictures/old.svg", b"<svg/>")
+    outputs["card/pictures/old.svg"] = {"sha256": made.digests["pictures/old.svg"], "size": 6}
     made.add("reproduce/lock.json", canonical_json({"outputs": outputs}))
     shards = [name for name in made.files if name.endswith((".safetensors", ".gguf"))]
     made.add("reproduce/SHA256SUMS", "".join(f"{made.digests[name]}  {name}\n" for name in shards).encode())
@@ -55,7 +57,8 @@ def test_stale_shards_of_our_older_release_go_and_nothing_else(
     api.upload_file(path_or_fileobj=b"mended by hand", path_in_repo="model-3.safetensors", repo_id=REPO)
     notes = Notes()
     plan = plan_publication(release.files, release.digests, api, REPO)
-    stale = ("model-0.safetensors", "model-1.safetensors", "model-2.safetensors", "reproduce/evidence/Q6_K.json")
+    shards = ("model-0.safetensors", "model-1.safetensors", "model-2.safetensors")
+    stale = (*shards, "pictures/old.svg", "reproduce/evidence/Q6_K.json")
     assert plan.stale == stale
     assert plan.foreign == (".gitattributes", "model-3.safetensors", "notes.txt", "reproduce/SHA256SUMS")
     push(hub, release, tag="v2", message="v2", progress=notes)

@@ -51,10 +51,8 @@ def manifest(tmp_path: Path, tiny_model: Path) -> Path:
 def cut(manifest: Path, *words: str, until: str = "lock", code: int = 0) -> subprocess.CompletedProcess[str]:
     """`moe-release cut` where no llama.cpp can be found."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("MOE_RELEASE")}
-    environment |= {
-        "MOE_RELEASE_LLAMA_CPP": str(manifest.parent / "nowhere"),
-        "MOE_RELEASE_CACHE": str(manifest.parent / "none"),
-    }
+    nowhere = str(manifest.parent / "nowhere")
+    environment |= {"MOE_RELEASE_LLAMA_CPP": nowhere, "MOE_RELEASE_CACHE": nowhere}
     options = ["--work", manifest.parent / "work", "--until", until, *words]
     done = subprocess.run(
         [*COMMAND, "cut", *map(str, [manifest, *options])], capture_output=True, text=True, check=False, env=environment
