@@ -79,8 +79,8 @@ def open_gguf_repository(published: Published, *, endpoint: str | None, token: s
     return open_repository(publish.gguf, publish.tag or "main", endpoint=endpoint, token=token)
 
 
-def quant_file(published: Published, quant: str) -> str:
-    """The first file of a quant in the GGUF repository.
+def quant_files(published: Published, quant: str) -> list[str]:
+    """The files of a quant in the GGUF repository, in order.
 
     Raises:
         CheckFailedError: the lock lists none.
@@ -90,7 +90,7 @@ def quant_file(published: Published, quant: str) -> str:
     found = sorted(path for path in published.lock.outputs if path == wanted[0] or path.startswith(wanted[1]))
     if not found:
         raise CheckFailedError(f"the lock lists no file of {quant}")
-    return found[0].removeprefix("gguf/")
+    return [path.removeprefix("gguf/") for path in found]
 
 
 def _prove(
@@ -109,7 +109,7 @@ def _prove(
     if base.listed != source.sha256:
         raise CheckFailedError(f"{base.label} has SHA-256 {base.listed}, the manifest pins {source.sha256}")
     commit = repository.source.commit
-    target = locate_on_hub(repository.repo, commit, quant_file(published, quant.name), **where)
+    target = locate_on_hub(repository.repo, commit, quant_files(published, quant.name)[0], **where)
     proof = prove_cut(target, base, drop_map=read_drop_map(published.path(reproduce.DROP_MAP)), progress=progress)
     for verdict in proof.verdicts:
         if verdict.reason is not None:

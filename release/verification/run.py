@@ -12,6 +12,7 @@ from pruner.digest_cache import DigestCache
 from pruner.errors import CheckFailedError, InputError, UnavailableError
 from pruner.progress import SILENT, Progress
 from release.verification.attestations import check_attestations
+from release.verification.card import check_card
 from release.verification.consistency import check_consistency, check_listing
 from release.verification.evidence import check_evidence
 from release.verification.ggufs import GgufRequest, check_ggufs
@@ -58,6 +59,7 @@ def verify_published(request: Request, *, progress: Progress = SILENT) -> Verifi
             "weights": partial(_weights, published, request, progress),
             "ggufs": partial(check_ggufs, published, _gguf_request(request), progress=progress),
             "evidence": partial(check_evidence, published),
+            "card": partial(check_card, published, _gguf_request(request)),
             "attestations": partial(check_attestations, published),
             "signature": partial(check_signature, published, request.signer),
         }

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from release.verification.verdict import Verdict
-from tests.release.verification.releases import Stage, part
+from tests.release.verification.releases import DROPPED, Stage, part
 
 SHARD = "model-00001-of-00003.safetensors"
 
@@ -120,15 +120,23 @@ def test_tampered_records_are_bad_and_named(small: Stage, path: str, change: Cal
     assert consistency.reason.startswith(piece), consistency.reason
 
 
-def test_a_tampered_drop_map_is_bad_everywhere_it_matters(small: Stage) -> None:
+def test_an_edited_drop_map_is_bad_everywhere_it_matters(small: Stage) -> None:
     def swapped(value: Any) -> None:
         layer = value["layers"]["0"]
         layer["drop"][0], layer["keep"][-1] = layer["keep"][-1], layer["drop"][0]
 
     small.change_json("reproduce/drop_map.json", swapped)
     found = small.verify()
-    assert "layer 0" in part(found, "consistency").reason
+    assert "the digest inside the map is not the digest of its ids" in part(found, "consistency").reason
     assert part(found, "files").reason.startswith("reproduce/drop_map.json")
+
+
+def test_another_drop_map_is_bad_and_its_layer_is_named(small: Stage) -> None:
+    small.write("reproduce/drop_map.json", json.dumps({**DROPPED, "2": [0, *range(5, 16)]}).encode())
+    found = small.verify()
+    assert part(found, "consistency").reason.startswith("reproduce/drop_map.json: drops other experts")
+    assert "layer 2" in part(found, "consistency").reason
+    assert part(found, "card").verdict is Verdict.BAD
 
 
 def test_a_tampered_lock_is_bad_and_names_the_file(small: Stage) -> None:
