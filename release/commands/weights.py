@@ -74,6 +74,12 @@ def verify(
     requantize: Annotated[
         bool, typer.Option("--requantize", help="Also make the quants again, from the locked imatrix; needs llama.cpp.")
     ] = False,
+    exam: Annotated[
+        bool, typer.Option("--exam", help="Also take a published release's exam again; needs llama.cpp and the eval extra.")
+    ] = False,
+    exam_data: Annotated[
+        Path | None, typer.Option("--exam-data", metavar="FILE", help="The exam's questions, when they are not published.")
+    ] = None,
     imatrix: Annotated[
         Path | None, typer.Option("--imatrix", metavar="FILE", help="The locked imatrix, if it is not in the work folder.")
     ] = None,
@@ -86,7 +92,8 @@ def verify(
     if requantize and against is not None:
         raise InputError("verify: --requantize compares a manifest's quants with its lock; leave out --against")
     if against is None and target.startswith(HUB_PREFIX):
-        chosen = {"signer": signer, "requantize": requantize, "llama_cpp": llama_cpp, "work": work}
+        chosen: dict[str, Any] = {"signer": signer, "requantize": requantize, "llama_cpp": llama_cpp, "work": work}
+        chosen |= {"exam": exam, "exam_data": exam_data}
         _verify_published(target, as_json=as_json, base=base, workers=workers, **chosen)
         return
     if requantize:

@@ -15,6 +15,7 @@ from release.verification.attestations import check_attestations
 from release.verification.card import check_card
 from release.verification.consistency import check_consistency, check_listing
 from release.verification.evidence import check_evidence
+from release.verification.exam import ExamRequest, check_exam
 from release.verification.ggufs import GgufRequest, check_ggufs
 from release.verification.names import weights_names
 from release.verification.published import Published, fetch, open_repository
@@ -39,6 +40,9 @@ class Request:
     llama_cpp: Path | None = None
     work: Path | None = None
     """Folder for what needs a disk; default: the system's temporary one."""
+    exam: bool = False
+    exam_data: Path | None = None
+    """The exam's questions, when they are not published."""
     cache: Path | None = None
     """Folder that remembers digests of proved shards, so that a killed run goes on."""
 
@@ -60,6 +64,7 @@ def verify_published(request: Request, *, progress: Progress = SILENT) -> Verifi
             "ggufs": partial(check_ggufs, published, _gguf_request(request), progress=progress),
             "evidence": partial(check_evidence, published),
             "card": partial(check_card, published, _gguf_request(request)),
+            "exam": partial(_exam, published, request, progress),
             "attestations": partial(check_attestations, published),
             "signature": partial(check_signature, published, request.signer),
         }
@@ -85,6 +90,13 @@ def check_files(published: Published) -> Finding:
 def _weights(published: Published, request: Request, progress: Progress) -> Finding:
     cache = DigestCache(request.cache) if request.cache else None
     return check_weights(published, request.base, workers=request.workers, progress=progress, cache=cache)
+
+
+def _exam(published: Published, request: Request, progress: Progress) -> Finding | None:
+    if not request.exam:
+        return None
+    exam = ExamRequest(request.work, request.exam_data, request.llama_cpp, request.endpoint, request.token)
+    return check_exam(published, exam, progress=progress)
 
 
 def _gguf_request(request: Request) -> GgufRequest:

@@ -16,6 +16,8 @@ os.environ.setdefault("HF_HOME", HOME.name)
 for name in ("HF_TOKEN", "HF_ENDPOINT", "HUGGING_FACE_HUB_TOKEN"):
     os.environ.pop(name, None)
 
+from pruner.errors import UnavailableError  # noqa: E402
+from release.gguf.toolchain import find_toolchain  # noqa: E402
 from tests.release.verification.releases import PublishedRelease, Stage, publish_small, publish_tiny  # noqa: E402
 
 
@@ -28,6 +30,10 @@ def small_release(tmp_path_factory: pytest.TempPathFactory) -> PublishedRelease:
 @pytest.fixture(scope="session")
 def tiny_release(tmp_path_factory: pytest.TempPathFactory) -> PublishedRelease:
     """The committed tiny release: quants, evidence, cards."""
+    try:
+        find_toolchain()
+    except UnavailableError as error:
+        pytest.skip(f"no llama.cpp: {error}")
     return publish_tiny(tmp_path_factory.mktemp("tiny"))
 
 
