@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pruner.errors import InputError, UnavailableError
-from pruner.files import parse_json, sha256_bytes
+from pruner.files import digest_of, parse_json, sha256_bytes
 
 if TYPE_CHECKING:
     from securesystemslib.signer import CryptoSigner, SSlibKey  # type: ignore[attr-defined]  # public, not in __all__
@@ -21,21 +21,30 @@ KEY_TYPES = ("ed25519", "ecdsa")
 
 
 @dataclass(frozen=True)
+class SigstoreIdentity:
+    """Whom Sigstore's certificate names, such as a workflow, and who vouched for it."""
+
+    identity: str
+    issuer: str
+
+
+@dataclass(frozen=True)
 class Rebuilder:
-    """Somebody whose statements a release counts.
+    """Somebody whose statements a release counts, by a key or by an identity at Sigstore.
 
     `keyid` is securesystemslib's: SHA-256 over the canonical form of the public key; `hint` is SHA-256 of its PEM, by which
     model-signing names it.
     """
 
     name: str
-    key: SSlibKey
-    hint: str
+    key: SSlibKey | None = None
+    hint: str | None = None
+    identity: SigstoreIdentity | None = None
 
     @property
     def keyid(self) -> str:
-        """What a signature of this key is marked with."""
-        return str(self.key.keyid)
+        """What a signature of this key is marked with; of an identity, a digest."""
+        return str(self.key.keyid) if self.key else digest_of([self.identity and vars(self.identity)])
 
 
 def require_libraries() -> None:
@@ -87,7 +96,7 @@ def read_key(path: Path) -> bytes:
 
 
 def read_rebuilders(data: bytes, where: str) -> tuple[Rebuilder, ...]:
-    """The keys of a `rebuilders.json`: an object of names and public keys in PEM.
+    """The keys of a `rebuilders.json`: an object of names, each with a public key in PEM, or with identity and issuer.
 
     Raises:
         InputError: it is no such object, a key cannot be used, or stands twice.
@@ -95,13 +104,24 @@ def read_rebuilders(data: bytes, where: str) -> tuple[Rebuilder, ...]:
     """
     require_libraries()
     content: Any = parse_json(data, where, "the list of rebuilders")
-    if not isinstance(content, dict) or len(content) > MOST_KEYS or not all(isinstance(each, str) for each in content.values()):
-        raise InputError(f"{where}: expected an object of at most {MOST_KEYS} names, each with a public key in PEM")
-    found = tuple(_rebuilder(name, text, where) for name, text in content.items())
+    if not isinstance(content, dict) or len(content) > MOST_KEYS or not all(map(_usable, content.values())):
+        raise InputError(
+            f"{where}: expected an object of at most {MOST_KEYS} names, each with a public key in PEM, or identity and issuer"
+        )
+    found = tuple(
+        _rebuilder(name, said, where) if isinstance(said, str) else Rebuilder(name, identity=SigstoreIdentity(**said))
+        for name, said in content.items()
+    )
     twice = [each.name for number, each in enumerate(found) if each.keyid in {other.keyid for other in found[:number]}]
     if twice:
         raise InputError(f"{where}: the key of {twice[0]!r} stands twice; one key is one rebuilder")
     return found
+
+
+def _usable(said: Any) -> bool:
+    if isinstance(said, dict):
+        return said.keys() == {"identity", "issuer"} and all(isinstance(each, str) and each for each in said.values())
+    return isinstance(said, str)
 
 
 def _rebuilder(name: str, text: str, where: str) -> Rebuilder:

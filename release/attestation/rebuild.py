@@ -19,6 +19,7 @@ from pruner.progress import SILENT, Progress
 from pruner.proof import Proof, prove
 from release import __version__
 from release.attestation.envelope import sign
+from release.attestation.keyless import own_identity, sign_keyless
 from release.attestation.keys import load_signer
 from release.attestation.provenance import PROJECT, STATEMENT, subject
 from release.documents import Document
@@ -72,7 +73,8 @@ class AttestRequest:
 
     repo: str
     revision: str
-    key: Path
+    key: Path | None
+    """The private key; None signs with the machine's identity at Sigstore."""
     builder: str | None = None
     base: str | None = None
     workers: int | None = None
@@ -102,8 +104,8 @@ def attest(request: AttestRequest, *, progress: Progress = SILENT) -> Attestatio
         InputError: the repository is no release of ours, or the key is none.
         UnavailableError: the base or the Hub cannot be reached, or the libraries are missing: then nothing is stated.
     """
-    signer = load_signer(request.key)  # before the work, which may take hours
-    keyid = str(signer.public_key.keyid)
+    signer = load_signer(request.key) if request.key else None  # before the work, which may take hours
+    keyid = str(signer.public_key.keyid) if signer else own_identity()
     repository = open_repository(request.repo, request.revision, endpoint=request.endpoint, token=request.token)
     with tempfile.TemporaryDirectory(prefix="moe-release-attest-") as folder:
         published = fetch(repository, Path(folder))
@@ -111,7 +113,7 @@ def attest(request: AttestRequest, *, progress: Progress = SILENT) -> Attestatio
         proof = prove(repository.source, base, workers=request.workers, progress=progress)
         statement = rebuild_statement(published, proof, builder=request.builder or f"key {keyid[:SHORT]}")
     path = f"{FOLDER}/{keyid[:SHORT]}-{repository.source.commit[:SHORT]}.json"
-    return Attestation(request.repo, path, statement, sign(statement, signer))
+    return Attestation(request.repo, path, statement, sign(statement, signer) if signer else sign_keyless(statement))
 
 
 def published_shards(repository: PublishedRepository) -> dict[str, str]:

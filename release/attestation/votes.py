@@ -11,6 +11,7 @@ from pruner.errors import CheckFailedError, InputError
 from pruner.files import parse_json, sha256_bytes
 from pruner.sources import read_small
 from release.attestation.envelope import key_ids, verified_statement
+from release.attestation.keyless import is_bundle, verified_bundle
 from release.attestation.keys import Rebuilder, read_rebuilders
 from release.attestation.model_signature import NAME, PUBLIC_KEY
 from release.attestation.rebuild import FOLDER, PREDICATE, Rebuild, published_shards
@@ -96,13 +97,8 @@ def _vote(
         InputError: it is not counted, with the reason.
     """
     data = read_small(repository.source, name, "an attestation", STATEMENT_LIMIT)
-    said = key_ids(data, name)
-    key = next((each for each in keys if each.keyid in said), None)
-    if key is None:
-        known = f"signed with key {said[0][:12]}, which" if said else "has no signature of a key that"
-        raise InputError(f"{name}: {known} {REBUILDERS} does not list; not counted")
-    statement = verified_statement(data, key, name)
-    if key.hint == publisher:
+    key, statement = _by_identity(data, name, keys) if is_bundle(data, name) else _by_key(data, name, keys)
+    if publisher is not None and key.hint == publisher:
         raise InputError(f"{name}: signed with the publisher's own key; not counted")
     rebuild = _rebuild(statement, name)
     if statement_subject(statement) != shards:
@@ -111,6 +107,26 @@ def _vote(
     if rebuild.verdict == "GOOD" and shown != shards:
         raise CheckFailedError(f"{name}: {key.name} says GOOD and lists other digests than the published ones; not counted")
     return _Vote(key.keyid, key.name, rebuild.date, rebuild.verdict == "GOOD")
+
+
+def _by_key(data: bytes, name: str, keys: tuple[Rebuilder, ...]) -> tuple[Rebuilder, dict[str, Any]]:
+    said = key_ids(data, name)
+    key = next((each for each in keys if each.key and each.keyid in said), None)
+    if key is None:
+        known = f"signed with key {said[0][:12]}, which" if said else "has no signature of a key that"
+        raise InputError(f"{name}: {known} {REBUILDERS} does not list; not counted")
+    return key, verified_statement(data, key, name)
+
+
+def _by_identity(data: bytes, name: str, keys: tuple[Rebuilder, ...]) -> tuple[Rebuilder, dict[str, Any]]:
+    """Whose identity a Sigstore bundle has is only known once it is verified, so every listed one is tried."""
+    for key in keys:
+        if key.identity is not None:
+            try:
+                return key, verified_bundle(data, key.identity, name)
+            except CheckFailedError:
+                continue
+    raise InputError(f"{name}: is a Sigstore bundle of no identity that {REBUILDERS} lists, or does not hold; not counted")
 
 
 def _rebuild(statement: dict[str, Any], name: str) -> Rebuild:

@@ -8,13 +8,17 @@ from typing import Annotated
 
 import typer
 
+from pruner.errors import InputError
 from release.commands.options import WorkersOption
 from release.commands.running import console_progress
 
 
 def attest(
     target: Annotated[str, typer.Argument(metavar="TARGET", help="hf://org/name@revision", show_default=False)],
-    key: Annotated[Path, typer.Option("--key", metavar="KEY.pem", help="Your private key: ed25519 or ECDSA.")],
+    key: Annotated[
+        Path | None, typer.Option("--key", metavar="KEY.pem", help="Your private key: ed25519 or ECDSA …", show_default=False)
+    ] = None,
+    sigstore: Annotated[bool, typer.Option("--sigstore", help="… or the identity of the workflow that this runs in.")] = False,
     builder: Annotated[
         str | None, typer.Option("--builder", metavar="NAME", help="Who says it; default: the key's id.", show_default=False)
     ] = None,
@@ -30,6 +34,8 @@ def attest(
     from release.attestation.rebuild import attest as make
     from release.hub.endpoint import input_hub
 
+    if (key is None) is not sigstore:
+        raise InputError("attest: give --key KEY.pem, or --sigstore")
     repo, revision = parse_address(target)
     hub = input_hub()
     if not dry_run:

@@ -124,7 +124,7 @@ def _compare_cards(published: Published, request: GgufRequest, inputs: CardInput
     texts = card_texts(inputs, facts)
     cards = {CARD: (published.weights, texts["README.md"])}
     if "README.gguf.md" in texts and inputs.manifest.publish and inputs.manifest.publish.gguf:
-        repository = open_gguf_repository(published, endpoint=request.endpoint, token=request.token)
+        repository = open_gguf_repository(published, request.revision, endpoint=request.endpoint, token=request.token)
         cards["README.md of the GGUFs"] = (repository, texts["README.gguf.md"])
     for name, (repository, rendered) in cards.items():
         with pieces.checking(name):

@@ -34,6 +34,7 @@ class ExamRequest:
     work: Path | None = None
     data: Path | None = None
     llama_cpp: Path | None = None
+    revision: str = "main"
     endpoint: str | None = None
     token: str | None = None
 
@@ -95,7 +96,7 @@ def _repeated(published: Published, quant: str, request: ExamRequest, progress: 
     server = toolchain.binary("llama-server")
     with ExitStack() as exits:
         work = request.work or Path(exits.enter_context(tempfile.TemporaryDirectory(prefix="moe-release-exam-")))
-        repository = open_gguf_repository(published, endpoint=request.endpoint, token=request.token)
+        repository = open_gguf_repository(published, request.revision, endpoint=request.endpoint, token=request.token)
         files = [_download(published, repository, name, work / "quant", request) for name in quant_files(published, quant)]
         digests = [published.lock.outputs[f"gguf/{file.name}"].sha256 for file in files]
         evidence = evaluate(

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from pruner.drop_map import read_drop_map
 from pruner.errors import CheckFailedError, InputError, UnavailableError
+from pruner.hub_source import COMMIT
 from pruner.progress import SILENT, Progress
 from release import reproduce
 from release.gguf.cut_proof import prove_cut
@@ -32,6 +33,8 @@ class GgufRequest:
     llama_cpp: Path | None = None
     work: Path | None = None
     workers: int | None = None
+    revision: str = "main"
+    """Of the weights; quants are read at the same branch or tag."""
     endpoint: str | None = None
     token: str | None = None
 
@@ -46,7 +49,7 @@ def check_ggufs(published: Published, request: GgufRequest, *, progress: Progres
     if manifest.publish is None or manifest.publish.gguf is None or manifest.gguf is None:
         return None
     try:
-        repository = open_gguf_repository(published, endpoint=request.endpoint, token=request.token)
+        repository = open_gguf_repository(published, request.revision, endpoint=request.endpoint, token=request.token)
     except (InputError, UnavailableError) as error:
         return Finding(PART, Verdict.UNKNOWN, str(error))
     names = gguf_names(published.lock)
@@ -66,8 +69,12 @@ def check_ggufs(published: Published, request: GgufRequest, *, progress: Progres
     return pieces.finding(f"{len(names)} files as locked; {len(manifest.gguf.quants)} quants made again with the same bytes")
 
 
-def open_gguf_repository(published: Published, *, endpoint: str | None, token: str | None) -> PublishedRepository:
-    """The release's GGUF repository, at its tag when it has one.
+def open_gguf_repository(
+    published: Published, revision: str = "main", *, endpoint: str | None = None, token: str | None = None
+) -> PublishedRepository:
+    """The release's GGUF repository at the branch or tag that the weights are read at.
+
+    A commit of the weights names none of the quants: then they are read at the release's tag, where it has one.
 
     Raises:
         InputError: the release names none, or a name that is none.
@@ -76,7 +83,9 @@ def open_gguf_repository(published: Published, *, endpoint: str | None, token: s
     publish = published.manifest.content.publish
     if publish is None or publish.gguf is None:
         raise InputError(f"{published.weights.source.label}: the release has no GGUF repository")
-    return open_repository(publish.gguf, publish.tag or "main", endpoint=endpoint, token=token)
+    if COMMIT.match(revision):
+        revision = publish.tag or "main"
+    return open_repository(publish.gguf, revision, endpoint=endpoint, token=token)
 
 
 def quant_files(published: Published, quant: str) -> list[str]:

@@ -108,7 +108,7 @@ def _read_quants(published: Published, request: GgufRequest) -> _Quants:
     section = published.manifest.content.gguf
     if section is None:
         raise InputError("the release has no quants")
-    repository = open_gguf_repository(published, endpoint=request.endpoint, token=request.token)
+    repository = open_gguf_repository(published, request.revision, endpoint=request.endpoint, token=request.token)
     summaries = {quant.name: _summary(published, repository, quant, request) for quant in section.quants}
     with tempfile.TemporaryDirectory() as folder:
         matrix = fetch_imatrix(published, repository, Path(folder) / "imatrix.gguf")

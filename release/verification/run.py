@@ -95,7 +95,14 @@ def _weights(published: Published, request: Request, progress: Progress) -> Find
 def _exam(published: Published, request: Request, progress: Progress) -> Finding | None:
     if not request.exam:
         return None
-    exam = ExamRequest(request.work, request.exam_data, request.llama_cpp, request.endpoint, request.token)
+    exam = ExamRequest(
+        work=request.work,
+        data=request.exam_data,
+        llama_cpp=request.llama_cpp,
+        revision=request.revision,
+        endpoint=request.endpoint,
+        token=request.token,
+    )
     return check_exam(published, exam, progress=progress)
 
 
@@ -106,6 +113,7 @@ def _gguf_request(request: Request) -> GgufRequest:
         llama_cpp=request.llama_cpp,
         work=request.work,
         workers=request.workers,
+        revision=request.revision,
         endpoint=request.endpoint,
         token=request.token,
     )

@@ -272,3 +272,23 @@ def test_curves_that_securesystemslib_has_work(tmp_path: Path) -> None:
         key = ec.generate_private_key(curve)
         (tmp_path / "key.pem").write_bytes(CryptoSigner(key).private_bytes)
         assert load_signer(tmp_path / "key.pem").public_key.keytype == "ecdsa"
+
+
+def test_without_an_identity_sigstore_signs_nothing(small: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in [name for name in os.environ if name.startswith(("GITHUB_", "ACTIONS_", "BUILDKITE", "CIRCLE", "GITLAB"))]:
+        monkeypatch.delenv(name)
+    from release.attestation.rebuild import AttestRequest, attest
+
+    with pytest.raises(UnavailableError, match="no Sigstore identity"):
+        attest(AttestRequest(small.repo, "main", None, endpoint=small.hub.endpoint, token=small.hub.token))
+
+
+def test_a_bundle_of_nobody_who_is_listed_is_named_and_not_counted(small: Stage) -> None:
+    listed = {"a workflow": {"identity": "https://github.com/x/y/.github/workflows/z.yml", "issuer": "https://token.example"}}
+    (entry,) = read_rebuilders(json.dumps(listed).encode(), "rebuilders.json")
+    assert entry.identity is not None
+    small.write("reproduce/rebuilders.json", json.dumps(listed).encode())
+    small.write("attestations/x.json", b'{"mediaType": "application/vnd.dev.sigstore.bundle.v0.3+json"}')
+    found = part(small.verify(), "attestations")
+    assert found.verdict is Verdict.UNKNOWN
+    assert "is a Sigstore bundle of no identity" in found.items[0][2]
