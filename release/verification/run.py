@@ -55,6 +55,8 @@ def verify_published(request: Request, *, progress: Progress = SILENT) -> Verifi
         UnavailableError: it cannot be reached.
     """
     repository = open_repository(request.repo, request.revision, endpoint=request.endpoint, token=request.token)
+    if request.work is not None:
+        request.work.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="moe-release-verify-") as folder:
         published = fetch(repository, Path(folder))
         checks: dict[str, Callable[[], Finding | None]] = {

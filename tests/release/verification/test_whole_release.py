@@ -34,8 +34,7 @@ def test_without_rebuilding_the_quants_everything_else_is_good(tiny: Stage) -> N
 
 @pytest.mark.torch
 def test_quants_are_made_again_and_nothing_stays_behind(tiny: Stage) -> None:
-    place = tiny.work / "place"
-    place.mkdir()
+    place = tiny.work / "a" / "place"
     found = tiny.verify(requantize=True, work=place)
     quants = part(found, "ggufs")
     assert quants.verdict is Verdict.GOOD, quants
