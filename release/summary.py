@@ -6,8 +6,8 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
+from pruner.errors import printable
 from release.card.table import format_interval
-from release.console import printable
 from release.context import Context
 from release.evaluation.evidence import Evidence, read_evidence
 from release.lock import read_lock
