@@ -66,7 +66,7 @@ def _load(text: str) -> Any:
 
         def construct_yaml_int(self, node: yaml.ScalarNode) -> Any:
             """YAML 1.1 reads 1:30 as ninety, in quadratic time; here it stays text."""
-            return self.construct_scalar(node) if ":" in node.value else super().construct_yaml_int(node)  # type: ignore[no-untyped-call]
+            return self.construct_scalar(node) if ":" in node.value else super().construct_yaml_int(node)
 
     Loader.add_constructor("tag:yaml.org,2002:int", Loader.construct_yaml_int)
     return yaml.load(text, Loader)  # noqa: S506  # a SafeLoader
