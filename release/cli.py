@@ -13,7 +13,7 @@ from typing import Annotated, Any
 
 import typer
 
-from pruner.errors import InputError, MoeReleaseError, UnavailableError
+from pruner.errors import InputError, MoeReleaseError, UnavailableError, printable
 from release import __version__
 from release.commands import analysis, attestation, cards, comparison, evaluation, pipeline, publishing, report, weights
 from release.commands.gguf import gguf_app
@@ -115,8 +115,6 @@ def _explain_usage(error: Any) -> None:
 
 def _complain(message: str) -> None:
     """One line on stderr, whatever foreign names the message quotes."""
-    from release.console import printable
-
     typer.echo(f"moe-release: {printable(message)}", err=True)
 
 

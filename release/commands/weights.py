@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from pruner.errors import InputError
+from pruner.errors import InputError, printable
 from pruner.sources import HUB_PREFIX
 from release.commands.options import JsonOption, LlamaOption, WorkersOption, WorkOption
 from release.commands.running import console_progress, context_of, run_stages
@@ -38,7 +38,6 @@ def prune(
         return
     if out is None:
         raise InputError("prune: give MANIFEST, or BASE DROP_MAP OUT")
-    from release.console import printable
     from release.direct_prune import prune_directly
 
     with console_progress() as progress:
