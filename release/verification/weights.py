@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pruner.digest_cache import DigestCache
-from pruner.errors import UnavailableError
+from pruner.errors import CheckFailedError, InputError, UnavailableError
 from pruner.progress import SILENT, Progress
 from pruner.proof import prove
 from pruner.sources import Source, open_source
@@ -29,14 +29,15 @@ def check_weights(
         workers: parallel readers; the verdict does not depend on them.
         progress: where bytes are reported.
         cache: remembers digests that were computed here.
-
-    Raises:
-        InputError: the repository does not say how it was made, or not in a way that fits the base.
-        UnavailableError: base or repository cannot be had.
     """
     pieces = Pieces(PART)
-    source = base_of(published, base)
-    proof = prove(published.weights.source, source, workers=workers, progress=progress, cache=cache)
+    try:
+        source = base_of(published, base)
+        proof = prove(published.weights.source, source, workers=workers, progress=progress, cache=cache)
+    except UnavailableError as error:
+        return Finding(PART, Verdict.UNKNOWN, published.shown(error))
+    except (InputError, CheckFailedError) as error:
+        return Finding(PART, Verdict.BAD, published.shown(error))
     for verdict in proof.verdicts:
         pieces.add(verdict.name, Verdict.GOOD if verdict.good else Verdict.BAD, verdict.reason or "")
     return pieces.finding(f"{len(proof.verdicts)} files are what {proof.base} and the drop map make")
