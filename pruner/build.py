@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import shutil
 from collections.abc import Callable, Collection, Iterable, Iterator
 from concurrent.futures import Executor, as_completed
@@ -17,6 +16,7 @@ from pruner.files import (
     canonical_json,
     digest_of,
     fsync_folder,
+    read_json,
     require_space,
     sha256_bytes,
     sha256_file,
@@ -182,10 +182,13 @@ def _record(target: Path) -> Path:
 def _finished(shard: PlannedShard, target: Path, copied_from: str, advance: Callable[[int], None] | None) -> FileDigest | None:
     if not (target.exists() and _record(target).exists()):
         return None
-    record = json.loads(_record(target).read_bytes())
-    if record["plan"] != copied_from or target.stat().st_size != shard.size:
+    try:
+        record = read_json(_record(target), "the record of a shard")
+    except InputError:  # damaged: the shard is written again
         return None
-    if sha256_file(target, advance) != record["sha256"]:
+    if not isinstance(record, dict) or record.get("plan") != copied_from or target.stat().st_size != shard.size:
+        return None
+    if sha256_file(target, advance) != record.get("sha256"):
         return None
     return FileDigest(shard.name, shard.size, record["sha256"])
 

@@ -4,11 +4,23 @@ from __future__ import annotations
 
 from typing import ClassVar
 
+LONGEST_LINE = 1800
+"""Characters of a message; names in foreign files may be far longer."""
+
+
+def printable(text: str) -> str:
+    """Text for one line of a terminal or a report: control characters of foreign names are shown, not obeyed."""
+    shown = "".join(each if each.isprintable() else each.encode("unicode_escape", "replace").decode("ascii") for each in text)
+    return shown if len(shown) <= LONGEST_LINE + 2 else f"{shown[:LONGEST_LINE]} …"
+
 
 class MoeReleaseError(Exception):
-    """Base of every error that is reported as one line instead of a traceback."""
+    """Base of every error that is reported as one line instead of a traceback, whatever foreign names the message quotes."""
 
     exit_code: ClassVar[int] = 1
+
+    def __init__(self, message: str) -> None:
+        super().__init__(printable(message))
 
 
 class CheckFailedError(MoeReleaseError):

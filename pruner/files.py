@@ -180,11 +180,17 @@ def path_inside(root: Path, relative: str) -> Path:
     """Resolve `relative` under `root`.
 
     Raises:
-        InputError: it is absolute or leaves `root`, also through a symbolic link.
+        InputError: it is absolute or leaves `root`, also through a symbolic link, or no file can have this name.
     """
+    if "\0" in relative:
+        raise InputError(f"{relative!r}: no file can have this name")
     candidate = Path(os.path.normpath(root / relative))
     if Path(relative).is_absolute() or not candidate.is_relative_to(os.path.normpath(root)):
         raise InputError(f"{relative!r}: a path must be relative and may not leave {root.name or root}/")
-    if candidate.exists() and not candidate.resolve().is_relative_to(root.resolve()):
+    try:
+        inside = not candidate.exists() or candidate.resolve().is_relative_to(root.resolve())
+    except (OSError, ValueError) as error:  # too long for the file system, or half of a surrogate pair
+        raise InputError(f"{relative!r}: no file can have this name: {error.__class__.__name__}") from None
+    if not inside:
         raise InputError(f"{relative!r}: a symbolic link may not leave {root.name or root}/")
     return candidate

@@ -10,6 +10,8 @@ if TYPE_CHECKING:
     from huggingface_hub.errors import HfHubHTTPError
 
 Result = TypeVar("Result")
+GARBLED = (ValueError, LookupError, TypeError, AttributeError, RecursionError)
+"""What huggingface_hub raises when an answer is not what a Hub answers: no JSON, no such key, another type."""
 BACK_OFF = (1.0, 2.0, 4.0, 8.0)
 """Seconds between tries of a request that failed in passing."""
 TRANSIENT = frozenset({408, 429, 500, 502, 503, 504})
@@ -36,6 +38,11 @@ def connection_failure(error: BaseException) -> bool:
             return True
         cause = cause.__cause__
     return False
+
+
+def garbled(error: BaseException) -> bool:
+    """Whether an error is, or was raised from, an answer that no Hub gives."""
+    return isinstance(error, GARBLED) and http_failure(error) is None and not connection_failure(error)
 
 
 def status_of(error: BaseException) -> int | None:

@@ -14,7 +14,8 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from pruner.errors import InputError, MoeReleaseError, UnavailableError
-from pruner.hub_failures import BACK_OFF, connection_failure, http_failure, passes, patiently
+from pruner.hub_answers import limit_answers
+from pruner.hub_failures import BACK_OFF, connection_failure, garbled, http_failure, passes, patiently
 from pruner.sources import SourceFile, is_plain_name
 
 GAP = 8 << 20
@@ -25,6 +26,7 @@ LONGEST_PAUSE = 60.0
 """Seconds that a server may ask for with Retry-After; more is cut down to this."""
 WHOLE, PART = 200, 206
 COMMIT = re.compile(r"[0-9a-f]{40}\Z")
+_DIGEST = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
 
 
 @dataclass(frozen=True)
@@ -164,6 +166,7 @@ def _listed(
     """A revision's commit and the files of one folder."""
     from huggingface_hub import HfApi, RepoFile
 
+    limit_answers()
     api = HfApi(endpoint=endpoint, token=token, library_name="moe-release")
     inside = f"{folder}/" if folder else ""
 
@@ -189,6 +192,7 @@ def whole_listing(source: HubSource) -> HubSource:
     """
     from huggingface_hub import HfApi, RepoFile
 
+    limit_answers()
     api = HfApi(endpoint=source.endpoint, token=source.token, library_name="moe-release")
     waits = iter(source.pauses)
 
@@ -199,7 +203,7 @@ def whole_listing(source: HubSource) -> HubSource:
     with reading(f"hf://{source.repo}@{source.commit}"):
         files = patiently(listing, lambda _seconds: time.sleep(next(waits, 0.0)))
     for name in files:
-        if not all(is_plain_name(part) for part in name.split("/")):
+        if not all(is_plain_name(part) and part not in (".", "") for part in name.split("/")):
             raise InputError(f"{source.label}: {name!r} is no path of a file")
     return replace(source, files=dict(sorted(files.items())))
 
@@ -214,7 +218,14 @@ def _commit(answered: str | None, repo: str, revision: str) -> str:
 
 
 def _file(item: Any) -> SourceFile:
-    """A row of the listing; the `blob_id` of a large file is that of its pointer, and of no use."""
+    """A row of the listing; the `blob_id` of a large file is that of its pointer, and of no use.
+
+    Raises:
+        ValueError: its size or digest is none.
+    """
+    digest = item.lfs.sha256 if item.lfs else item.blob_id
+    if type(item.size) is not int or not 0 <= item.size < 1 << 63 or not _DIGEST.fullmatch(digest):
+        raise ValueError(item.path)
     if item.lfs:
         return SourceFile(item.path, item.size, sha256=item.lfs.sha256)
     return SourceFile(item.path, item.size, blob_id=item.blob_id)
@@ -244,6 +255,8 @@ def _one_line(error: Exception, what: str) -> MoeReleaseError | None:
     if isinstance(error, HFValidationError):
         return InputError(f"{what}: {str(error).splitlines()[0]}")
     failure = http_failure(error)
+    if garbled(error):
+        return UnavailableError(f"{what}: the Hub's answer cannot be understood ({type(error).__name__}); is it a Hub?")
     if failure is None:
         cut = "the connection failed or broke off again and again; check the network and run again"
         return UnavailableError(f"{what}: {cut}") if connection_failure(error) else None

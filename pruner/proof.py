@@ -10,9 +10,11 @@ import hashlib
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, Future
 from dataclasses import dataclass
+from functools import partial
 
 from pruner.build import shard_data
 from pruner.checkpoint import open_checkpoint
+from pruner.digest_cache import DigestCache
 from pruner.locate import Comparison
 from pruner.plan import Plan, PlannedShard
 from pruner.progress import SILENT, Advance, Progress
@@ -23,11 +25,15 @@ from pruner.workers import executor_or_threads
 
 @dataclass(frozen=True)
 class Verdict:
-    """What was found of one file; `reason` says why it is BAD."""
+    """What was found of one file; `reason` says why it is BAD.
+
+    `rebuilt` is the SHA-256 of the shard that the base and the drop map make, where it was computed.
+    """
 
     name: str
     size: int
     reason: str | None = None
+    rebuilt: str | None = None
 
     @property
     def good(self) -> bool:
@@ -78,31 +84,33 @@ def prove(
     workers: int | None = None,
     progress: Progress = SILENT,
     locate: bool | None = None,
+    cache: DigestCache | None = None,
 ) -> Proof:
     """Compare every planned file with the target's, by digest.
 
     Of a target on the Hub nothing is read but headers and small files; its digests are those that the Hub lists.  The base is
     read once.  `locate` reads a BAD shard up to the first byte that differs, to name tensor and expert (default: when the
-    target is local).  Memory: some blocks of 1 MiB per worker.
+    target is local).  `cache` remembers digests that were computed here, so that a killed proof goes on.  Memory: some blocks
+    of 1 MiB per worker.
 
     Raises:
         InputError, UnavailableError: see `open_comparison`.
     """
     plan, comparison = open_comparison(target, base)
     with executor_or_threads(executor, workers) as (pool, shared):
-        equal = _compare_shards(plan, target, base, pool, progress, shared=shared)
+        compared = _compare_shards(plan, target, base, pool, progress, shared=shared, cache=cache)
     look = target.gap == 0 if locate is None else locate
     verdicts = [
-        Verdict(shard.name, shard.size, None if equal.get(shard.name) else _reason(shard, comparison, look=look))
+        _shard_verdict(shard, compared.get(shard.name), lambda shard: _reason(shard, comparison, look=look))
         for shard in plan.shards
     ]
     return Proof(target.label, base.label, (*verdicts, *_rest(plan, target, base)), _unplanned(plan, target))
 
 
 def _compare_shards(
-    plan: Plan, target: Source, base: Source, pool: Executor, progress: Progress, *, shared: bool
-) -> dict[str, bool]:
-    """Whether the digests agree, by name of the shards that have the planned size."""
+    plan: Plan, target: Source, base: Source, pool: Executor, progress: Progress, *, shared: bool, cache: DigestCache | None
+) -> dict[str, tuple[Digest, bool]]:
+    """The planned digest and whether the target has it, by name of the shards that have the planned size."""
     files = target.files
     comparable = [shard for shard in plan.shards if shard.name in files and files[shard.name].size == shard.size]
     unlisted = [shard for shard in comparable if listed_digest(files[shard.name]) is None]
@@ -119,13 +127,38 @@ def _compare_shards(
         pairs = {}
         for shard in comparable:
             known = listed_digest(files[shard.name])
-            ours = submit(planned_digest, shard, shard, base, known.kind if known else "sha256")
+            kind = known.kind if known else "sha256"
+            ours: Digest | Future[Digest]
+            if (remembered := _remembered(cache, shard, base, kind)) is not None:
+                ours = remembered
+                advance(shard.size)
+            else:
+                ours = submit(planned_digest, shard, shard, base, kind)
+                ours.add_done_callback(partial(_remember, cache, shard, base))
             theirs = known or submit(file_digest, shard, target, shard.name, shard.size)
             pairs[shard.name] = (ours, theirs)
-        return {
-            name: ours.result() == (theirs if isinstance(theirs, Digest) else theirs.result())
-            for name, (ours, theirs) in pairs.items()
-        }
+        done = {name: (_result(ours), _result(theirs)) for name, (ours, theirs) in pairs.items()}
+    return {name: (ours, ours == theirs) for name, (ours, theirs) in done.items()}
+
+
+def _result(digest: Digest | Future[Digest]) -> Digest:
+    return digest if isinstance(digest, Digest) else digest.result()
+
+
+def _remembered(cache: DigestCache | None, shard: PlannedShard, base: Source, kind: str) -> Digest | None:
+    value = cache.find(shard, base, kind) if cache is not None else None
+    return Digest(kind, value) if value is not None else None
+
+
+def _remember(cache: DigestCache | None, shard: PlannedShard, base: Source, done: Future[Digest]) -> None:
+    if cache is not None and not done.cancelled() and done.exception() is None:
+        cache.store(shard, base, done.result().kind, done.result().value)
+
+
+def _shard_verdict(shard: PlannedShard, compared: tuple[Digest, bool] | None, reason: Callable[[PlannedShard], str]) -> Verdict:
+    ours, equal = compared or (None, False)
+    rebuilt = ours.value if ours and ours.kind == "sha256" else None
+    return Verdict(shard.name, shard.size, None if equal else reason(shard), rebuilt)
 
 
 def listed_digest(file: SourceFile) -> Digest | None:

@@ -13,9 +13,9 @@ from typing import Annotated, Any
 
 import typer
 
-from pruner.errors import InputError, MoeReleaseError, UnavailableError
+from pruner.errors import InputError, MoeReleaseError, UnavailableError, printable
 from release import __version__
-from release.commands import analysis, cards, comparison, evaluation, pipeline, publishing, report, weights
+from release.commands import analysis, attestation, cards, comparison, evaluation, pipeline, publishing, report, weights
 from release.commands.gguf import gguf_app
 from release.commands.hub import hub_app
 from release.commands.jobs import jobs_app
@@ -58,6 +58,7 @@ COMMANDS: tuple[tuple[str, str, Callable[..., None]], ...] = (
     (RELEASE, "rehearse", publishing.rehearse),
     (RELEASE, "publish", publishing.publish),
     (RELEASE, "promote", publishing.promote),
+    (RELEASE, "attest", attestation.attest),
     (WEIGHTS, "diff", comparison.diff_checkpoints),
     (WEIGHTS, "infer", comparison.infer_drop_map),
     (WEIGHTS, "prove", comparison.prove),
@@ -114,8 +115,6 @@ def _explain_usage(error: Any) -> None:
 
 def _complain(message: str) -> None:
     """One line on stderr, whatever foreign names the message quotes."""
-    from release.console import printable
-
     typer.echo(f"moe-release: {printable(message)}", err=True)
 
 

@@ -13,19 +13,11 @@ from rich.markup import escape
 from rich.progress import BarColumn, DownloadColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.progress import Progress as RichProgress
 
+from pruner.errors import printable
 from pruner.progress import Advance, Unit
 
 PLAIN_SECONDS = 10.0
 """How often a long task writes a line when the output is no terminal."""
-
-
-LONGEST_LINE = 2000
-
-
-def printable(text: str) -> str:
-    """Text for a terminal: control characters of foreign names are shown, not obeyed."""
-    shown = "".join(each if each.isprintable() else each.encode("unicode_escape", "replace").decode("ascii") for each in text)
-    return shown if len(shown) <= LONGEST_LINE else f"{shown[:LONGEST_LINE]} …"
 
 
 class ConsoleProgress:

@@ -38,6 +38,8 @@ class Options:
     server_urls: tuple[str, ...] = ()
     limit: int | None = None
     pull_request: bool = False
+    sign: Path | None = None
+    """Private key that signs the weights repository as a whole."""
     prune_remote: bool = False
     rehearsal: bool = False
     """Nothing outside the work folder is written, not even a first lock."""

@@ -66,7 +66,7 @@ def _compose(path: Path) -> yaml.Node:
         mark = error.problem_mark or error.context_mark
         where = f"{mark.line + 1}:{mark.column + 1}" if mark else "1:1"
         raise InputError(f"{path}:{where}: not valid YAML: {error.problem or error.context}") from None
-    except (yaml.YAMLError, RecursionError) as error:
+    except (yaml.YAMLError, ValueError, OverflowError, RecursionError) as error:  # chr() of an escape beyond Unicode, too
         raise InputError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
     if not isinstance(node, yaml.MappingNode):
         raise InputError(f"{path}:1:1: expected a mapping of keys to values")

@@ -403,6 +403,9 @@ class Publish(Document):
     supersedes: Annotated[Supersedes, BeforeValidator(_supersedes, json_schema_input_type=RepoId | Supersedes)] | None = Field(
         None, description="Older repositories: once ours are public, a pull request writes new_version on each card."
     )
+    rebuilders: PinnedFile | None = Field(
+        None, description="A JSON object of names and public keys (PEM): whose statements `verify` and the card count."
+    )
     question: str = Field("Say hello.", description="What the published quant is asked when it was loaded back from the Hub.")
 
 

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-import json
 import resource
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
-from pruner.errors import InputError
+from pydantic import TypeAdapter, ValidationError
+
+from pruner.errors import CheckFailedError, InputError
 from pruner.exclusive import exclusive
-from pruner.files import canonical_json, digest_of, sha256_file, write_atomic
+from pruner.files import canonical_json, digest_of, read_json, sha256_file, write_atomic
+
+Made = TypeVar("Made")
 
 
 @dataclass(frozen=True)
@@ -113,10 +116,21 @@ def write_record(work: Path, record: Record) -> None:
 def read_record(work: Path, stage: str) -> Record | None:
     """The record of a stage, or None if it never completed here (or the record is unreadable, which means the same)."""
     try:
-        content: dict[str, Any] = json.loads(record_path(work, stage).read_bytes())
-        return Record(**{**content, "outputs": {name: Output(**output) for name, output in content["outputs"].items()}})
-    except (FileNotFoundError, ValueError, TypeError, KeyError):
+        return TypeAdapter(Record).validate_json(record_path(work, stage).read_bytes(), strict=True)
+    except (OSError, ValidationError):
         return None
+
+
+def read_made(path: Path, kind: type[Made]) -> Made:
+    """The JSON of a file in the work folder that an earlier stage made, as a value of `kind`.
+
+    Raises:
+        CheckFailedError: it is not there any more, or was damaged since.
+    """
+    try:
+        return TypeAdapter(kind).validate_python(read_json(path, "a file of this work folder"))
+    except (InputError, ValidationError):
+        raise CheckFailedError(f"{path}: is damaged or gone; delete it, and run the same command again") from None
 
 
 def outputs_hold(work: Path, record: Record) -> bool:

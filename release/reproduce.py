@@ -6,6 +6,8 @@
     reproduce/SHA256SUMS              digests of the weights by name, in the form of coreutils' sha256sum
     reproduce/drop_map.json           which experts go: with the base and the manifest's layout, all that a rebuild needs
     reproduce/claims.json             every value on the card with its source
+    reproduce/provenance.json         how it was built, as an in-toto statement with SLSA provenance
+    reproduce/rebuilders.json         keys of those whose statements count   (with publish.rebuilders)
     reproduce/protocol.yaml           the locked exam           (with an eval section)
     reproduce/evidence/<quant>.json   one scored run per quant  (with an eval section)
     reproduce/<path>                  every other file that the manifest names, at the path that the manifest gives it
@@ -33,6 +35,8 @@ SUMS = f"{FOLDER}/SHA256SUMS"
 DROP_MAP = f"{FOLDER}/drop_map.json"
 CLAIMS = f"{FOLDER}/claims.json"
 PROTOCOL = f"{FOLDER}/protocol.yaml"
+PROVENANCE = f"{FOLDER}/provenance.json"
+REBUILDERS = f"{FOLDER}/rebuilders.json"
 
 
 def evidence_name(quant: str) -> str:
@@ -53,6 +57,8 @@ def named_files(manifest: Manifest) -> list[PinnedFile]:
     files += manifest.card.earlier_maps.values()
     if manifest.card.prose:
         files.append(PinnedFile(path=manifest.card.prose))
+    if manifest.publish:
+        files.append(manifest.publish.rebuilders)
     return [file for file in files if file is not None]
 
 

@@ -11,12 +11,12 @@ from release.card.claims import CONFIDENCE, Claim, SourcedText, claims_in
 from release.card.compared import compared_entry
 from release.card.facts import Facts, earlier_facts, statistics_facts, weight_facts
 from release.card.front_matter import weights_front_matter
+from release.card.inputs import earlier_maps, question_of
 from release.card.prose import require_no_numbers
 from release.card.render import own_templates, render, render_prose
 from release.card.table import rows
 from release.context import Context
 from release.manifest import PinnedFile
-from release.stages.card import earlier_maps, question_of
 from release.stages.preflight import check_inputs, not_buildable
 from release.stages.prune import plan_of
 

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import json
-
 from pruner.errors import CheckFailedError
 from release.context import Context
+from release.records import read_made
 from release.stages.kept_card import with_kept_card
 from release.stages.publication import repositories
 from release.stages.read_back import announce
@@ -47,7 +46,7 @@ def _require_published(context: Context) -> None:
     """The digests to compare with are those of the last publication, not of a build that went on since."""
     context.record("publish")
     published = context.work / "published.json"
-    if not published.exists() or set(json.loads(published.read_bytes())) != {each.repo for each in repositories(context)}:
+    if not published.exists() or set(read_made(published, dict[str, str])) != {each.repo for each in repositories(context)}:
         raise CheckFailedError(
             f"{context.loaded.path}: its repositories were not published from {context.work}; run `moe-release cut` first"
         )

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from typing import Any
 
+from pruner.errors import printable
 from release.card.table import format_interval
-from release.console import printable
 from release.context import Context
 from release.evaluation.evidence import Evidence, read_evidence
 from release.lock import read_lock
 from release.pipeline import StageResult
-from release.records import read_record
+from release.records import read_made, read_record
 from release.stages.card import card_folder
 from release.stages.evaluate import evidence_path
 from release.stages.lock import work_lock_path
@@ -29,8 +28,8 @@ def summary_json(context: Context, results: Sequence[StageResult]) -> dict[str, 
         "work": str(context.work),
         "card": str(card) if "card" in done else None,
         "scores": {quant: _score(evidence) for quant, evidence in _evidence(context, done).items()},
-        "published": json.loads(published.read_bytes()) if "publish" in done else {},
-        "answer": json.loads(answer.read_bytes())["answer"] if "readback" in done and answer.exists() else None,
+        "published": read_made(published, dict[str, str]) if "publish" in done else {},
+        "answer": read_made(answer, dict[str, str])["answer"] if "readback" in done and answer.exists() else None,
         "digests": {path: file.sha256 for path, file in lock.outputs.items()} if lock else {},
         "stages": [_stage(context, result) for result in results],
     }

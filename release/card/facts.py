@@ -308,6 +308,12 @@ def prior_facts(equal: Mapping[str, tuple[int, int]]) -> list[Facts]:
     ]
 
 
+def rebuild_facts(good: int, bad: int) -> Facts:
+    """How many independent parties rebuilt the release, by statements whose signatures hold."""
+    source = "attestations/, under the keys of reproduce/rebuilders.json"
+    return {"good": Claim(good, "count", source), "bad": Claim(bad, "count", source)}
+
+
 def _settings(protocol: Protocol) -> dict[str, Any]:
     server = protocol.server.model_dump()
     names = ("context", "slots", "threads", "reasoning_format", "reasoning_budget", "prompt_cache")

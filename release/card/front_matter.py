@@ -31,9 +31,9 @@ def license_of(manifest: Manifest, base: Source) -> str | None:
 
 
 def _card_license(text: str) -> str | None:
-    from huggingface_hub import ModelCard
+    from release.hub.card_metadata import card_metadata
 
-    value = ModelCard(text, ignore_metadata_errors=True).data.get("license")
+    value = card_metadata(text).data.get("license")
     return value if isinstance(value, str) else None
 
 

@@ -17,7 +17,7 @@ import difflib
 import re
 from collections.abc import Mapping
 
-from pruner.errors import CheckFailedError, InputError
+from pruner.errors import CheckFailedError, InputError, printable
 from pruner.files import sha256_bytes
 
 PART = re.compile(
@@ -99,8 +99,6 @@ def difference(existing: str, new: str, name: str) -> str:
 
     Only the first lines are shown, and control characters of the existing card are not obeyed.
     """
-    from release.console import printable
-
     old, lines = existing.splitlines(), new.splitlines()
     found = [printable(line) for line in difflib.unified_diff(old, lines, f"published/{name}", f"new/{name}", lineterm="", n=1)]
     rest = [f"… and {len(found) - MOST_LINES:,} lines more"] if len(found) > MOST_LINES else []

@@ -155,14 +155,16 @@ def _template_text(path: Path, name: str) -> str:
 def _require_claims(text: str, name: str) -> None:
     """The rule of prose holds for templates: what they print is a claim, or holds no number."""
     try:
-        tree = environment().parse(text)
+        statements = environment().parse(text).find_all((nodes.Output, nodes.Assign))
+        constants = [constant for statement in statements for constant in _constants(statement)]
     except TemplateSyntaxError as error:
         raise InputError(f"{name}:{error.lineno}: {error}") from None
+    except RecursionError:
+        raise InputError(f"{name}: its expressions are nested too deeply; write simpler ones") from None
     require_no_numbers(text, name, template=True)
-    for statement in tree.find_all((nodes.Output, nodes.Assign)):
-        for constant in _constants(statement):
-            if any(character.isdigit() for character in str(constant.value)):
-                raise InputError(f"{name}:{constant.lineno}: {constant.value!r} has no source; print a claim instead")
+    for constant in constants:
+        if any(character.isdigit() for character in str(constant.value)):
+            raise InputError(f"{name}:{constant.lineno}: {constant.value!r} has no source; print a claim instead")
 
 
 def _constants(node: nodes.Node) -> Iterator[nodes.Const]:
@@ -182,11 +184,17 @@ def render(template: str, facts: Mapping[str, Any], own: Mapping[str, str] = NO_
     """
     name = OWN + template if template in own else template
     try:
-        return environment(own, html=html).get_template(name).render(facts)
+        return _text(environment(own, html=html).get_template(name).render(facts))
     except TemplateSyntaxError as error:
         raise InputError(f"template {error.name or name}:{error.lineno}: {error}") from None
     except (TemplateError, ArithmeticError, TypeError, ValueError, AttributeError, RecursionError) as error:
         raise InputError(f"template {name}: {error}") from None
+
+
+def _text(rendered: str) -> str:
+    """What was rendered; raises ValueError when a template made half of a surrogate pair, which no file can hold."""
+    rendered.encode()
+    return rendered
 
 
 def render_prose(text: str, facts: Mapping[str, Any], name: str) -> Markdown:
@@ -196,7 +204,7 @@ def render_prose(text: str, facts: Mapping[str, Any], name: str) -> Markdown:
         InputError: it uses a claim that does not exist, or does something that the sandbox forbids.
     """
     try:
-        return Markdown(environment().from_string(text).render(facts))
-    except (TemplateError, ArithmeticError, TypeError, ValueError, AttributeError) as error:
+        return Markdown(_text(environment().from_string(text).render(facts)))
+    except (TemplateError, ArithmeticError, TypeError, ValueError, AttributeError, RecursionError) as error:
         line = getattr(error, "lineno", None)
         raise InputError(f"{name}{f':{line}' if line else ''}: {error}") from None

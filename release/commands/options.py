@@ -30,6 +30,10 @@ PullRequestOption = Annotated[bool, typer.Option("--pr", help="Propose as pull r
 PruneRemoteOption = Annotated[
     bool, typer.Option("--prune-remote", help="Also remove files there that are not of this release; each is listed first.")
 ]
+SignOption = Annotated[
+    Path | None,
+    typer.Option("--sign", metavar="KEY.pem", help="Sign the weights repository as model.sig with this ECDSA key."),
+]
 MemoryOption = Annotated[
     str | None,
     typer.Option("--memory", metavar="SIZE", help="Memory for quants that run side by side; default half of the free."),

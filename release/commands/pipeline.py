@@ -21,6 +21,7 @@ from release.commands.options import (
     ReplaceCardOption,
     ServerOption,
     ServersOption,
+    SignOption,
     UpdateLockOption,
     WorkersOption,
     WorkOption,
@@ -101,6 +102,7 @@ def cut(
     limit: LimitOption = None,
     pull_request: PullRequestOption = False,
     prune_remote: PruneRemoteOption = False,
+    sign: SignOption = None,
     memory: MemoryOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -121,6 +123,7 @@ def cut(
         limit=limit,
         pull_request=pull_request,
         prune_remote=prune_remote,
+        sign=sign,
         memory=memory,
         as_json=as_json,
     )

@@ -48,6 +48,7 @@ def running(
     offload: str = "none",
     pull_request: bool = False,
     prune_remote: bool = False,
+    sign: Path | None = None,
     rehearsal: bool = False,
     hub_folder: Path | None = None,
     workers: int | None = None,
@@ -79,6 +80,7 @@ def running(
             offload=offload == "layers",
             pull_request=pull_request,
             prune_remote=prune_remote,
+            sign=sign,
             rehearsal=rehearsal,
         )
         context.progress = progress

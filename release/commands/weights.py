@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from pruner.errors import InputError
+from pruner.errors import InputError, printable
 from pruner.sources import HUB_PREFIX
 from release.commands.options import JsonOption, LlamaOption, WorkersOption, WorkOption
 from release.commands.running import console_progress, context_of, run_stages
@@ -39,7 +39,6 @@ def prune(
     if out is None:
         raise InputError("prune: give MANIFEST, or BASE DROP_MAP OUT")
     from release.actions.direct_prune import prune_directly
-    from release.console import printable
 
     with console_progress() as progress:
         layout = {"max_shard_size": max_shard_size, "metadata": metadata}
@@ -68,9 +67,18 @@ def verify(
     base: Annotated[
         str | None, typer.Option("--base", help="A published release's base: a folder, or hf://…; default: its manifest's.")
     ] = None,
+    signer: Annotated[
+        Path | None, typer.Option("--signer", metavar="KEY.pem", help="The publisher's public key, to check model.sig with.")
+    ] = None,
     requantize: Annotated[
-        bool, typer.Option("--requantize", help="Also make a manifest's quants again, from the locked imatrix.")
+        bool, typer.Option("--requantize", help="Also make the quants again, from the locked imatrix; needs llama.cpp.")
     ] = False,
+    exam: Annotated[
+        bool, typer.Option("--exam", help="Also take a published release's exam again; needs llama.cpp and the eval extra.")
+    ] = False,
+    exam_data: Annotated[
+        Path | None, typer.Option("--exam-data", metavar="FILE", help="The exam's questions, when they are not published.")
+    ] = None,
     imatrix: Annotated[
         Path | None, typer.Option("--imatrix", metavar="FILE", help="The locked imatrix, if it is not in the work folder.")
     ] = None,
@@ -82,13 +90,15 @@ def verify(
     """Verify a release on the Hub, part by part; a manifest's weights against lock and priors; or any weights --against."""
     if requantize and against is not None:
         raise InputError("verify: --requantize compares a manifest's quants with its lock; leave out --against")
+    if against is None and target.startswith(HUB_PREFIX):
+        chosen: dict[str, Any] = {"signer": signer, "requantize": requantize, "llama_cpp": llama_cpp, "work": work}
+        chosen |= {"exam": exam, "exam_data": exam_data}
+        _verify_published(target, as_json=as_json, base=base, workers=workers, **chosen)
+        return
     if requantize:
         from release.commands.requantize import requantize_manifest
 
         requantize_manifest(Path(target), work, imatrix=imatrix, llama_cpp=llama_cpp, workers=workers, as_json=as_json)
-        return
-    if against is None and target.startswith(HUB_PREFIX):
-        _verify_published(target, base, workers, as_json=as_json)
         return
     if against is None:
         _verify_manifest(Path(target), work, as_json=as_json)
@@ -110,13 +120,16 @@ def verify(
         raise typer.Exit(1)
 
 
-def _verify_published(target: str, base: str | None, workers: int | None, *, as_json: bool) -> None:
+def _verify_published(target: str, *, as_json: bool, **chosen: Any) -> None:
+    from platformdirs import user_cache_path
+
     from pruner.sources import parse_address
     from release.verification.run import Request, verify_published
 
     repo, revision = parse_address(target)
+    cache = user_cache_path("moe-release") / "planned-digests"
     with console_progress() as progress:
-        found = verify_published(Request(repo, revision, base, workers), progress=progress)
+        found = verify_published(Request(repo, revision, cache=cache, **chosen), progress=progress)
     typer.echo(json.dumps(found.to_json(), indent=2) if as_json else found.text())
     raise typer.Exit(found.exit_code)
 

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from pruner.errors import CheckFailedError, InputError, MoeReleaseError, UnavailableError
-from pruner.hub_failures import TRANSIENT, connection_failure, http_failure, patiently
+from pruner.hub_answers import limit_answers
+from pruner.hub_failures import TRANSIENT, connection_failure, garbled, http_failure, patiently
 from pruner.progress import SILENT, Progress
 
 if TYPE_CHECKING:
@@ -46,6 +47,7 @@ def hub_api(endpoint: str | None, token: str | None) -> HfApi:
     """
     from huggingface_hub import HfApi
 
+    limit_answers()
     return HfApi(endpoint=endpoint, token=token, library_name="moe-release")
 
 
@@ -58,6 +60,8 @@ def one_line(error: Exception, endpoint: str, what: str) -> MoeReleaseError | No
     if isinstance(error, HFValidationError):
         return InputError(f"{what}: {str(error).splitlines()[0]}")
     failure = http_failure(error)
+    if garbled(error):
+        return UnavailableError(f"{endpoint}: its answer to {what} cannot be understood ({type(error).__name__}); is it a Hub?")
     if failure is None:
         if connection_failure(error):
             return UnavailableError(f"{endpoint}: cannot be reached to {what}; check the address and the network")
@@ -101,7 +105,7 @@ def hub_errors(endpoint: str, what: str) -> Iterator[None]:
         translated = one_line(error, endpoint, what)
         if translated is None or translated is error:
             raise
-        raise translated from None
+        raise translated from (error if garbled(error) else None)  # it may be a bug of ours: MOE_RELEASE_TRACEBACK shows it
 
 
 def remote_tree(api: HfApi, repo: str, revision: str = "main") -> RemoteTree | None:

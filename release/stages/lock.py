@@ -6,8 +6,9 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from pruner.errors import CheckFailedError
-from pruner.files import write_atomic
+from pruner.files import sha256_file, write_atomic
 from pruner.wording import some
+from release.attestation.provenance import provenance
 from release.context import Context
 from release.lock import Lock, LockedFile, differences, read_lock, write_lock
 from release.reproduce import page
@@ -37,6 +38,11 @@ def page_path(context: Context) -> Path:
     return context.work / "reproduce.md"
 
 
+def provenance_path(context: Context) -> Path:
+    """How the release was built, as an unsigned statement."""
+    return context.work / "provenance.json"
+
+
 def _write_sums(target: Path, files: Mapping[str, LockedFile]) -> None:
     write_atomic(target, "".join(f"{file.sha256}  {name}\n" for name, file in files.items()).encode())
 
@@ -51,6 +57,7 @@ def _run(context: Context) -> str:
         gguf_sums_path(context), {Path(path).name: file for path, file in found.outputs.items() if path.startswith(quantized)}
     )
     write_atomic(page_path(context), page(context.manifest).encode())
+    write_atomic(provenance_path(context), provenance(context.manifest, sha256_file(context.loaded.path), found))
     if locked is None and context.options.rehearsal:
         return f"{len(found.outputs)} outputs; no lock yet: the real run writes {context.loaded.lock_path.name}"
     if locked is None or context.options.update_lock:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from pruner.errors import UnavailableError
 from pruner.files import path_inside, require_space
+from release.attestation.model_signature import public_key_of
 from release.base import base_folder
 from release.card.metadata import leaderboard_dataset
 from release.card.render import own_templates
@@ -131,6 +132,8 @@ def _run(context: Context) -> str | None:
         _require_lm_eval(context)
     for url in context.options.server_urls:
         check_url(url)
+    if context.options.sign is not None:
+        public_key_of(context.options.sign)
     if manifest.publish and "publish" in context.planned:
         context.options.hub.require_token()
         _require_hub(context)

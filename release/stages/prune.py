@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from pruner.build import BuildResult, FileDigest, build
+from pruner.build import BuildResult, build
 from pruner.drop_map import DropMap, read_drop_map
 from pruner.errors import InputError
 from pruner.files import canonical_json, write_atomic
 from pruner.plan import Plan, plan_build
 from pruner.sources import Source
 from release.context import Context
+from release.records import read_made
 from release.stages.resolve import base_digest, locked_base
 from release.stages.stage import Stage
 
@@ -75,8 +75,7 @@ def _result_path(context: Context) -> Path:
 
 def build_result(context: Context) -> BuildResult:
     """Digests of the pruned weights as they were written."""
-    content = json.loads(_result_path(context).read_bytes())
-    return BuildResult(tuple(FileDigest(file["name"], file["size"], file["sha256"]) for file in content["files"]))
+    return read_made(_result_path(context), BuildResult)
 
 
 def _digests(context: Context) -> dict[str, str]:

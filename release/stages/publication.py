@@ -11,7 +11,7 @@ from release import reproduce
 from release.context import Context
 from release.lock import read_lock
 from release.stages.card import LEADERBOARD_FOLDER, card_folder
-from release.stages.lock import gguf_sums_path, page_path, sums_path, work_lock_path
+from release.stages.lock import gguf_sums_path, page_path, provenance_path, sums_path, work_lock_path
 from release.stages.quality import quality_path, wants_quality
 
 
@@ -86,7 +86,10 @@ def _reproduce_files(context: Context) -> dict[str, Path]:
         reproduce.LOCK: work_lock_path(context),
         reproduce.SUMS: sums_path(context),
         reproduce.DROP_MAP: context.work / "drop_map.json",
+        reproduce.PROVENANCE: provenance_path(context),
     }
+    if context.publish.rebuilders:
+        made[reproduce.REBUILDERS] = context.loaded.file(context.publish.rebuilders)
     if context.manifest.eval:
         made[reproduce.PROTOCOL] = context.loaded.root / context.eval.protocol
         for quant in context.eval.quants:

@@ -10,6 +10,7 @@ from release.context import Context
 from release.reports.publication import plan_lines
 from release.stages.kept_card import with_kept_parts
 from release.stages.publication import Repository, repositories
+from release.stages.sign import signed
 from release.stages.stage import Stage
 
 if TYPE_CHECKING:
@@ -26,6 +27,7 @@ def _run(context: Context) -> str:
     from release.hub.secret_scan import require_no_secrets
 
     planned = [with_kept_parts(context, repository) for repository in repositories(context)]
+    planned[0] = signed(context, planned[0])
     for repository in planned:
         folders = (context.work.resolve(), context.loaded.root.resolve())
         require_no_secrets(repository.files, folders, _inherited(context, repository))

@@ -7,7 +7,6 @@ Each quant has a record of its own, so that a run that was killed goes on with t
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Callable
 from functools import partial
@@ -19,7 +18,7 @@ from pruner.files import canonical_json, digest_of, read_json, write_atomic
 from release import __version__
 from release.context import Context
 from release.manifest import Quant
-from release.records import Output, Record, outputs_hold, read_record, write_record
+from release.records import Output, Record, outputs_hold, read_made, read_record, write_record
 from release.stages.calibrate import imatrix_of
 from release.stages.convert import skip_without_gguf, source_gguf
 from release.stages.cut_quant import cut_quant, unfinished
@@ -37,8 +36,7 @@ def summaries_path(context: Context) -> Path:
 
 def read_summaries(context: Context) -> dict[str, dict[str, Any]]:
     """Summaries by quant name."""
-    summaries: dict[str, dict[str, Any]] = json.loads(summaries_path(context).read_bytes())
-    return summaries
+    return read_made(summaries_path(context), dict[str, dict[str, Any]])
 
 
 def quant_files(context: Context, quant: str) -> list[Path]:

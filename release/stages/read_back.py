@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 from pruner.files import canonical_json, write_atomic
 from release.context import Context
+from release.records import read_made
 from release.stages.kept_card import with_kept_card
 from release.stages.publication import Repository, repositories
 from release.stages.publish import skip_unpublished
@@ -19,7 +19,7 @@ def _run(context: Context) -> str:
     from release.hub.read_back import read_back
 
     hub = context.options.hub
-    commits: dict[str, str] = json.loads((context.work / "published.json").read_bytes())
+    commits = read_made(context.work / "published.json", dict[str, str])
     published = _published(context)
     for repository in published:
         with context.progress.task(f"reading back {repository.repo}", None):
@@ -97,7 +97,7 @@ def _patience(size: int) -> float:
 
 
 def _inputs(context: Context) -> Any:
-    published = json.loads((context.work / "published.json").read_bytes())
+    published = read_made(context.work / "published.json", dict[str, str])
     digests = [repository.digests for repository in _published(context)]
     return [context.options.hub.label, published, digests, context.publish.model_dump(), context.options.pull_request]
 

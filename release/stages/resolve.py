@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +12,18 @@ from pruner.files import canonical_json, digest_of, path_inside, sha256_file, wr
 from pruner.sources import digested
 from release.card.render import own_templates
 from release.context import Context
+from release.documents import Document
 from release.lock import LockedBase, LockedFile, read_lock
 from release.manifest import DataSource, PinnedFile
+from release.records import read_made
 from release.stages.stage import Stage
+
+
+class _Resolved(Document):
+    """What the stage leaves for the others: digests of the base's files, and of those that the manifest names."""
+
+    base: dict[str, LockedFile]
+    files: dict[str, LockedFile]
 
 
 def dataset_path(context: Context, source: DataSource) -> Path:
@@ -124,10 +132,8 @@ def locked_base(context: Context) -> LockedBase:
     """
     context.record("resolve")
     base = context.manifest.base
-    files = json.loads(_path(context).read_bytes())["base"]
-    return LockedBase(
-        name=base.label, revision=base.revision, files={name: LockedFile(**entry) for name, entry in files.items()}
-    )
+    files = read_made(_path(context), _Resolved).base
+    return LockedBase(name=base.label, revision=base.revision, files=files)
 
 
 def base_digest(context: Context) -> str:
@@ -137,8 +143,7 @@ def base_digest(context: Context) -> str:
 
 def locked_files(context: Context) -> dict[str, LockedFile]:
     """Digests of the files that the manifest names."""
-    files = json.loads(_path(context).read_bytes())["files"]
-    return {name: LockedFile(**entry) for name, entry in files.items()}
+    return read_made(_path(context), _Resolved).files
 
 
 def file_digest(context: Context, pinned: PinnedFile | None) -> str | None:

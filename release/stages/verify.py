@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -29,6 +28,7 @@ from release.lock import (
     tensor_data_of,
 )
 from release.manifest import Prior
+from release.records import read_made
 from release.references import listing, read_reference
 from release.stages.prune import build_result, drop_map_path, skip_base_release
 from release.stages.resolve import locked_base, locked_files
@@ -56,8 +56,7 @@ def tensor_digests(context: Context) -> dict[str, TensorDigests]:
     path = _tensors_path(context)
     if not path.exists():
         return {}
-    content: dict[str, TensorDigests] = json.loads(path.read_bytes())
-    return content
+    return dict(read_made(path, dict[str, dict[str, dict[str, Any]]]))
 
 
 def rehashed(context: Context, lock: Lock) -> Lock:

@@ -5,11 +5,15 @@ from __future__ import annotations
 from pruner.drop_map import read_drop_map
 from pruner.errors import CheckFailedError
 from pruner.files import path_inside, sha256_file
+from pruner.sources import read_small
 from release import reproduce
+from release.attestation.provenance import provenance
 from release.lock import Lock
 from release.references import parse_sums
 from release.verification.published import Published, PublishedRepository
 from release.verification.verdict import Finding, Pieces, Verdict
+
+CARD = "README.md"
 
 
 def check_consistency(published: Published) -> Finding:
@@ -21,6 +25,7 @@ def check_consistency(published: Published) -> Finding:
         reproduce.SUMS: _sums,
         reproduce.DROP_MAP: _drop_map,
         reproduce.PROTOCOL: _protocol,
+        reproduce.PROVENANCE: _provenance,
     }.items():
         with pieces.checking(name):
             check(published)
@@ -78,6 +83,16 @@ def _protocol(published: Published) -> None:
         raise CheckFailedError(f"has digest {found}, the lock pins {published.lock.inputs.protocol}")
 
 
+def _provenance(published: Published) -> None:
+    """It follows from manifest and lock; releases of old have none."""
+    path = published.path(reproduce.PROVENANCE)
+    if not path.is_file():
+        return
+    manifest = published.path(reproduce.MANIFEST)
+    if path.read_bytes() != provenance(published.manifest.content, sha256_file(manifest), published.lock):
+        raise CheckFailedError("is not the statement that manifest and lock make")
+
+
 def check_listing(lock: Lock, repository: PublishedRepository, part: str, names: dict[str, str]) -> Finding:
     """Every locked file is in the repository with its digest.
 
@@ -93,8 +108,16 @@ def check_listing(lock: Lock, repository: PublishedRepository, part: str, names:
             found, wanted = repository.sha256(name), lock.outputs[output].sha256
             if found is None:
                 pieces.add(name, Verdict.BAD, "is locked, and missing from the repository")
-            elif found != wanted:
+            elif found != wanted and not (name == CARD and _only_notes_differ(repository, wanted)):
                 pieces.add(name, Verdict.BAD, f"has SHA-256 {found}, the lock pins {wanted}")
             else:
                 pieces.add(name, Verdict.GOOD)
     return pieces.finding(f"{len(names)} files as locked")
+
+
+def _only_notes_differ(repository: PublishedRepository, rendered_sha256: str) -> bool:
+    """Whether a card is the locked one but for what people wrote between its markers."""
+    from release.card.handwritten import LARGEST, only_parts_changed
+
+    text = read_small(repository.source, CARD, "the card", LARGEST).decode("utf-8", errors="replace")
+    return only_parts_changed(text, rendered_sha256)

@@ -87,6 +87,10 @@ class Published:
         """
         return path_inside(self.folder, name)
 
+    def shown(self, error: Exception) -> str:
+        """An error without the temporary folder, which nobody knows."""
+        return str(error).replace(f"{self.folder}/", "")
+
 
 def fetch(repository: PublishedRepository, folder: Path) -> Published:
     """Copy `reproduce/` into a folder.

@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
-from pruner.errors import InputError, UnavailableError
+from pruner.digest_cache import DigestCache
+from pruner.errors import CheckFailedError, InputError, UnavailableError
 from pruner.progress import SILENT, Progress
-from release import reproduce
-from release.lock import Lock
+from release.verification.attestations import check_attestations
+from release.verification.card import check_card
 from release.verification.consistency import check_consistency, check_listing
 from release.verification.evidence import check_evidence
-from release.verification.published import Published, PublishedRepository, fetch, open_repository
+from release.verification.exam import ExamRequest, check_exam
+from release.verification.ggufs import GgufRequest, check_ggufs
+from release.verification.names import weights_names
+from release.verification.published import Published, fetch, open_repository
+from release.verification.signature import check_signature
 from release.verification.verdict import Finding, Verdict, Verification
 from release.verification.weights import check_weights
 
@@ -27,6 +34,17 @@ class Request:
     workers: int | None = None
     endpoint: str | None = None
     token: str | None = None
+    signer: Path | None = None
+    """The publisher's public key, from a place that one trusts."""
+    requantize: bool = False
+    llama_cpp: Path | None = None
+    work: Path | None = None
+    """Folder for what needs a disk; default: the system's temporary one."""
+    exam: bool = False
+    exam_data: Path | None = None
+    """The exam's questions, when they are not published."""
+    cache: Path | None = None
+    """Folder that remembers digests of proved shards, so that a killed run goes on."""
 
 
 def verify_published(request: Request, *, progress: Progress = SILENT) -> Verification:
@@ -37,16 +55,33 @@ def verify_published(request: Request, *, progress: Progress = SILENT) -> Verifi
         UnavailableError: it cannot be reached.
     """
     repository = open_repository(request.repo, request.revision, endpoint=request.endpoint, token=request.token)
+    if request.work is not None:
+        request.work.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="moe-release-verify-") as folder:
         published = fetch(repository, Path(folder))
-        findings = [
-            check_consistency(published),
-            check_files(published),
-            check_weights(published, request.base, workers=request.workers, progress=progress),
-            *_gguf(published, request),
-            check_evidence(published),
-        ]
+        checks: dict[str, Callable[[], Finding | None]] = {
+            "consistency": partial(check_consistency, published),
+            "files": partial(check_files, published),
+            "weights": partial(_weights, published, request, progress),
+            "ggufs": partial(check_ggufs, published, _gguf_request(request), progress=progress),
+            "evidence": partial(check_evidence, published),
+            "card": partial(check_card, published, _gguf_request(request)),
+            "exam": partial(_exam, published, request, progress),
+            "attestations": partial(check_attestations, published),
+            "signature": partial(check_signature, published, request.signer),
+        }
+        findings = [_guarded(part, published, check) for part, check in checks.items()]
     return Verification(f"hf://{request.repo}", repository.source.commit, tuple(each for each in findings if each))
+
+
+def _guarded(part: str, published: Published, check: Callable[[], Finding | None]) -> Finding | None:
+    """A part that cannot be checked at all, as a finding: one spoiled file leaves the verdicts on the others."""
+    try:
+        return check()
+    except (CheckFailedError, InputError) as error:
+        return Finding(part, Verdict.BAD, published.shown(error))
+    except UnavailableError as error:
+        return Finding(part, Verdict.UNKNOWN, published.shown(error))
 
 
 def check_files(published: Published) -> Finding:
@@ -54,37 +89,33 @@ def check_files(published: Published) -> Finding:
     return check_listing(published.lock, published.weights, "files", weights_names(published.lock))
 
 
-def weights_names(lock: Lock) -> dict[str, str]:
-    """Path in the weights repository of each locked output that belongs there."""
-    names = {path: path.removeprefix("weights/") for path in lock.outputs if path.startswith("weights/")}
-    fixed = {"card/README.md": "README.md", "card/claims.json": reproduce.CLAIMS, "drop_map.json": reproduce.DROP_MAP}
-    names |= {path: name for path, name in fixed.items() if path in lock.outputs}
-    for path in lock.outputs:
-        parts = path.split("/")
-        if parts[0] == "eval" and parts[-1] == "evidence.json":
-            names[path] = reproduce.evidence_name(parts[1])
-    return names
+def _weights(published: Published, request: Request, progress: Progress) -> Finding:
+    cache = DigestCache(request.cache) if request.cache else None
+    return check_weights(published, request.base, workers=request.workers, progress=progress, cache=cache)
 
 
-def gguf_names(lock: Lock) -> dict[str, str]:
-    """Path in the GGUF repository of each locked output that belongs there."""
-    names = {path: path.split("/", 1)[1] for path in lock.outputs if path.startswith(("gguf/", "imatrix/"))}
-    if "card/README.gguf.md" in lock.outputs:
-        names["card/README.gguf.md"] = "README.md"
-    return names
+def _exam(published: Published, request: Request, progress: Progress) -> Finding | None:
+    if not request.exam:
+        return None
+    exam = ExamRequest(
+        work=request.work,
+        data=request.exam_data,
+        llama_cpp=request.llama_cpp,
+        revision=request.revision,
+        endpoint=request.endpoint,
+        token=request.token,
+    )
+    return check_exam(published, exam, progress=progress)
 
 
-def _gguf(published: Published, request: Request) -> list[Finding]:
-    """The finding on the GGUF repository, when the release has one."""
-    publish = published.manifest.content.publish
-    if publish is None or publish.gguf is None:
-        return []
-    try:
-        repository = _gguf_repository(publish.gguf, publish.tag, request)
-    except (InputError, UnavailableError) as error:
-        return [Finding("ggufs", Verdict.UNKNOWN, str(error))]
-    return [check_listing(published.lock, repository, "ggufs", gguf_names(published.lock))]
-
-
-def _gguf_repository(repo: str, tag: str | None, request: Request) -> PublishedRepository:
-    return open_repository(repo, tag or "main", endpoint=request.endpoint, token=request.token)
+def _gguf_request(request: Request) -> GgufRequest:
+    return GgufRequest(
+        base=request.base,
+        requantize=request.requantize,
+        llama_cpp=request.llama_cpp,
+        work=request.work,
+        workers=request.workers,
+        revision=request.revision,
+        endpoint=request.endpoint,
+        token=request.token,
+    )

@@ -56,7 +56,7 @@ class Pieces:
         try:
             yield
         except (CheckFailedError, InputError) as error:
-            self.add(name, Verdict.BAD, self._shown(error))
+            self.add(name, Verdict.BAD, self._shown(error).removeprefix(f"{name}: "))
         except UnavailableError as error:
             self.add(name, Verdict.UNKNOWN, self._shown(error))
 

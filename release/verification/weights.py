@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pruner.digest_cache import DigestCache
 from pruner.errors import CheckFailedError, InputError, UnavailableError
 from pruner.progress import SILENT, Progress
 from pruner.proof import prove
@@ -13,7 +14,12 @@ PART = "weights"
 
 
 def check_weights(
-    published: Published, base: str | None, *, workers: int | None = None, progress: Progress = SILENT
+    published: Published,
+    base: str | None,
+    *,
+    workers: int | None = None,
+    progress: Progress = SILENT,
+    cache: DigestCache | None = None,
 ) -> Finding:
     """The finding on the weights.
 
@@ -22,15 +28,16 @@ def check_weights(
         base: folder or hf:// address of the base; None takes the manifest's from the Hub.
         workers: parallel readers; the verdict does not depend on them.
         progress: where bytes are reported.
+        cache: remembers digests that were computed here.
     """
     pieces = Pieces(PART)
     try:
         source = base_of(published, base)
-        proof = prove(published.weights.source, source, workers=workers, progress=progress)
+        proof = prove(published.weights.source, source, workers=workers, progress=progress, cache=cache)
     except UnavailableError as error:
-        return Finding(PART, Verdict.UNKNOWN, str(error))
+        return Finding(PART, Verdict.UNKNOWN, published.shown(error))
     except (InputError, CheckFailedError) as error:
-        return Finding(PART, Verdict.BAD, str(error))
+        return Finding(PART, Verdict.BAD, published.shown(error))
     for verdict in proof.verdicts:
         pieces.add(verdict.name, Verdict.GOOD if verdict.good else Verdict.BAD, verdict.reason or "")
     return pieces.finding(f"{len(proof.verdicts)} files are what {proof.base} and the drop map make")

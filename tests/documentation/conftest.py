@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric import ed25519
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
 from release.hub.local import LocalHub
 from tests.conftest import MANIFESTS, ROOT
@@ -39,6 +41,8 @@ def sandbox(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sandbox]:
     first = Sandbox(folder, {})
     result = first.run("cut", "manifests/tiny-gemma4-4e.yaml", "--hub", "local")
     assert result.returncode == 0, result.stdout + result.stderr
+    key = ed25519.Ed25519PrivateKey.generate()
+    (folder / "key.pem").write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
     shutil.copytree(folder / "build/hub", folder / "served")
     with LocalHub(folder / "served") as hub:
         yield Sandbox(folder, hub.environment())

@@ -1,10 +1,17 @@
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pruner.errors import CheckFailedError
 from pruner.files import sha256_bytes
-from release.records import make_record, outputs_hold, read_record, write_record
+from release.records import make_record, outputs_hold, read_made, read_record, record_path, write_record
+from tests.hostile import FUZZ, assert_read_or_refused, changed_json
 
 
 def test_outputs_hold_until_their_bytes_change(tmp_path: Path) -> None:
@@ -45,3 +52,29 @@ def test_the_digest_of_a_record_follows_names_and_bytes(tmp_path: Path) -> None:
     assert make_record(tmp_path, "b", "2", [tmp_path / "x"], 9.0).digest == first.digest
     (tmp_path / "x").write_text("abd")
     assert make_record(tmp_path, "a", "1", [tmp_path / "x"], 0.0).digest != first.digest
+
+
+@FUZZ
+@given(data=st.data())
+def test_a_damaged_record_is_none_or_one(tmp_path: Path, data: st.DataObject) -> None:
+    (tmp_path / "x").write_text("abc")
+    write_record(tmp_path, make_record(tmp_path, "prune", "fp", [tmp_path / "x"], 1.5))
+    path = record_path(tmp_path, "prune")
+    path.write_bytes(data.draw(changed_json(json.loads(path.read_text()))))
+
+    def used() -> None:
+        record = read_record(tmp_path, "prune")
+        if record is not None:
+            assert len(record.digest) == 64
+            outputs_hold(tmp_path, record)
+
+    assert_read_or_refused(used, "", path.stat().st_size)
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", '{"org/a": 1}', '{"org/a": "x", "org/a": "y"}', "[" * 100_000])
+def test_a_damaged_file_of_the_work_folder_is_one_line(tmp_path: Path, content: str) -> None:
+    (tmp_path / "published.json").write_text(content)
+    with pytest.raises(CheckFailedError, match=r"published\.json: is damaged or gone; delete it"):
+        read_made(tmp_path / "published.json", dict[str, str])
+    (tmp_path / "published.json").write_text('{"org/a": "x"}')
+    assert read_made(tmp_path / "published.json", dict[str, str]) == {"org/a": "x"}

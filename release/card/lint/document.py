@@ -13,11 +13,11 @@ from pruner.errors import InputError
 if TYPE_CHECKING:
     from markdown_it.token import Token
 
-LARGEST = 1 << 20
+LARGEST = 512 << 10
 LONGEST_LINE = 4000
 """Characters of a line that rules look at."""
 FRONT_MATTER = re.compile(r"\A---\r?\n.*?^---[ \t]*$", re.DOTALL | re.MULTILINE)
-TAG = re.compile(r"<!--.*?-->|</?[A-Za-z][^<>]*>", re.DOTALL)
+TAG = re.compile(r"<!--.*?(?:-->|\Z)|</?[A-Za-z][^<>]*>", re.DOTALL)
 HTML_LINK = re.compile(r"<(?:a|img)\b[^<>]*?\b(?:href|src)\s*=\s*[\"']([^\"'<>]+)[\"']", re.IGNORECASE)
 HTML_ANCHOR = re.compile(r"<[A-Za-z]+\b[^<>]*?\b(?:id|name)\s*=\s*[\"']([^\"'<>]+)[\"']")
 COMMAND = re.compile(

@@ -6,17 +6,16 @@ import copy
 import json
 from contextlib import closing
 from pathlib import Path
-from typing import Any
 
 import pytest
 import yaml
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from pruner.errors import CheckFailedError, InputError
 from release.evaluation.client import chat_message, completion_message
 from release.evaluation.data import load_rows
-from release.evaluation.evidence import read_evidence
+from release.evaluation.evidence import evidence_bytes, read_evidence
 from release.evaluation.ledger import Header, Ledger, Reply
 from release.evaluation.lm_eval_run import read_lm_eval_files
 from release.evaluation.outcomes import classify
@@ -24,10 +23,12 @@ from release.evaluation.protocol import load_protocol, protocol_digest
 from release.evaluation.remote import RemoteServer
 from release.evaluation.settings import build_commit, differing_settings, template_digest
 from tests.conftest import MANIFESTS
+from tests.hostile import FUZZ, assert_read_or_refused, changed_json, changed_yaml, hostile, spoiled
 
 EVIDENCE = json.loads((MANIFESTS / "tiny" / "evidence" / "tiny-gemma4-16e-Q6_K.json").read_text())
 EVIDENCE["questions"] = EVIDENCE["questions"][:3]
-PROTOCOL = yaml.safe_load((MANIFESTS / "protocols" / "tiny-exam.yaml").read_text())
+PROTOCOL_TEXT = (MANIFESTS / "protocols" / "tiny-exam.yaml").read_text()
+PROTOCOL = yaml.safe_load(PROTOCOL_TEXT)
 SAMPLE = {
     "resps": [["(A)"]],
     "filtered_resps": ["(A)"],
@@ -54,113 +55,65 @@ CHAT = {
     "timings": {"prompt_ms": 1.0},
 }
 
-deep: Any = []
-for _ in range(300):
-    deep = [deep]
-hostile = st.one_of(
-    st.none(),
-    st.booleans(),
-    st.integers(-(10**400), 10**400),
-    st.floats(),
-    st.text(st.characters(), max_size=5),
-    st.sampled_from(
-        ["\ud800", "\n", "a" * 100_000, "\x00", "length", "valid", 2**31, -1, 10**4000, deep, float("nan"), [], {}, [[]]]
-    ),
-    st.lists(st.integers(), max_size=3),
-    st.dictionaries(st.text(max_size=3), st.integers(), max_size=2),
-)
-fuzz = settings(
-    max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
-)
 TINY = load_protocol(MANIFESTS / "protocols" / "tiny-exam.yaml", MANIFESTS)
 
 
-def places(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
-    """The place of every key and item."""
-    pairs = list(value.items()) if isinstance(value, dict) else list(enumerate(value)) if isinstance(value, list) else []
-    return [place for key, each in pairs for place in [(*path, key), *places(each, (*path, key))]]
-
-
-def spoiled(draw: st.DataObject, value: Any) -> Any:
-    """The value with one or two places replaced or gone."""
-    result = copy.deepcopy(value)
-    first, second = (draw.draw(st.sampled_from(places(value))) for _ in range(2))
-    for *parents, last in [first] if second[: len(first)] == first else [first, second]:
-        target = result
-        for parent in parents:
-            target = target[parent] if isinstance(target, (dict, list)) and parent in keys(target) else {}
-        if draw.draw(st.integers(0, 5)) and last in keys(target):
-            target[last] = copy.deepcopy(draw.draw(hostile))
-        elif isinstance(target, dict):
-            target.pop(last, None)
-    return result
-
-
-def keys(value: Any) -> Any:
-    return value if isinstance(value, dict) else range(len(value)) if isinstance(value, list) else ()
-
-
-def refused_in_one_line(error: Exception, path: Path) -> None:
-    assert str(error).startswith(str(path))
-    assert len(str(error)) < 2000
-
-
-@fuzz
+@FUZZ
 @given(st.data())
 def test_evidence(tmp_path: Path, data: st.DataObject):
     path = tmp_path / "evidence.json"
-    path.write_text(json.dumps(spoiled(data, EVIDENCE)))
-    try:
-        read_evidence(path)
-    except (InputError, CheckFailedError) as error:
-        refused_in_one_line(error, path)
+    path.write_bytes(data.draw(changed_json(EVIDENCE)))
+    assert_read_or_refused(lambda: evidence_bytes(read_evidence(path)), str(path), path.stat().st_size)
 
 
-@fuzz
+@FUZZ
 @given(st.data())
 def test_a_ledger(tmp_path: Path, data: st.DataObject):
     path = tmp_path / "ledger.jsonl"
-    lines = [HEADER.model_dump(mode="json"), spoiled(data, REPLY.model_dump(mode="json")), REPLY.model_dump(mode="json")]
-    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
-    try:
+    header, reply = (each.model_dump(mode="json") for each in (HEADER, REPLY))
+    spoilt = data.draw(changed_json(reply))
+    path.write_bytes(b"".join(line + b"\n" for line in (json.dumps(header).encode(), spoilt, json.dumps(reply).encode())))
+
+    def read() -> None:
         with closing(Ledger(path, HEADER)) as ledger:
-            for reply in ledger:
-                reply.digest()
-    except InputError as error:
-        refused_in_one_line(error, Path(f"{path}:2"))
+            for each in ledger:
+                each.digest()
+
+    assert_read_or_refused(read, f"{path}:", path.stat().st_size)
 
 
-@fuzz
+@FUZZ
 @given(st.data())
 def test_a_protocol(tmp_path: Path, data: st.DataObject):
     path = tmp_path / "protocols" / "p.yaml"
     path.parent.mkdir(exist_ok=True)
-    path.write_text(json.dumps(spoiled(data, PROTOCOL)))
-    try:
-        protocol_digest(load_protocol(path, tmp_path))
-    except InputError as error:
-        refused_in_one_line(error, path)
+    path.write_bytes(data.draw(changed_yaml(PROTOCOL_TEXT)))
+    assert_read_or_refused(lambda: protocol_digest(load_protocol(path, tmp_path)), str(path), path.stat().st_size)
 
 
-@fuzz
+@FUZZ
 @given(st.data(), st.booleans())
 def test_an_lm_eval_output(tmp_path: Path, data: st.DataObject, of_results: bool):
     samples, results = tmp_path / "samples_exam.jsonl", tmp_path / "results_exam.json"
-    samples.write_text(json.dumps(SAMPLE if of_results else spoiled(data, SAMPLE)) + "\n")
-    results.write_text(json.dumps(spoiled(data, RESULTS) if of_results else RESULTS))
-    try:
+    changed = data.draw(changed_json(RESULTS if of_results else SAMPLE))
+    samples.write_bytes(json.dumps(SAMPLE).encode() if of_results else changed)
+    results.write_bytes(changed if of_results else json.dumps(RESULTS).encode())
+
+    def read() -> None:
         json.dumps(read_lm_eval_files(samples, results).model_dump(mode="json"), ensure_ascii=False).encode()
-    except (InputError, CheckFailedError) as error:
-        refused_in_one_line(error, samples if str(error).startswith(str(samples)) else results)
+
+    assert_read_or_refused(read, str(tmp_path), len(changed))
 
 
-@fuzz
+@FUZZ
 @given(st.data())
 def test_a_servers_replies_become_ledger_lines(tmp_path: Path, data: st.DataObject):
     path = tmp_path / "reply.jsonl"
     path.unlink(missing_ok=True)
-    message = chat_message(spoiled(data, CHAT), "tiny")
-    completion = completion_message(spoiled(data, CHAT | {"content": "A", "stop_type": "limit", "tokens_predicted": 1}), "tiny")
+    message = chat_message(spoiled(data.draw, CHAT), "tiny")
+    completion = completion_message(
+        spoiled(data.draw, CHAT | {"content": "A", "stop_type": "limit", "tokens_predicted": 1}), "tiny"
+    )
     with closing(Ledger(path, HEADER)) as ledger:
         for each in (message, completion):
             values = REPLY.model_dump() | each.fields()
@@ -171,7 +124,7 @@ def test_a_servers_replies_become_ledger_lines(tmp_path: Path, data: st.DataObje
             reply.digest()
 
 
-@fuzz
+@FUZZ
 @given(st.data())
 def test_a_servers_settings_are_compared(data: st.DataObject):
     params = TINY.sampling.model_dump(mode="json")
@@ -181,12 +134,12 @@ def test_a_servers_settings_are_compared(data: st.DataObject):
         "build_info": "b1-0c1e57098",
         "chat_template": "t",
     }
-    found = spoiled(data, props)
+    found = spoiled(data.draw, props)
     assert all(len(each) < 1000 for each in differing_settings(TINY, found))
     build_commit(found), template_digest(found)
 
 
-@fuzz
+@FUZZ
 @given(st.data())
 def test_a_servers_model_is_compared(data: st.DataObject):
     server = RemoteServer("http://127.0.0.1:9", protocol=TINY, identity={"n_params": 5, "chat_template": "t"})

@@ -1,0 +1,71 @@
+"""How a release was built, as in-toto Statement v1 with SLSA provenance v1 (https://slsa.dev/spec/v1.0/provenance).
+
+Unsigned and deterministic: it follows from manifest and lock alone, names no date and no host, and needs no library; whoever
+wants to sign it can.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pruner.files import canonical_json, digest_of
+from release.lock import Lock
+from release.manifest import Manifest
+
+STATEMENT = "https://in-toto.io/Statement/v1"
+PREDICATE = "https://slsa.dev/provenance/v1"
+PROJECT = "https://github.com/moe-release/moe-release"
+BUILD_TYPE = f"{PROJECT}/release/v1"
+
+
+def provenance(manifest: Manifest, manifest_sha256: str, lock: Lock) -> bytes:
+    """The statement as canonical JSON.
+
+    Args:
+        manifest: what was declared.
+        manifest_sha256: digest of its file.
+        lock: what came out; its weights are the subject.
+    """
+    return canonical_json(
+        {
+            "_type": STATEMENT,
+            "subject": subject({name: file.sha256 for name, file in lock.weights().items()}),
+            "predicateType": PREDICATE,
+            "predicate": {
+                "buildDefinition": {
+                    "buildType": BUILD_TYPE,
+                    "externalParameters": {
+                        "manifest": {"name": manifest.name, "schema": manifest.schema_, "sha256": manifest_sha256}
+                    },
+                    "resolvedDependencies": [*_base(lock), *_files(lock), *_tools(lock)],
+                },
+                "runDetails": {"builder": {"id": PROJECT, "version": {"moe-release": lock.inputs.tools["moe-release"]}}},
+            },
+        }
+    )
+
+
+def subject(digests: dict[str, str]) -> list[dict[str, Any]]:
+    """Files by name as the subject of a statement."""
+    return [{"name": name, "digest": {"sha256": digest}} for name, digest in sorted(digests.items())]
+
+
+def _base(lock: Lock) -> list[dict[str, Any]]:
+    """The files of the base; one that is named by path has no address that means anything elsewhere."""
+    base = lock.inputs.base
+    where = f"hf://{base.name}@{base.revision}" if base.revision else None
+    return [
+        {"name": f"base/{name}", **({"uri": f"{where}/{name}"} if where else {}), "digest": {"sha256": file.sha256}}
+        for name, file in sorted(base.files.items())
+    ]
+
+
+def _files(lock: Lock) -> list[dict[str, Any]]:
+    """The map by the digest of its canonical form, as every map with the same decisions is the same; then other inputs."""
+    drop_map = [{"name": "drop map", "digest": {"sha256": digest_of(lock.inputs.drop_map)}}] if lock.inputs.drop_map else []
+    return drop_map + [{"name": name, "digest": {"sha256": file.sha256}} for name, file in sorted(lock.inputs.files.items())]
+
+
+def _tools(lock: Lock) -> list[dict[str, Any]]:
+    commit = lock.inputs.tools.get("llama.cpp")
+    return [{"name": "llama.cpp", "digest": {"gitCommit": commit}}] if commit else []

@@ -1,0 +1,208 @@
+"""What a card is made of, as one value: from the work folder of a release, or from what is published of it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from pruner.checkpoint import Checkpoint
+from pruner.drop_map import DropMap, read_drop_map
+from pruner.plan import Plan
+from release.card.claims import CONFIDENCE, Claim
+from release.card.compared import compared_entry
+from release.card.facts import (
+    Facts,
+    contamination_facts,
+    earlier_facts,
+    file_facts,
+    imatrix_facts,
+    prior_facts,
+    protocol_facts,
+    quality_facts,
+    quant_facts,
+    rebuild_facts,
+    run_facts,
+    self_test_facts,
+    statistics_facts,
+    weight_facts,
+)
+from release.card.front_matter import gguf_front_matter, license_of, weights_front_matter
+from release.card.metadata import eval_results
+from release.card.prose import require_no_numbers
+from release.card.render import own_templates, render, render_prose
+from release.card.table import Entry, rows
+from release.evaluation.evidence import Evidence
+from release.evaluation.protocol import Protocol, protocol_digest
+from release.gguf.golden import SelfTest
+from release.gguf.imatrix import ImatrixSummary
+from release.gguf.quality import Quality
+from release.lock import Lock
+from release.manifest import LoadedManifest, Manifest, PinnedFile
+
+if TYPE_CHECKING:
+    from huggingface_hub import EvalResult
+
+HELLO = "Say hello."
+
+
+@dataclass(frozen=True)
+class CardInputs:
+    """Everything that a card's numbers follow from.
+
+    `prior` gives equal shards and all shards by earlier build; `summaries` what was read back from each quant; `calibration`
+    the digests of the questions that the drop map was made from; `rebuilds` the parties that rebuilt the release with the
+    same result and with another.
+    """
+
+    loaded: LoadedManifest
+    lock: Lock
+    base: Checkpoint
+    plan: Plan
+    drop_map: DropMap
+    prior: Mapping[str, tuple[int, int]]
+    summaries: Mapping[str, Mapping[str, Any]]
+    quality: Quality | None
+    self_test: SelfTest | None
+    imatrix: ImatrixSummary | None
+    protocol: Protocol | None
+    evidence: Mapping[str, Evidence]
+    calibration: Sequence[str] | None
+    rebuilds: tuple[int, int] | None = None
+
+    @property
+    def manifest(self) -> Manifest:
+        """The manifest's content."""
+        return self.loaded.content
+
+
+def facts_of(inputs: CardInputs) -> Facts:
+    """Every fact that a template may print.
+
+    Raises:
+        InputError: something that the manifest names is missing, or contradicts the rest.
+    """
+    manifest, drop_map = inputs.manifest, inputs.drop_map
+    facts: Facts = {
+        "name": manifest.name,
+        "base": {"name": manifest.base.label, "repo": manifest.base.repo, "revision": manifest.base.revision},
+        "license": license_of(manifest, inputs.base.source),
+        "layout": {
+            "max_shard_size": Claim(str(manifest.weights.max_shard_size), "text", "manifest.yaml: weights.max_shard_size"),
+            "metadata": Claim(manifest.weights.metadata, "text", "manifest.yaml: weights.metadata"),
+        },
+        "publish": manifest.publish.model_dump() if manifest.publish else None,
+        "drop_map_digest": Claim(drop_map.digest, "digest", "drop_map.json: digest"),
+        "statistics": statistics_facts(drop_map),
+        "files": file_facts(inputs.lock, "weights/"),
+        "tools": inputs.lock.inputs.tools,
+        "draft": None,
+        "question": question_of(manifest),
+        "confidence": CONFIDENCE,
+        "earlier": earlier_facts(drop_map, inputs.base.architecture.experts, earlier_maps(inputs.loaded)),
+        "prior": prior_facts(inputs.prior),
+        "rebuilds": rebuild_facts(*inputs.rebuilds) if inputs.rebuilds else None,
+        "pictures": {},
+        "quants": [],
+        "imatrix": [],
+        "self_test": None,
+        "quality": None,
+        "calibration": None,
+        "runs": [],
+        "rows": [],
+        "protocol": None,
+        "contamination": None,
+        **weight_facts(inputs.base, inputs.plan, _method(manifest)),
+    }
+    if manifest.gguf:
+        names = [quant.name for quant in manifest.gguf.quants]
+        facts["quants"] = quant_facts(inputs.summaries, names)
+        facts["quality"] = quality_facts(inputs.quality, names) if inputs.quality else None
+        if inputs.self_test:
+            facts["self_test"] = self_test_facts(inputs.self_test, inputs.summaries)
+        facts["calibration"] = imatrix_facts(inputs.imatrix) if inputs.imatrix else None
+        facts["imatrix"] = file_facts(inputs.lock, "imatrix/")
+    if inputs.protocol:
+        facts |= _evaluation(inputs, inputs.protocol)
+    return facts
+
+
+def _method(manifest: Manifest) -> str:
+    """The ranking with its parameters, or that the map was pinned."""
+    prune = manifest.prune
+    if prune is None or prune.analysis is None:
+        return "a pinned drop map"
+    parameters = prune.ranking.model_dump(exclude={"method"}, exclude_none=True)
+    words = [
+        f"with {name.replace('_', ' ')}" if isinstance(value, dict) else f"{name} {value}" for name, value in parameters.items()
+    ]
+    return ", ".join([prune.ranking.method, *words])
+
+
+def question_of(manifest: Manifest) -> str:
+    """What the card's example asks, as a string literal of Python."""
+    return json.dumps(manifest.publish.question if manifest.publish else HELLO, ensure_ascii=False)
+
+
+def earlier_maps(loaded: LoadedManifest) -> dict[str, DropMap]:
+    """Drop maps of earlier variants by what the manifest calls them."""
+    return {label: read_drop_map(loaded.file(pinned)) for label, pinned in loaded.content.card.earlier_maps.items()}
+
+
+def table_entries(inputs: CardInputs) -> list[Entry]:
+    """What the rows of the results table are made of: those of other variants first, then this one's quants."""
+    if inputs.protocol is None:
+        return []
+    protocol, manifest = inputs.protocol, inputs.manifest
+    own = [Entry(manifest.name, f"evidence/{quant}.json", evidence) for quant, evidence in inputs.evidence.items()]
+    return [*(compared_entry(inputs.loaded, protocol, row) for row in manifest.compare), *own]
+
+
+def _evaluation(inputs: CardInputs, protocol: Protocol) -> Facts:
+    found = inputs.evidence
+    calibration = inputs.calibration
+    return {
+        "runs": [run_facts(evidence, len(protocol.data.option_columns)) for evidence in found.values()],
+        "rows": rows(table_entries(inputs)),
+        "protocol": protocol_facts(protocol, protocol_digest(protocol), list(found.values())),
+        "contamination": contamination_facts(calibration, next(iter(found.values()))) if calibration and found else None,
+    }
+
+
+def prose_of(loaded: LoadedManifest) -> str:
+    """What a person wrote for the card."""
+    name = loaded.content.card.prose
+    return loaded.file(PinnedFile(path=name)).read_text(encoding="utf-8") if name else ""
+
+
+def card_texts(inputs: CardInputs, facts: Facts) -> dict[str, str]:
+    """The cards and the results table by file name, rendered from facts that have their pictures.
+
+    Raises:
+        InputError: prose or template print a number without a source, or a claim that does not exist.
+    """
+    manifest, name = inputs.manifest, inputs.manifest.card.prose or "prose"
+    prose = prose_of(inputs.loaded)
+    require_no_numbers(prose, name)
+    facts = {**facts, "prose": render_prose(prose, facts, name)}
+    own, results = own_templates(inputs.loaded.root, manifest.card.templates), _model_index(inputs)
+    texts = {"README.md": weights_front_matter(manifest, facts["license"], results) + render("weights_card.md.j2", facts, own)}
+    if manifest.gguf:
+        texts["README.gguf.md"] = gguf_front_matter(manifest, facts["license"], results) + render("gguf_card.md.j2", facts, own)
+    if manifest.eval:
+        texts["results.md"] = render("results_table.md.j2", facts, own)
+    return texts
+
+
+def _model_index(inputs: CardInputs) -> list[EvalResult]:
+    """Scores for the front matter: of this release's own runs alone."""
+    if inputs.protocol is None:
+        return []
+    protocol, runs = inputs.protocol, [*inputs.evidence.values()]
+    return eval_results(runs, protocol, protocol_digest(protocol), weights_repository(inputs.manifest))
+
+
+def weights_repository(manifest: Manifest) -> str | None:
+    """Where the weights go, if they are published."""
+    return manifest.publish.weights if manifest.publish else None

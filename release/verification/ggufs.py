@@ -1,0 +1,191 @@
+"""Whether the published quants are what the recipe makes: as locked, cut from the base's GGUFs, or quantized again."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from pruner.drop_map import read_drop_map
+from pruner.errors import CheckFailedError, InputError, UnavailableError
+from pruner.hub_source import COMMIT
+from pruner.progress import SILENT, Progress
+from release import reproduce
+from release.gguf.cut_proof import prove_cut
+from release.gguf.located import locate_on_hub
+from release.manifest import BaseQuant, Quant
+from release.verification.consistency import check_listing
+from release.verification.names import gguf_names
+from release.verification.published import Published, PublishedRepository, open_repository
+from release.verification.verdict import Finding, Pieces, Verdict
+
+PART = "ggufs"
+NOT_REBUILT = "as locked; not rebuilt: use --requantize"
+
+
+@dataclass(frozen=True)
+class GgufRequest:
+    """How far to go: `requantize` makes the quants again in `work`, which needs the base on this disk and llama.cpp."""
+
+    base: str | None = None
+    requantize: bool = False
+    llama_cpp: Path | None = None
+    work: Path | None = None
+    workers: int | None = None
+    revision: str = "main"
+    """Of the weights; quants are read at the same branch or tag."""
+    endpoint: str | None = None
+    token: str | None = None
+
+
+def check_ggufs(published: Published, request: GgufRequest, *, progress: Progress = SILENT) -> Finding | None:
+    """The finding on the GGUF repository; None when the release has none.
+
+    A file that is not the locked one is BAD.  A quant that was cut is proved by streaming the base's GGUF.  Others are
+    UNKNOWN unless they are made again; where a toolchain is not bit-exact, a difference proves nothing and stays UNKNOWN.
+    """
+    manifest = published.manifest.content
+    if manifest.publish is None or manifest.publish.gguf is None or manifest.gguf is None:
+        return None
+    try:
+        repository = open_gguf_repository(published, request.revision, endpoint=request.endpoint, token=request.token)
+    except (InputError, UnavailableError) as error:
+        return Finding(PART, Verdict.UNKNOWN, str(error))
+    names = gguf_names(published.lock)
+    listing = check_listing(published.lock, repository, PART, names)
+    if listing.verdict is not Verdict.GOOD:
+        return listing
+    pieces = Pieces(PART, published.folder)
+    for quant in manifest.gguf.quants:
+        if quant.from_ is not None:
+            with pieces.checking(quant.name):
+                _prove(published, repository, quant, quant.from_, request, progress)
+                pieces.add(quant.name, Verdict.GOOD, f"cut from {quant.from_.label}")
+        elif not request.requantize:
+            pieces.add(quant.name, Verdict.UNKNOWN, NOT_REBUILT)
+    if request.requantize and manifest.gguf.quantized:
+        _requantize(published, repository, request, pieces, progress)
+    return pieces.finding(f"{len(names)} files as locked; {len(manifest.gguf.quants)} quants made again with the same bytes")
+
+
+def open_gguf_repository(
+    published: Published, revision: str = "main", *, endpoint: str | None = None, token: str | None = None
+) -> PublishedRepository:
+    """The release's GGUF repository at the branch or tag that the weights are read at.
+
+    A commit of the weights names none of the quants: then they are read at the release's tag, where it has one.
+
+    Raises:
+        InputError: the release names none, or a name that is none.
+        UnavailableError: it cannot be reached.
+    """
+    publish = published.manifest.content.publish
+    if publish is None or publish.gguf is None:
+        raise InputError(f"{published.weights.source.label}: the release has no GGUF repository")
+    if COMMIT.match(revision):
+        revision = publish.tag or "main"
+    return open_repository(publish.gguf, revision, endpoint=endpoint, token=token)
+
+
+def quant_files(published: Published, quant: str) -> list[str]:
+    """The files of a quant in the GGUF repository, in order.
+
+    Raises:
+        CheckFailedError: the lock lists none.
+    """
+    stem = f"gguf/{published.manifest.content.name}-{quant}"
+    wanted = (f"{stem}.gguf", f"{stem}-00001-of-")
+    found = sorted(path for path in published.lock.outputs if path == wanted[0] or path.startswith(wanted[1]))
+    if not found:
+        raise CheckFailedError(f"the lock lists no file of {quant}")
+    return [path.removeprefix("gguf/") for path in found]
+
+
+def _prove(
+    published: Published,
+    repository: PublishedRepository,
+    quant: Quant,
+    source: BaseQuant,
+    request: GgufRequest,
+    progress: Progress,
+) -> None:
+    """Raise CheckFailedError unless a quant is the cut of the base's GGUF, UnavailableError when that is not to be had."""
+    if source.repo is None:
+        raise UnavailableError(f"was cut from {source.label}, a file beside the publisher's manifest that nobody else has")
+    where = {"endpoint": request.endpoint, "token": request.token}
+    base = locate_on_hub(source.repo, str(source.revision), str(source.file), **where)
+    if base.listed != source.sha256:
+        raise CheckFailedError(f"{base.label} has SHA-256 {base.listed}, the manifest pins {source.sha256}")
+    commit = repository.source.commit
+    target = locate_on_hub(repository.repo, commit, quant_files(published, quant.name)[0], **where)
+    proof = prove_cut(target, base, drop_map=read_drop_map(published.path(reproduce.DROP_MAP)), progress=progress)
+    for verdict in proof.verdicts:
+        if verdict.reason is not None:
+            raise CheckFailedError(verdict.reason)
+
+
+def _requantize(
+    published: Published, repository: PublishedRepository, request: GgufRequest, pieces: Pieces, progress: Progress
+) -> None:
+    """Rebuild the weights, convert them, and make every quant again from the published imatrix."""
+    names = [quant.name for quant in published.manifest.content.gguf.quantized] if published.manifest.content.gguf else []
+    found: list[tuple[str, Verdict, str]] = []
+    reason = _attempt(lambda: found.extend(_made_again(published, repository, request, progress)))
+    if reason is not None:
+        found = [(name, Verdict.UNKNOWN, f"could not be made again: {published.shown(reason)}") for name in names]
+    for piece in found:
+        pieces.add(*piece)
+
+
+def _attempt(work: Callable[[], None]) -> Exception | None:
+    """Why something could not be done here: that says nothing of the release."""
+    try:
+        work()
+    except (InputError, CheckFailedError, UnavailableError) as error:
+        return error
+    return None
+
+
+def _made_again(
+    published: Published, repository: PublishedRepository, request: GgufRequest, progress: Progress
+) -> list[tuple[str, Verdict, str]]:
+    from pruner.materialize import materialize
+    from release.actions.requantize import requantize
+    from release.context import Context, Options
+    from release.stages.convert import STAGE
+    from release.verification.weights import base_of
+
+    with tempfile.TemporaryDirectory(prefix="moe-release-requantize-", dir=request.work) as folder:
+        work = Path(folder)
+        options = Options(llama_cpp=request.llama_cpp, workers=request.workers)
+        context = Context(published.manifest, work, options, progress)
+        context.toolchain.binary("llama-quantize")  # before the hours
+        base = base_of(published, request.base)
+        materialize(published.weights.source, base, work / "weights", workers=request.workers, progress=progress)
+        STAGE.run(context)
+        imatrix = fetch_imatrix(published, repository, work / "published-imatrix.gguf")
+        results = requantize(context, imatrix)
+    verdicts = {"GOOD": Verdict.GOOD, "BAD": Verdict.BAD, "NOT BIT-EXACT": Verdict.UNKNOWN}
+    return [(each.file, verdicts[each.verdict], each.detail) for each in results]
+
+
+IMATRIX_LIMIT = 1 << 30
+
+
+def fetch_imatrix(published: Published, repository: PublishedRepository, target: Path) -> Path | None:
+    """Copy the published importance matrix, whose digest the lock has; None when the release has none.
+
+    Raises:
+        InputError: it is larger than any.
+        UnavailableError: it cannot be had, or arrived damaged.
+    """
+    from pruner.files import write_atomic
+    from pruner.sources import read_small
+
+    locked = [path for path in published.lock.outputs if path.startswith("imatrix/")]
+    if not locked:
+        return None
+    name = locked[0].removeprefix("imatrix/")
+    write_atomic(target, read_small(repository.source, name, "the importance matrix", IMATRIX_LIMIT))
+    return target

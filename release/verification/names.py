@@ -1,0 +1,25 @@
+"""Where the outputs of a lock stand in the two repositories."""
+
+from __future__ import annotations
+
+from release import reproduce
+from release.lock import Lock
+
+
+def weights_names(lock: Lock) -> dict[str, str]:
+    """Path in the weights repository of each locked output that belongs there."""
+    names = {path: path.removeprefix("weights/") for path in lock.outputs if path.startswith("weights/")}
+    fixed = {"card/README.md": "README.md", "card/claims.json": reproduce.CLAIMS, "drop_map.json": reproduce.DROP_MAP}
+    names |= {path: name for path, name in fixed.items() if path in lock.outputs}
+    for path in lock.outputs:
+        parts = path.split("/")
+        if parts[0] == "eval" and parts[-1] == "evidence.json":
+            names[path] = reproduce.evidence_name(parts[1])
+    return names
+
+
+def gguf_names(lock: Lock) -> dict[str, str]:
+    """Path in the GGUF repository of each locked output that belongs there."""
+    names = {path: path.split("/", 1)[1] for path in lock.outputs if path.startswith(("gguf/", "imatrix/"))}
+    fixed = {"card/README.gguf.md": "README.md", "quality.json": "quality.json"}
+    return names | {path: name for path, name in fixed.items() if path in lock.outputs}

@@ -1,0 +1,34 @@
+"""A drop map as anybody may have written it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pruner.drop_map import drop_map_from_keep, read_drop_map, require_fits
+from pruner.families import architecture_of
+from pruner.files import canonical_json
+from tests.conftest import gemma4_config
+from tests.hostile import FUZZ, assert_read_or_refused, changed_json
+
+LAYERS = ("0", "1", "2")
+KEEP = [[0, 3, 4, 5, 6, 7], [1, 2, 4, 5, 6, 7], [0, 1, 2, 3, 4, 5]]
+ENVELOPE = drop_map_from_keep(KEEP, LAYERS, 8, {"ranking": {"method": "x"}, "base": "org/base"}).envelope(8)
+BARE = {"0": [1, 2], "1": [0, 3], "2": [6, 7]}
+
+
+def used(path: Path) -> None:
+    """Read a map and do with it what every command does: check it against the base, write it again."""
+    drop_map = read_drop_map(path)
+    require_fits(drop_map, architecture_of(gemma4_config(8, 3), "config.json"), LAYERS, str(path))
+    canonical_json(drop_map.envelope(8))
+
+
+@FUZZ
+@given(data=st.data(), content=st.sampled_from([ENVELOPE, BARE]))
+def test_a_drop_map(tmp_path: Path, data: st.DataObject, content: dict[str, object]) -> None:
+    path = tmp_path / "map.json"
+    path.write_bytes(data.draw(changed_json(content)))
+    assert_read_or_refused(lambda: used(path), str(path), path.stat().st_size)

@@ -1,0 +1,180 @@
+"""A Hub that answers what no Hub answers: each reader gives one line, soon, and holds no more than an answer may have."""
+
+from __future__ import annotations
+
+import json
+import tracemalloc
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from threading import Thread
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pruner import hub_answers
+from pruner.checkpoint import open_checkpoint
+from pruner.errors import MoeReleaseError, UnavailableError
+from pruner.hub_source import hub_source, whole_listing
+from release.gguf.located import locate_on_hub
+from release.hub.remote import hub_api, remote_tree
+from release.verification.run import Request, verify_published
+from tests.hostile import FUZZ, assert_one_line, changed_json
+
+COMMIT, DIGEST = "c" * 40, "d" * 64
+INFO = {"id": "org/model", "sha": COMMIT, "private": False, "siblings": [{"rfilename": "config.json"}]}
+TREE = [
+    {"type": "file", "path": "config.json", "size": 2, "oid": "a" * 40},
+    {"type": "file", "path": "model.gguf", "size": 9, "oid": "b" * 40, "lfs": {"oid": DIGEST, "size": 9, "pointerSize": 99}},
+    {"type": "directory", "path": "reproduce", "size": 0, "oid": "e" * 40},
+]
+
+
+class Liar:
+    """A server of one answer for each of the three kinds of addresses; `file` may be any headers and any body."""
+
+    def __init__(self) -> None:
+        self.info, self.tree = json.dumps(INFO).encode(), json.dumps(TREE).encode()
+        self.status, self.headers, self.body = 200, {"Content-Length": "2"}, b"{}"
+        self.endless = False
+        self.endpoint = ""
+
+    def answer(self, handler: BaseHTTPRequestHandler) -> None:
+        path = handler.path
+        if "/resolve/" in path or self.endless:
+            handler.send_response(self.status)
+            for name, value in self.headers.items():
+                handler.send_header(name, value)
+            handler.end_headers()
+            self._write(handler)
+            return
+        body = self.tree if "/tree/" in path else self.info
+        handler.send_response(200)
+        handler.send_header("Content-Type", "application/json")
+        handler.send_header("Content-Length", str(len(body)))
+        handler.end_headers()
+        handler.wfile.write(body)
+
+    def _write(self, handler: BaseHTTPRequestHandler) -> None:
+        try:
+            handler.wfile.write(self.body)
+            while self.endless:
+                handler.wfile.write(b"[" * (1 << 16))
+        except ConnectionError:
+            return
+
+
+@pytest.fixture
+def liar() -> Iterator[Liar]:
+    yield from served(Liar())
+
+
+def served(liar: Liar) -> Iterator[Liar]:
+    class Answer(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            liar.answer(self)
+
+        def log_message(self, *_: Any) -> None:
+            return
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Answer) as server:
+        server.daemon_threads = True
+        liar.endpoint = f"http://127.0.0.1:{server.server_port}"
+        Thread(target=server.serve_forever, daemon=True).start()
+        yield liar
+        server.shutdown()
+
+
+def listed(endpoint: str) -> object:
+    return whole_listing(hub_source("org/model", endpoint=endpoint, pauses=()))
+
+
+def opened(endpoint: str) -> object:
+    return open_checkpoint(hub_source("org/model", endpoint=endpoint, pauses=()))
+
+
+def located(endpoint: str) -> object:
+    return locate_on_hub("org/model", COMMIT, "model.gguf", endpoint=endpoint)
+
+
+def looked_at(endpoint: str) -> object:
+    return remote_tree(hub_api(endpoint, None), "org/model")
+
+
+def verified(endpoint: str) -> object:
+    return verify_published(Request("org/model", endpoint=endpoint))
+
+
+READERS = (listed, opened, located, looked_at, verified)
+
+
+@pytest.fixture(autouse=True)
+def _at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What may pass is tried again without a pause."""
+    monkeypatch.setattr("pruner.hub_failures.BACK_OFF", (0.0, 0.0))
+    monkeypatch.setattr("pruner.hub_source.time.sleep", lambda _seconds: None)
+
+
+@pytest.mark.timeout(120)
+@FUZZ
+@given(data=st.data(), of_tree=st.booleans(), reader=st.sampled_from([listed, opened, looked_at, verified]))
+def test_listings(liar: Liar, data: st.DataObject, of_tree: bool, reader: Callable[[str], object]) -> None:
+    liar.info, liar.tree = json.dumps(INFO).encode(), json.dumps(TREE).encode()
+    changed = data.draw(changed_json(TREE if of_tree else INFO))
+    liar.info, liar.tree = (liar.info, changed) if of_tree else (changed, liar.tree)
+    try:
+        reader(liar.endpoint)
+    except MoeReleaseError as error:
+        assert_one_line(error, "org/model")
+
+
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize("reader", [opened, located])
+@pytest.mark.parametrize(
+    ("status", "headers", "body"),
+    [
+        (200, {"Content-Length": "2"}, b"[]"),
+        (200, {"Content-Length": "999999999999"}, b"{}"),
+        (200, {"Content-Length": "-1"}, b"{}"),
+        (200, {"Content-Length": "x"}, b"{}"),
+        (200, {}, b"{}" * 100_000),
+        (200, {"Content-Length": "2", "Content-Encoding": "gzip"}, b"{}"),
+        (206, {"Content-Length": "2", "Content-Range": "bytes 0-1/99"}, b"{}"),
+        (204, {}, b""),
+        (302, {"Location": "file:///etc/passwd", "Content-Length": "0"}, b""),
+        (302, {"Location": "/org/model/resolve/loop", "Content-Length": "0"}, b""),
+        (302, {"Location": "http://127.0.0.1:1/", "Content-Length": "0"}, b""),
+        (302, {"Location": "http://[", "Content-Length": "0"}, b""),
+        (302, {"Location": "\x01", "Content-Length": "0"}, b""),
+        (302, {"Content-Length": "0"}, b""),
+        (404, {"X-Error-Message": "\x1b[2J" * 999, "Content-Length": "0"}, b""),
+        (401, {"Content-Length": "0"}, b""),
+        (503, {"Retry-After": "9" * 400, "Content-Length": "0"}, b""),
+        (500, {"Content-Length": "4"}, b"\xff\xfe\x00{"),
+    ],
+)
+def test_downloads(liar: Liar, reader: Callable[[str], object], status: int, headers: dict[str, str], body: bytes) -> None:
+    liar.status, liar.headers, liar.body = status, headers, body
+    with pytest.raises(MoeReleaseError) as error:
+        reader(liar.endpoint)
+    assert_one_line(error.value, "org/model")
+
+
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize("headers", [{}, {"Content-Type": "application/json"}, {"Content-Encoding": "gzip"}])
+@pytest.mark.parametrize("reader", READERS)
+def test_an_answer_without_end(
+    liar: Liar, reader: Callable[[str], object], headers: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(hub_answers, "LARGEST_ANSWER", 1 << 20)
+    liar.endless, liar.headers = True, headers
+    tracemalloc.start()
+    try:
+        with pytest.raises(UnavailableError) as error:
+            reader(liar.endpoint)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert_one_line(error.value, "org/model")
+    assert peak < 32 << 20

@@ -1,0 +1,48 @@
+"""Locks and SHA256SUMS as anybody may have written them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pruner.sources import LocalSource
+from release.lock import Lock, read_lock
+from release.references import compare, comparison_table, read_reference
+from tests.conftest import MANIFESTS, TINY_MODEL
+from tests.hostile import FUZZ, NAMES, assert_read_or_refused, changed_bytes, changed_json
+
+LOCK = json.loads((MANIFESTS / "tiny-gemma4-4e.lock.json").read_text())
+SUMS = "".join(f"{'0123456789abcdef' * 4}  {name}\n" for name in ("config.json", "model.safetensors"))
+
+
+def compared(path: Path) -> None:
+    reference = read_reference(path)
+    comparison_table(compare(LocalSource(TINY_MODEL), reference, workers=1), "target", reference).encode()
+
+
+@FUZZ
+@given(data=st.data())
+def test_a_lock(tmp_path: Path, data: st.DataObject) -> None:
+    path = tmp_path / "x.lock.json"
+    path.write_bytes(data.draw(changed_json(LOCK)))
+    assert_read_or_refused(lambda: read_lock(path), str(path), path.stat().st_size)
+    assert_read_or_refused(lambda: compared(path), str(path), path.stat().st_size)
+    assert_read_or_refused(lambda: written_again(path), str(path), path.stat().st_size)
+
+
+def written_again(path: Path) -> None:
+    lock = read_lock(path)
+    assert isinstance(lock, Lock)
+    lock.to_bytes()
+
+
+@FUZZ
+@given(data=st.data(), name=st.sampled_from(NAMES))
+def test_sums(tmp_path: Path, data: st.DataObject, name: str) -> None:
+    path = tmp_path / "SHA256SUMS"
+    text = SUMS.replace("config.json", data.draw(st.sampled_from([name, "config.json"])))
+    path.write_bytes(data.draw(changed_bytes(text.encode("utf-8", "surrogatepass"))))
+    assert_read_or_refused(lambda: compared(path), str(path), path.stat().st_size)

@@ -1,0 +1,107 @@
+"""Quants that were cut from the base's GGUF: proved from the Hub by streaming, without llama.cpp."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from pruner.files import sha256_file
+from release.hub.local import LocalHub
+from release.hub.remote import hub_api
+from release.verification.verdict import Verdict
+from tests.conftest import MANIFESTS, ROOT
+from tests.end_to_end.conftest import run_command
+from tests.release.gguf.moe_gguf import BASE_NAMES, arrays_of, write_moe
+from tests.release.verification.releases import DROPPED, PublishedRelease, Stage, part
+
+REPO, GGUFS, BASE = "moe-release/cut-4e", "moe-release/cut-4e-GGUF", "somebody/base-GGUF"
+QUANT = "cut-4e-Q8_0.gguf"
+MANIFEST = """schema: moe-release/v1
+name: cut-4e
+base: {{path: model, name: tiny-16e}}
+prune: {{experts: 4, drop_map: {{path: map.json}}}}
+weights: {{max_shard_size: 1MiB}}
+gguf: {{quants: [{{name: Q8_0, from: {{repo: {base}, revision: {commit}, file: base-Q8_0.gguf, sha256: {sha256}}}}}]}}
+card: {{license: apache-2.0}}
+publish: {{weights: {repo}, gguf: {ggufs}, private: false}}
+"""
+
+
+@pytest.fixture(scope="session")
+def cut_release(tmp_path_factory: pytest.TempPathFactory) -> PublishedRelease:
+    folder = tmp_path_factory.mktemp("cut")
+    shutil.copytree(MANIFESTS / "tiny" / "model", folder / "model")
+    (folder / "map.json").write_text(json.dumps(DROPPED))
+    arrays = arrays_of("gemma4", (0, 1, 2, 3), experts=16)
+    base = write_moe(folder / "base-Q8_0.gguf", "gemma4", arrays, experts=16, names=BASE_NAMES, blocks=4)
+    with LocalHub(folder / "hub") as hub:
+        api = hub_api(hub.endpoint, hub.token)
+        api.create_repo(BASE)
+        commit = api.upload_file(path_or_fileobj=base, path_in_repo=base.name, repo_id=BASE).oid
+        manifest = folder / "cut-4e.yaml"
+        words = {"base": BASE, "commit": commit, "sha256": sha256_file(base), "repo": REPO, "ggufs": GGUFS}
+        manifest.write_text(MANIFEST.format(**words))
+        environment = {**hub.environment(), "PYTHONPATH": str(ROOT), "MOE_RELEASE_LLAMA_CPP": str(folder / "nowhere")}
+        where = ("--work", folder / "work", "--hub", hub.endpoint)
+        run_command("cut", manifest, *where, "--skip", "readback", **environment)
+    return PublishedRelease(REPO, folder / "model", folder / "hub", manifest)
+
+
+@pytest.fixture
+def cut(cut_release: PublishedRelease, tmp_path: Path) -> Iterator[Stage]:
+    with cut_release.staged(tmp_path) as stage:
+        yield stage
+
+
+def test_a_cut_quant_is_proved_and_its_card_rendered_again(cut: Stage) -> None:
+    found = cut.verify()
+    quants = part(found, "ggufs")
+    assert quants.verdict is Verdict.GOOD
+    assert quants.items[0][0] == "Q8_0"
+    assert "cut from hf://somebody/base-GGUF@" in quants.items[0][2]
+    assert part(found, "card").verdict is Verdict.GOOD
+    assert found.verdict is Verdict.GOOD, found.text()
+
+
+def forge(stage: Stage, data: bytes) -> None:
+    """Replace the quant, and let the publisher's lock say so too."""
+    from pruner.files import sha256_bytes
+
+    stage.write(QUANT, data, GGUFS)
+    stage.change_json("reproduce/lock.json", lambda lock: lock["outputs"][f"gguf/{QUANT}"].update(sha256=sha256_bytes(data)))
+
+
+def test_a_quant_that_is_no_cut_of_the_base_is_bad_even_if_it_is_as_locked(cut: Stage) -> None:
+    data = cut.read(QUANT, GGUFS)
+    forge(cut, data[:-1] + bytes([data[-1] ^ 1]))
+    quants = part(cut.verify(), "ggufs")
+    assert quants.verdict is Verdict.BAD
+    assert quants.reason == "Q8_0: differs from what cutting the base gives"
+
+
+def test_another_base_than_the_pinned_one_is_bad(cut: Stage) -> None:
+    def other(data: bytes) -> bytes:
+        place = data.index(b"sha256: ") + 8
+        return data[:place] + b"a" * 64 + data[place + 64 :]
+
+    cut.change("reproduce/manifest.yaml", other)
+    quants = part(cut.verify(), "ggufs")
+    assert quants.verdict is Verdict.BAD
+    assert "the manifest pins aaaaaa" in quants.reason
+
+
+def test_a_base_that_is_gone_leaves_the_quant_unknown(cut: Stage) -> None:
+    hub_api(cut.hub.endpoint, cut.hub.token).delete_repo(BASE)
+    found = cut.verify()
+    assert part(found, "ggufs").verdict is Verdict.UNKNOWN
+    assert part(found, "ggufs").reason.startswith("Q8_0: ")
+    assert part(found, "weights").verdict is Verdict.GOOD
+
+
+def test_quants_that_are_gone_are_unknown(cut: Stage) -> None:
+    hub_api(cut.hub.endpoint, cut.hub.token).delete_repo(GGUFS)
+    assert part(cut.verify(), "ggufs").verdict is Verdict.UNKNOWN

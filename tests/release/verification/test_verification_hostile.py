@@ -1,0 +1,80 @@
+"""A published `reproduce/` as anybody may have written it: verdicts or one line, never a traceback."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pruner.hub_source import HubSource
+from release import reproduce
+from release.verification.consistency import check_consistency
+from release.verification.evidence import check_evidence
+from release.verification.names import gguf_names
+from release.verification.published import Published, PublishedRepository
+from release.verification.run import Verification, check_files
+from release.verification.weights import check_weights
+from tests.conftest import MANIFESTS
+from tests.hostile import FUZZ, assert_read_or_refused, changed_json, changed_yaml
+
+LOCK = json.loads((MANIFESTS / "tiny-gemma4-4e.lock.json").read_text())
+REPOSITORY = PublishedRepository("org/tiny", HubSource("org/tiny", "c" * 40, {}))
+JSONS = (reproduce.LOCK, reproduce.DROP_MAP, reproduce.evidence_name("Q6_K"))
+YAMLS = (reproduce.MANIFEST, reproduce.PROTOCOL)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """What a release of the tiny model publishes to repeat it."""
+    place = tmp_path / "reproduce"
+    shutil.copytree(MANIFESTS / "protocols", place / "protocols")
+    shutil.copytree(MANIFESTS / "tiny" / "evidence", place / "evidence")
+    shutil.copytree(MANIFESTS / "tiny" / "evidence", place / "tiny" / "evidence")
+    shutil.copy(MANIFESTS / "tiny-gemma4-4e.md", place)
+    shutil.copy(MANIFESTS / "tiny-gemma4-4e.yaml", tmp_path / reproduce.MANIFEST)
+    shutil.copy(MANIFESTS / "tiny-gemma4-4e.lock.json", tmp_path / reproduce.LOCK)
+    shutil.copy(place / "protocols" / "tiny-exam.yaml", tmp_path / reproduce.PROTOCOL)
+    evidence = next((place / "evidence").glob("*.json"))
+    shutil.copy(evidence, tmp_path / reproduce.evidence_name("Q6_K"))
+    (tmp_path / reproduce.DROP_MAP).write_text(json.dumps(LOCK["inputs"]["drop_map"]))
+    weights = {name.removeprefix("weights/"): file for name, file in LOCK["outputs"].items() if name.startswith("weights/")}
+    (tmp_path / reproduce.SUMS).write_text("".join(f"{file['sha256']}  {name}\n" for name, file in weights.items()))
+    return tmp_path
+
+
+def verified(folder: Path) -> Verification:
+    """The verdicts that need no Hub, and their words."""
+    published = Published(REPOSITORY, folder)
+    checks = [
+        check_consistency(published),
+        check_files(published),
+        check_weights(published, str(folder)),
+        check_evidence(published),
+    ]
+    gguf_names(published.lock)
+    found = Verification("hf://org/tiny", "c" * 40, tuple(each for each in checks if each))
+    json.dumps(found.to_json()).encode()
+    found.text().encode()
+    return found
+
+
+def test_the_sound_one_agrees_with_itself(folder: Path) -> None:
+    findings = {finding.part: finding for finding in verified(folder).findings}
+    assert findings["consistency"].verdict == "GOOD", findings["consistency"]
+
+
+@settings(FUZZ, max_examples=30)
+@given(data=st.data(), name=st.sampled_from([*JSONS, *YAMLS]))
+def test_one_changed_file(folder: Path, data: st.DataObject, name: str) -> None:
+    path = folder / name
+    sound = path.read_bytes()
+    strategy = changed_json(json.loads(sound)) if name in JSONS else changed_yaml(sound.decode())
+    path.write_bytes(data.draw(strategy))
+    try:
+        assert_read_or_refused(lambda: verified(folder), "", sum(each.stat().st_size for each in folder.rglob("*")))
+    finally:
+        path.write_bytes(sound)

@@ -1,0 +1,160 @@
+"""The tiny release as a stranger has it: quants, scores and cards, all from the Hub."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from release.evaluation.evidence import Evidence, evidence_bytes, read_evidence, totals
+from release.verification.exam import judged
+from release.verification.verdict import Verdict
+from tests.conftest import MANIFESTS
+from tests.release.verification.releases import Stage, part
+
+pytestmark = [pytest.mark.llama, pytest.mark.slow]
+
+EVIDENCE = "reproduce/evidence/Q6_K.json"
+GGUFS = "moe-release/tiny-gemma4-4e-GGUF"
+QUESTIONS = MANIFESTS / "tiny" / "exam" / "held_out.jsonl"
+
+
+def test_without_rebuilding_the_quants_everything_else_is_good(tiny: Stage) -> None:
+    found = tiny.verify()
+    verdicts = {finding.part: finding.verdict for finding in found.findings}
+    assert verdicts.pop("ggufs") is Verdict.UNKNOWN
+    assert verdicts == dict.fromkeys(("consistency", "files", "weights", "evidence", "card"), Verdict.GOOD)
+    assert "not rebuilt: use --requantize" in part(found, "ggufs").reason
+    assert part(found, "card").reason.endswith("rendered again with the same bytes")
+    assert "Q6_K: " in part(found, "evidence").reason
+
+
+@pytest.mark.torch
+def test_quants_are_made_again_and_nothing_stays_behind(tiny: Stage) -> None:
+    place = tiny.work / "a" / "place"
+    found = tiny.verify(requantize=True, work=place)
+    quants = part(found, "ggufs")
+    assert quants.verdict is Verdict.GOOD, quants
+    assert {name for name, _, _ in quants.items} == {"tiny-gemma4-4e-Q6_K.gguf", "tiny-gemma4-4e-Q4_K_M.gguf"}
+    assert found.verdict is Verdict.GOOD
+    assert not list(place.iterdir())
+
+
+def test_without_the_base_quants_cannot_be_made_again(tiny: Stage) -> None:
+    found = tiny.verify(requantize=True, base=None)
+    quants = part(found, "ggufs")
+    assert quants.verdict is Verdict.UNKNOWN
+    assert "--base" in quants.reason
+    assert part(found, "card").verdict is Verdict.UNKNOWN
+
+
+def test_without_a_toolchain_quants_cannot_be_made_again(tiny: Stage, tmp_path: Path) -> None:
+    quants = part(tiny.verify(requantize=True, llama_cpp=tmp_path), "ggufs")
+    assert quants.verdict is Verdict.UNKNOWN
+    assert "could not be made again" in quants.reason
+
+
+def test_a_tampered_quant_is_bad_and_named(tiny: Stage) -> None:
+    name = "tiny-gemma4-4e-Q6_K.gguf"
+    tiny.change(name, lambda data: data[:-1] + bytes([data[-1] ^ 1]), GGUFS)
+    quants = part(tiny.verify(), "ggufs")
+    assert quants.verdict is Verdict.BAD
+    assert quants.reason.startswith(f"{name}: has SHA-256")
+
+
+def test_scores_that_do_not_add_up_are_bad(tiny: Stage) -> None:
+    tiny.change_json(EVIDENCE, lambda evidence: evidence.update(patched_correct=evidence["patched_correct"] + 1))
+    found = tiny.verify()
+    assert part(found, "evidence").verdict is Verdict.BAD
+    assert part(found, "evidence").reason.startswith(EVIDENCE)
+    assert "patched_correct" in part(found, "evidence").reason
+    assert part(found, "files").reason.startswith(EVIDENCE)
+    assert part(found, "card").verdict is Verdict.BAD
+
+
+def one_better(value: dict[str, Any]) -> dict[str, Any]:
+    """Evidence that adds up, with one more right answer."""
+    evidence = Evidence.model_validate(value)
+    number = next(i for i, each in enumerate(evidence.questions) if each.outcome == "valid" and not each.raw_correct)
+    better = evidence.questions[number].model_copy(
+        update={"raw_correct": True, "raw_letter": evidence.questions[number].target}
+    )
+    questions = (*evidence.questions[:number], better, *evidence.questions[number + 1 :])
+    made = evidence.model_copy(update={"questions": questions, **totals(questions)})
+    result: dict[str, Any] = json.loads(evidence_bytes(made))
+    return result
+
+
+def test_scores_that_add_up_and_are_not_the_cards_are_bad_and_named(tiny: Stage) -> None:
+    tiny.change(EVIDENCE, lambda data: json.dumps(one_better(json.loads(data))).encode())
+    found = tiny.verify()
+    assert part(found, "evidence").verdict is Verdict.GOOD, "they follow from the answers"
+    assert part(found, "files").verdict is Verdict.BAD, "and are not the locked ones"
+    card = part(found, "card")
+    assert card.verdict is Verdict.BAD
+    named = next(reason for name, _, reason in card.items if name.endswith("runs.0.raw_correct"))
+    said, recomputed = map(int, re.findall(r"\d+", named))
+    assert recomputed == said + 1
+
+
+def test_evidence_of_another_file_is_bad(tiny: Stage) -> None:
+    tiny.change_json(EVIDENCE, lambda evidence: evidence.update(model_sha256="0" * 64))
+    assert "which the lock does not list" in part(tiny.verify(), "evidence").reason
+
+
+def test_a_number_that_somebody_writes_into_the_card_is_found(tiny: Stage) -> None:
+    tiny.change("README.md", lambda data: data.replace(b"\n## Rebuild", b"\nIt scores 99.9 % everywhere.\n\n## Rebuild"))
+    card = part(tiny.verify(base=None), "card")
+    found = part(tiny.verify(), "card")
+    assert found.verdict is Verdict.BAD
+    assert "99.9 % is shown by no claim" in found.reason
+    assert card.verdict in (Verdict.BAD, Verdict.UNKNOWN)
+
+
+def test_the_card_of_the_quants_is_rendered_again_too(tiny: Stage) -> None:
+    tiny.change("README.md", lambda data: data.replace(b"Q6_K", b"Q9_K", 1), GGUFS)
+    card = part(tiny.verify(), "card")
+    assert card.verdict is Verdict.BAD
+    assert card.reason.startswith("README.md of the GGUFs: line ")
+
+
+def test_the_exam_needs_the_questions(tiny: Stage, tmp_path: Path) -> None:
+    exam = part(tiny.verify(exam=True), "exam")
+    assert exam.verdict is Verdict.UNKNOWN
+    assert "--exam-data FILE" in exam.reason
+    other = tmp_path / "other.jsonl"
+    other.write_text("{}\n")
+    exam = part(tiny.verify(exam=True, exam_data=other), "exam")
+    assert exam.verdict is Verdict.UNKNOWN
+    assert "sha256" in exam.reason
+    assert part(tiny.verify(exam=True, exam_data=tmp_path / "none"), "exam").verdict is Verdict.UNKNOWN
+
+
+def test_the_exam_taken_again_gives_the_same_evidence(tiny: Stage) -> None:
+    place = tiny.work / "place"
+    exam = part(tiny.verify(exam=True, exam_data=QUESTIONS, work=place), "exam")
+    assert exam.verdict is Verdict.GOOD, exam
+    assert exam.reason.endswith("the same evidence byte for byte")
+    evidence = json.loads((place / "exam/Q6_K/evidence.json").read_bytes())
+    assert evidence["total"] == 240
+    again = part(tiny.verify(exam=True, exam_data=QUESTIONS, work=place), "exam")
+    assert again == exam
+
+
+def test_two_runs_that_differ_are_judged_by_their_tools(tiny: Stage, tmp_path: Path) -> None:
+    path = tmp_path / "evidence.json"
+    path.write_bytes(tiny.read(EVIDENCE))
+    theirs = read_evidence(path)
+    ours = Evidence.model_validate(one_better(json.loads(path.read_bytes())))
+    assert judged(theirs, theirs, same_tools=True).verdict is Verdict.GOOD
+    elsewhere = judged(theirs, ours, same_tools=False)
+    assert elsewhere.verdict is Verdict.UNKNOWN
+    assert "here 210: 1 answers differ" in elsewhere.reason
+    assert judged(theirs, ours, same_tools=True).verdict is Verdict.BAD
+    other = theirs.model_copy(update={"toolchain_commit": "f" * 40})
+    same = judged(theirs, other, same_tools=False)
+    assert same.verdict is Verdict.GOOD
+    assert "every answer the same" in same.reason
