@@ -94,15 +94,17 @@ def verify(
         chosen: dict[str, Any] = {"signer": signer, "requantize": requantize, "llama_cpp": llama_cpp, "work": work}
         chosen |= {"exam": exam, "exam_data": exam_data}
         _verify_published(target, as_json=as_json, base=base, workers=workers, **chosen)
-        return
-    if requantize:
+    elif against is not None:
+        _verify_against(target, against, workers, as_json=as_json)
+    elif requantize:
         from release.commands.requantize import requantize_manifest
 
         requantize_manifest(Path(target), work, imatrix=imatrix, llama_cpp=llama_cpp, workers=workers, as_json=as_json)
-        return
-    if against is None:
+    else:
         _verify_manifest(Path(target), work, as_json=as_json)
-        return
+
+
+def _verify_against(target: str, against: str, workers: int | None, *, as_json: bool) -> None:
     from dataclasses import asdict
 
     from pruner.sources import open_source
@@ -121,13 +123,12 @@ def verify(
 
 
 def _verify_published(target: str, *, as_json: bool, **chosen: Any) -> None:
-    from platformdirs import user_cache_path
-
     from pruner.sources import parse_address
+    from release.gguf.toolchain import cache_folder
     from release.verification.run import Request, verify_published
 
     repo, revision = parse_address(target)
-    cache = user_cache_path("moe-release") / "planned-digests"
+    cache = cache_folder() / "planned-digests"
     with console_progress() as progress:
         found = verify_published(Request(repo, revision, cache=cache, **chosen), progress=progress)
     typer.echo(json.dumps(found.to_json(), indent=2) if as_json else found.text())

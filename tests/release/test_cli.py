@@ -243,6 +243,7 @@ def test_a_wrong_command_line_is_one_line(words: list[str], line: str) -> None:
 
 def test_an_interrupt_says_how_to_go_on() -> None:
     code = "import os, signal, time, release.manifest\n"
+    code += "signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job would ignore it\n"
     code += "def interrupted(path): os.kill(os.getpid(), signal.SIGINT); time.sleep(60)\n"
     code += "release.manifest.load_manifest = interrupted\nfrom release.cli import main; main()"
     result = subprocess.run([sys.executable, "-c", code, "check", "x"], capture_output=True, text=True, check=False, timeout=50)
