@@ -58,7 +58,7 @@ elif what == "tensors":
     from safetensors.torch import save_file
 elif what == "plan":
     from release.commands.running import context_of
-    from release.plan_report import describe_plan, plan_table
+    from release.actions.plan_report import describe_plan, plan_table
     from tests.pruner.sparse import gemma4_26b_a4b, sparse_checkpoint
     sparse_checkpoint(out / "base", *gemma4_26b_a4b())
     (out / "map.json").write_text(json.dumps({str(layer): drop["0"] for layer in range(30)}))

@@ -13,6 +13,7 @@ from pruner.files import fsync_folder, git_blob_id, write_atomic
 from pruner.progress import SILENT, Progress
 from pruner.sources import Source, digested
 from pruner.target_layout import planned, read_layout
+from pruner.wording import some
 
 
 def materialize(
@@ -43,9 +44,9 @@ def materialize(
     result = build(plan, base, unchecked, executor=executor, workers=workers, progress=progress)
     if wrong := [file.name for file in result.files if not _published(file, unchecked, target)]:
         _discard(unchecked, marker)
-        shown = ", ".join(wrong[:3]) + (f" and {len(wrong) - 3} more" if len(wrong) > 3 else "")  # noqa: PLR2004
         raise CheckFailedError(
-            f"{target.label}: {len(wrong)} rebuilt files are not the published ones: {shown}; `moe-release prove` says why"
+            f"{target.label}: {len(wrong)} rebuilt files are not the published ones: {some(wrong)}; "
+            "`moe-release prove` says why"
         )
     unchecked.rename(out)
     marker.unlink()

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 from pruner.checkpoint import INDEX, METADATA, Checkpoint, StoredTensor
 from pruner.drop_map import DropMap, require_fits
@@ -19,6 +19,17 @@ from pruner.files import canonical_json
 from pruner.safetensors_format import Metadata, build_header, data_order
 
 DEFAULT_SHARD_SIZE = 5 << 30
+
+
+class HasSize(Protocol):
+    """Anything that takes bytes."""
+
+    @property
+    def size(self) -> int:
+        """Bytes."""
+
+
+SizedT = TypeVar("SizedT", bound=HasSize)
 
 
 @dataclass(frozen=True)
@@ -99,7 +110,7 @@ def plan_build(
     require_complete(base.tensors, base.architecture, base.source.label)
     require_fits(drop_map, base.architecture, base.layers, where)
     tensors = list(_planned_tensors(base, drop_map))
-    groups = list(_pack(tensors, max_shard_size))
+    groups = list(packed(tensors, max_shard_size))
     names = [f"model-{number:05d}-of-{len(groups):05d}.safetensors" for number in range(1, len(groups) + 1)]
     shards = tuple(_shard(name, group, metadata) for name, group in zip(names, groups, strict=True))
     total_bytes = sum(tensor.size for tensor in tensors)
@@ -142,11 +153,11 @@ def _sliced(name: str, stored: StoredTensor, kept: tuple[int, ...], experts: int
     if not info.shape or info.shape[0] != experts or info.size % experts:
         raise InputError(f"{stored.shard}: tensor {name!r} has shape {list(info.shape)}, expected {experts} experts on axis 0")
     row = info.size // experts
-    ranges = tuple(ByteRange(stored.shard, info.start + first * row, count * row) for first, count in _runs(kept))
+    ranges = tuple(ByteRange(stored.shard, info.start + first * row, count * row) for first, count in runs_of(kept))
     return PlannedTensor(name, info.dtype, (len(kept), *info.shape[1:]), ranges)
 
 
-def _runs(ids: Iterable[int]) -> Iterator[tuple[int, int]]:
+def runs_of(ids: Iterable[int]) -> Iterator[tuple[int, int]]:
     """(first, count) of each run of consecutive ids."""
     first = count = 0
     for number in ids:
@@ -160,16 +171,16 @@ def _runs(ids: Iterable[int]) -> Iterator[tuple[int, int]]:
         yield first, count
 
 
-def _pack(tensors: Iterable[PlannedTensor], cap: int) -> Iterator[list[PlannedTensor]]:
-    """Greedy packing in the given order; a tensor larger than the cap gets a shard of its own."""
-    group: list[PlannedTensor] = []
+def packed(items: Iterable[SizedT], cap: int) -> Iterator[list[SizedT]]:
+    """Greedy packing in the given order into groups of at most `cap` bytes; what is larger gets a group of its own."""
+    group: list[SizedT] = []
     size = 0
-    for tensor in tensors:
-        if group and size + tensor.size > cap:
+    for item in items:
+        if group and size + item.size > cap:
             yield group
             group, size = [], 0
-        group.append(tensor)
-        size += tensor.size
+        group.append(item)
+        size += item.size
     if group:
         yield group
 

@@ -73,7 +73,7 @@ class ReapRanking(RankingOptions):
 
 AnyRanking: TypeAlias = CoverageRanking | ScoreRanking | ReapRanking
 
-Ranking = Annotated[CoverageRanking | ScoreRanking | ReapRanking, Field(discriminator="method")]
+Ranking = Annotated[AnyRanking, Field(discriminator="method")]
 """What a manifest's `prune.ranking` holds."""
 
 

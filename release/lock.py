@@ -13,6 +13,7 @@ from pruner.build import FileDigest
 from pruner.errors import InputError
 from pruner.files import canonical_json, read_json, write_atomic
 from pruner.tensor_digests import TensorDigests, tensor_data_digest
+from pruner.wording import some
 from release.documents import Document
 
 
@@ -21,8 +22,7 @@ class LockedFile(Document):
 
     `listed` marks the digest that a Hub lists of a file of which only ranges were read.  `tensors` stands for shards only.
     `cut_from` names the base's GGUF that a quant was cut from.  `made_with` names the tools that a file's bytes depend on
-    beside its inputs: two builds
-    with other tools cannot be expected to agree, two with the same must.
+    beside its inputs: two builds with other tools cannot be expected to agree, two with the same must.
     """
 
     sha256: str
@@ -157,13 +157,9 @@ def explain_weights(locked: Lock, found: Lock) -> str:
         return "same weights, other packaging (shard size or metadata)"
     names = _changed_tensors(locked, found)
     return (
-        f"same base and same drop map, and yet other bytes in {len(names)} tensors: {_listed(names)}; "
+        f"same base and same drop map, and yet other bytes in {len(names)} tensors: {some(names)}; "
         "a disk or memory fault, or a bug"
     )
-
-
-def _listed(names: Sequence[str]) -> str:
-    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")  # noqa: PLR2004
 
 
 def contradiction(locked: Lock, found: Lock) -> str | None:

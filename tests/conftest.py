@@ -6,11 +6,14 @@ import json
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
 from safetensors.numpy import save_file
+
+if TYPE_CHECKING:
+    from release.gguf.toolchain import Toolchain
 
 for name, value in {
     "HF_HUB_DISABLE_TELEMETRY": "1",
@@ -46,6 +49,18 @@ main()
 def manifests() -> Path:
     """The committed manifests."""
     return MANIFESTS
+
+
+@pytest.fixture(scope="session")
+def toolchain() -> Toolchain:
+    """The llama.cpp of this machine."""
+    from pruner.errors import UnavailableError
+    from release.gguf.toolchain import find_toolchain
+
+    try:
+        return find_toolchain()
+    except UnavailableError as error:
+        pytest.skip(f"no llama.cpp: {error}")
 
 
 @pytest.fixture(scope="session")

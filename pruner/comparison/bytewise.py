@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from pruner.files import BLOCK
-from pruner.plan import ByteRange
+from pruner.plan import ByteRange, packed
 from pruner.progress import Advance, Progress
 from pruner.safetensors_format import DTYPE_BITS
 from pruner.sources import Source, read_ranges
@@ -82,7 +82,7 @@ def compare_pairs(
         UnavailableError: a remote side cannot be reached.
     """
     with progress.task("comparing tensors", sum(pair.size for pair in pairs), "bytes") as advance:
-        batches = list(_batches(pairs))
+        batches = list(packed(pairs, BATCH))
         pending = [executor.submit(compare_batch, batch, left, right, advance if shared else None) for batch in batches]
         found = []
         for batch, future in zip(batches, pending, strict=True):
@@ -90,19 +90,6 @@ def compare_pairs(
             if not shared:
                 advance(sum(pair.size for pair in batch))
     return found
-
-
-def _batches(pairs: Iterable[Pair]) -> Iterator[list[Pair]]:
-    group: list[Pair] = []
-    size = 0
-    for pair in pairs:
-        if group and size + pair.size > BATCH:
-            yield group
-            group, size = [], 0
-        group.append(pair)
-        size += pair.size
-    if group:
-        yield group
 
 
 def compare_batch(

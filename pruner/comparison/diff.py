@@ -22,6 +22,7 @@ from pruner.comparison.sides import Side, counterparts, open_side
 from pruner.families import Architecture
 from pruner.progress import SILENT, Progress
 from pruner.sources import Source
+from pruner.wording import some
 from pruner.workers import executor_or_threads
 
 EXPERT_LAYOUT = PackagingDifference("expert layout", "", "one side stacks experts that the other numbers; compared as numbered")
@@ -155,7 +156,7 @@ def _verdict(
 ) -> str:
     """The result in one sentence; the first that holds, from equal to unrelated."""
     if not differences and not renamed:
-        names = _listed([file.name for file in files])
+        names = some([file.name for file in files])
         beside = f"; other files differ: {names}" if files else ""
         if packaging:
             return f"same weights, other packaging{beside}"
@@ -189,8 +190,3 @@ def _weights_verdict(differences: Iterable[TensorDifference], layers: tuple[Laye
 
 def _tensors(count: int) -> str:
     return "1 tensor differs" if count == 1 else f"{count:,} tensors differ"
-
-
-def _listed(names: list[str]) -> str:
-    shown = ", ".join(names[:3])
-    return f"{shown} and {len(names) - 3} more" if len(names) > 3 else shown  # noqa: PLR2004

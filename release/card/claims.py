@@ -24,8 +24,8 @@ class Claim:
     """A value that a template may print.
 
     `source` names the file of the release and the place in it that the value is read or computed from.  `share` is a fraction
-    of 1 shown as %, `points` a difference of two shares shown as pp, `change`
-    a relative difference shown as % with its sign; they are never mixed.
+    of 1 shown as %, `points` a difference of two shares shown as pp, `change` a relative difference shown as % with its sign;
+    they are never mixed.
     """
 
     value: int | float | str

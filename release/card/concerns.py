@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from pruner.errors import CheckFailedError
+from pruner.wording import some
 from release.card.claims import Claim
 from release.card.facts import Facts
 from release.card.table import Row
@@ -15,7 +16,6 @@ from release.evaluation.evidence import Evidence
 from release.lock import Difference
 
 Level = Literal["stop", "look"]
-MOST_NAMED = 3
 NOTABLE_SHARE = 0.05
 """Bad outcomes from this share of the questions on are worth a look."""
 
@@ -41,13 +41,13 @@ def lock_warnings(
         yield Concern("look", "there is no lock beside the manifest yet; this build becomes the lock")
         return
     if changed_inputs:
-        yield Concern(level, f"made from other inputs than the lock{suffix}: {_named(changed_inputs)}")
+        yield Concern(level, f"made from other inputs than the lock{suffix}: {some(changed_inputs)}")
     wrong = [str(each) for each in changed if each.explained is None]
     if wrong:
-        yield Concern(level, f"other than the lock, and nothing explains it{suffix}: {_named(wrong)}")
+        yield Concern(level, f"other than the lock, and nothing explains it{suffix}: {some(wrong)}")
     explained = [str(each) for each in changed if each.explained is not None]
     if explained:
-        yield Concern("look", f"not comparable with the lock: {_named(explained)}")
+        yield Concern("look", f"not comparable with the lock: {some(explained)}")
 
 
 def run_warnings(runs: Mapping[str, Evidence], facts: Sequence[Facts], reference: Evidence | None) -> Iterator[Concern]:
@@ -86,7 +86,7 @@ def _against(reference: Evidence | None, quant: str, run: Evidence) -> Iterator[
 def table_warnings(rows: Sequence[Row]) -> Iterator[Concern]:
     """Rows that stand in the table and in no test."""
     if reported := [row.label for row in rows if row.reported]:
-        yield Concern("look", f"reported by others, not reproduced here: {_named(reported)}")
+        yield Concern("look", f"reported by others, not reproduced here: {some(reported)}")
     for row in rows:
         if row.difference.startswith("not comparable"):
             yield Concern("look", f"{row.label} {row.quant}".strip() + f": {row.difference}")
@@ -101,8 +101,3 @@ def overlap_warnings(contamination: Facts | None, *, evaluated: bool) -> Iterato
     elif contamination["overlap"].value:
         said = f"{contamination['overlap']} of {contamination['exam']} questions of the exam are calibration questions"
         yield Concern("look", f"{said}: on these the score is in-sample")
-
-
-def _named(names: Sequence[str]) -> str:
-    more = f" and {len(names) - MOST_NAMED:,} more" if len(names) > MOST_NAMED else ""
-    return ", ".join(names[:MOST_NAMED]) + more

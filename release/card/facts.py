@@ -19,7 +19,7 @@ from release.gguf.golden import SelfTest
 from release.gguf.imatrix import ImatrixSummary
 from release.gguf.quality import Estimate, Quality
 from release.lock import Lock
-from release.map_report import difference
+from release.reports.maps import difference
 
 Facts = dict[str, Any]
 

@@ -11,6 +11,7 @@ from pruner.checkpoint import Checkpoint
 from pruner.drop_map import DropMap, read_drop_map
 from pruner.plan import Plan
 from release.card.claims import CONFIDENCE, Claim
+from release.card.compared import compared_entry
 from release.card.facts import (
     Facts,
     contamination_facts,
@@ -32,14 +33,13 @@ from release.card.metadata import eval_results
 from release.card.prose import require_no_numbers
 from release.card.render import own_templates, render, render_prose
 from release.card.table import Entry, rows
-from release.evaluation.evidence import Evidence, read_evidence
-from release.evaluation.gates import read_gated_files
+from release.evaluation.evidence import Evidence
 from release.evaluation.protocol import Protocol, protocol_digest
 from release.gguf.golden import SelfTest
 from release.gguf.imatrix import ImatrixSummary
 from release.gguf.quality import Quality
 from release.lock import Lock
-from release.manifest import Compare, LoadedManifest, Manifest, PinnedFile
+from release.manifest import LoadedManifest, Manifest, PinnedFile
 
 if TYPE_CHECKING:
     from huggingface_hub import EvalResult
@@ -150,26 +150,13 @@ def earlier_maps(loaded: LoadedManifest) -> dict[str, DropMap]:
     return {label: read_drop_map(loaded.file(pinned)) for label, pinned in loaded.content.card.earlier_maps.items()}
 
 
-def _entry(loaded: LoadedManifest, protocol: Protocol, row: Compare) -> Entry:
-    """A row's evidence, lm-eval output or reported score, read; an output of lm-eval must pass the protocol's gates."""
-    paths = [loaded.file(file) for file in row.files]
-    return Entry(
-        row.label,
-        row.files[0].path if row.files else "manifest.yaml: compare",
-        read_evidence(paths[0]) if row.evidence else None,
-        row.reported,
-        row.reference,
-        read_gated_files(paths[0], paths[1], protocol) if row.lm_eval else None,
-    )
-
-
 def table_entries(inputs: CardInputs) -> list[Entry]:
     """What the rows of the results table are made of: those of other variants first, then this one's quants."""
     if inputs.protocol is None:
         return []
     protocol, manifest = inputs.protocol, inputs.manifest
     own = [Entry(manifest.name, f"evidence/{quant}.json", evidence) for quant, evidence in inputs.evidence.items()]
-    return [*(_entry(inputs.loaded, protocol, row) for row in manifest.compare), *own]
+    return [*(compared_entry(inputs.loaded, protocol, row) for row in manifest.compare), *own]
 
 
 def _evaluation(inputs: CardInputs, protocol: Protocol) -> Facts:

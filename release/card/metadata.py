@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from pruner.errors import InputError
+from release.card.claims import SHORT_DIGEST
 from release.evaluation.evidence import Evidence
 from release.evaluation.protocol import Protocol
 from release.manifest import Leaderboard
@@ -16,7 +17,6 @@ from release.manifest import Leaderboard
 if TYPE_CHECKING:
     from huggingface_hub import EvalResult
 
-SHORT_DIGEST = 12
 TASK_TYPE = "text-generation"
 
 

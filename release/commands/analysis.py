@@ -40,7 +40,7 @@ def analyze(
     if shard is None or out is None:
         run_stages(manifest, until="analyze", as_json=as_json, offload=offload, **options)
         return
-    from release.analysis_parts import analyze_shard, parse_shard
+    from release.actions.analysis_parts import analyze_shard, parse_shard
 
     part = parse_shard(shard)
     with running(manifest, offload=offload, **options) as context:
@@ -52,7 +52,7 @@ def merge(
     out: Annotated[Path, typer.Option("--out", metavar="FILE", help="Where the joined statistics go.", show_default=False)],
 ) -> None:
     """Join the shards of an analysis; in the work folder as expert_statistics.safetensors, `analyze` takes the result."""
-    from release.analysis_parts import merge_parts
+    from release.actions.analysis_parts import merge_parts
 
     typer.echo(merge_parts(parts, out))
 
@@ -73,7 +73,7 @@ def rank(
     options: dict[str, Any] = {"work": work, "hub": hub, "update_lock": update_lock, "workers": workers}
     run_stages(manifest, until="rank", as_json=as_json, offload=offload, **options)
     if folds is not None:
-        from release.analysis_parts import write_folds
+        from release.actions.analysis_parts import write_folds
 
         with running(manifest, **options) as context:
             for path in write_folds(context, folds):

@@ -44,8 +44,8 @@ def card(
 
 
 def _from_headers(manifest: Path, work: Path | None, *, as_json: bool) -> None:
+    from release.actions.header_card import write_header_card
     from release.context import Options
-    from release.header_card import write_header_card
 
     context = context_of(manifest, work)
     context.options = Options(from_headers=True)
@@ -61,7 +61,7 @@ def table(
     ] = Path("build"),
 ) -> None:
     """Print the results table of any set of variants, one table per protocol; exit code 1 when evidence is missing."""
-    from release.results import results_tables, tables_csv, tables_json, tables_markdown
+    from release.actions.results import results_tables, tables_csv, tables_json, tables_markdown
 
     tables = results_tables(manifests, work)
     typer.echo({"markdown": tables_markdown, "csv": tables_csv, "json": tables_json}[form](tables))

@@ -23,7 +23,7 @@ def diff_checkpoints(
 ) -> None:
     """Explain how two checkpoints differ, down to the expert; exit code 1 when their weights do."""
     from pruner.comparison.diff import diff
-    from release.comparison_report import comparison_json, comparison_text
+    from release.reports.comparison import comparison_json, comparison_text
 
     with console_progress() as progress:
         result = diff(left, right, workers=workers, progress=progress)
@@ -45,7 +45,7 @@ def infer_drop_map(
     """Find the experts that a prune kept of its base and prove it; exit code 1 when not all bytes are the base's."""
     from pruner.comparison.inference import infer
     from pruner.files import canonical_json, write_atomic
-    from release.comparison_report import inference_json, inference_text
+    from release.reports.comparison import inference_json, inference_text
 
     if out is not None and out.exists():
         raise InputError(f"{out}: already exists; remove it or choose another name")
@@ -88,7 +88,7 @@ def prove(
     from pruner.proof import prove as prove_target
     from pruner.sources import open_source
     from pruner.spot import spot_check
-    from release.proof_report import proof_json, proof_text
+    from release.reports.proof import proof_json, proof_text
 
     found: Any
     if target.endswith(".gguf"):
@@ -112,7 +112,7 @@ def prove(
 
 def _prove_gguf(target: str, base: str, drop_map: Path | None, *, locate: bool | None, spot: int | None, as_json: bool) -> None:
     from release.gguf.direct_cut import prove_directly
-    from release.proof_report import proof_json, proof_text
+    from release.reports.proof import proof_json, proof_text
 
     if spot is not None:
         raise InputError("--spot is for checkpoints; a GGUF is compared as a whole")

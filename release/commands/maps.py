@@ -1,4 +1,4 @@
-"""`moe-release map …`: the command line of `release.map_report`."""
+"""`moe-release map …`: the command line of `release.reports.maps`."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def map_show(
 ) -> None:
     """Say how many experts a drop map drops, and where it came from."""
     from pruner.drop_map import read_drop_map
-    from release.map_report import describe, description_text, experts_of, write_picture
+    from release.reports.maps import describe, description_text, experts_of, write_picture
 
     found = read_drop_map(drop_map)
     number = experts_of({str(drop_map): found}, experts)
@@ -49,7 +49,7 @@ def map_diff(
 ) -> None:
     """Say in which drop decisions two maps differ, per layer and in total."""
     from pruner.drop_map import read_drop_map
-    from release.map_report import difference, difference_text, experts_of, write_picture
+    from release.reports.maps import difference, difference_text, experts_of, write_picture
 
     one, two = read_drop_map(first), read_drop_map(second)
     number = experts_of({f"A ({first})": one, f"B ({second})": two}, experts)
@@ -70,7 +70,7 @@ def map_convert(
     """Write a drop map in the other form; its digest stays the same."""
     from pruner.drop_map import read_drop_map
     from pruner.files import write_atomic
-    from release.map_report import converted, experts_of
+    from release.reports.maps import converted, experts_of
 
     found = read_drop_map(drop_map)
     number = experts_of({str(drop_map): found}, experts)

@@ -49,7 +49,7 @@ def schema(
 ) -> None:
     """Print the JSON Schema of manifests, for editors."""
     from release.manifest import Manifest
-    from release.manifest_reference import manifest_reference
+    from release.reports.manifest_reference import manifest_reference
 
     content = Manifest.model_json_schema(by_alias=True)
     typer.echo(manifest_reference(content) if page else json.dumps(content, indent=2), nl=not page)
@@ -59,7 +59,7 @@ def doctor(llama_cpp: LlamaOption = None, as_json: JsonOption = False) -> None:
     """Say which tools are found, and how to get the missing ones."""
     from dataclasses import asdict
 
-    from release.doctor import diagnose
+    from release.actions.doctor import diagnose
 
     findings = diagnose(llama_cpp)
     if as_json:
@@ -77,8 +77,8 @@ def plan(
     manifest: ManifestArgument, work: WorkOption = None, from_headers: HeadersOption = False, as_json: JsonOption = False
 ) -> None:
     """Show what a build will write, from headers alone; needs a drop map, pinned or already ranked, but with --from-headers."""
+    from release.actions.plan_report import describe_plan, plan_table
     from release.context import Options
-    from release.plan_report import describe_plan, plan_table
 
     context = context_of(manifest, work)
     context.options = Options(from_headers=from_headers)

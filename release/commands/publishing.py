@@ -56,7 +56,7 @@ def publish(
 
 def promote(manifest: ManifestArgument, work: WorkOption = None, hub: HubOption = None) -> None:
     """Verify a private release on the Hub once more, then make it public."""
-    from release.promotion import promote as make_public
+    from release.actions.promotion import promote as make_public
 
     with running(manifest, work=work, hub=hub) as context:
         typer.echo(make_public(context))
@@ -81,10 +81,10 @@ def rehearse(
     as_json: JsonOption = False,
 ) -> None:
     """Run the whole release against a local Hub, and say what the real one will do; exit code 1 when it would stop."""
+    from release.actions.rehearsal import outlook, rehearsable, scratch_hub
     from release.hub.endpoint import open_hub
     from release.manifest import load_manifest
     from release.pipeline import run_pipeline
-    from release.rehearsal import outlook, rehearsable, scratch_hub
 
     loaded = load_manifest(manifest)
     rehearsable(loaded)

@@ -38,7 +38,7 @@ def prune(
         return
     if out is None:
         raise InputError("prune: give MANIFEST, or BASE DROP_MAP OUT")
-    from release.direct_prune import prune_directly
+    from release.actions.direct_prune import prune_directly
 
     with console_progress() as progress:
         layout = {"max_shard_size": max_shard_size, "metadata": metadata}

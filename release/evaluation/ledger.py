@@ -1,7 +1,8 @@
 """The ledger of a run: every reply, whole, one JSON line each, on disk before its server is asked the next question.
 
 A ledger stays in the work folder and is never published: a reply, and above all a thought, quotes the question, and the
-questions of a gated data set may not be shown.  Evidence has digests in place of texts; `release.publication` knows no ledger.
+questions of a gated data set may not be shown.  Evidence has digests in place of texts, and `release.stages.publication` knows
+no ledger.
 """
 
 from __future__ import annotations

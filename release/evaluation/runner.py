@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Executor
 from contextlib import ExitStack, closing, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
 
@@ -81,36 +82,59 @@ def evaluate(
         CheckFailedError: a server, the data set or the tokenizer is not the protocol's, the ledger is another run's, or a gate
             is failed.
     """
+    rows = load_rows(protocol.data, root)
+    total = _total(rows, limit)
+    folder.mkdir(parents=True, exist_ok=True)
+    tokenizer, alias = require_tokenizer(protocol, model), f"{quant}-{model_sha256[:12]}"
+    made = _remote(protocol, model, urls) if urls else _local(protocol, server_binary, model, alias, folder, servers)
+    run = _Run(protocol, rows, total, ServerPool(made, executor), folder, progress)
+    header = Header(protocol=protocol_digest(protocol), model=model_sha256, toolchain=toolchain_commit)
+    with exclusive(folder / ".lock", f"{folder}: another run works here; wait for its end or choose another work folder"):
+        ledger, answered = _asked(run, header, remote=bool(urls))
+        write_run_record(folder / "run.json", ledger, made, tokenizer)
+    about = {"model_file": model.name, "model_sha256": model_sha256, "quant": quant}
+    return _scored(run, ledger, answered, {**about, "calibration": _calibration(calibration, answered)})
+
+
+@dataclass(frozen=True)
+class _Run:
+    """What asking and scoring need: the first `total` of the data set's rows are asked."""
+
+    protocol: Protocol
+    rows: list[Row]
+    total: int
+    pool: ServerPool
+    folder: Path
+    progress: Progress
+
+
+def _total(rows: Sequence[Row], limit: int | None) -> int:
     if limit is not None and limit < 1:
         raise InputError(f"limit {limit}: ask at least one question, or leave it out")
-    rows = load_rows(protocol.data, root)
-    folder.mkdir(parents=True, exist_ok=True)
-    tokenizer = require_tokenizer(protocol, model)
-    alias = f"{quant}-{model_sha256[:12]}"
-    made = _remote(protocol, model, urls) if urls else _local(protocol, server_binary, model, alias, folder, servers)
-    pool = ServerPool(made, executor)
-    with exclusive(folder / ".lock", f"{folder}: another run works here; wait for its end or choose another work folder"):
-        examination = _examination(protocol, rows, folder / "lm-eval.log", progress)
-        with _opened(
-            pool,
-            folder,
-            Header(protocol=protocol_digest(protocol), model=model_sha256, toolchain=toolchain_commit),
-            remote=bool(urls),
-        ) as ledger:
-            interview = Interview(protocol, pool, ledger, min(limit or len(rows), len(rows)), len(rows))
-            scored = interview.ask_all(examination, progress)
-            answered = tuple(interview.answer_all(scored, _by_digest(protocol, rows), progress))
-        write_run_record(folder / "run.json", ledger, made, tokenizer)
-    partial = len(answered) < len(rows) * protocol.repeats
+    return min(limit or len(rows), len(rows))
+
+
+def _asked(run: _Run, header: Header, *, remote: bool) -> tuple[Ledger, tuple[Answered, ...]]:
+    """Ask and patch; the ledger is closed then, and its replies stay readable."""
+    protocol, rows = run.protocol, run.rows
+    examination = _examination(protocol, rows, run.folder / "lm-eval.log", run.progress)
+    with _opened(run.pool, run.folder, header, remote=remote) as ledger:
+        interview = Interview(protocol, run.pool, ledger, run.total, len(rows))
+        scored = interview.ask_all(examination, run.progress)
+        return ledger, tuple(interview.answer_all(scored, _by_digest(protocol, rows), run.progress))
+
+
+def _scored(run: _Run, ledger: Ledger, answered: tuple[Answered, ...], about: dict[str, Any]) -> Evidence:
+    """Score what was answered and write it, as evidence if the run is whole and passes its gates."""
+    partial = len(answered) < len(run.rows) * run.protocol.repeats
     if not partial:
-        require_gates(protocol, answered)
-    about = {"partial": partial, "model_file": model.name, "model_sha256": model_sha256, "quant": quant}
-    about |= {"toolchain_commit": ledger.header.toolchain, "chat_template_sha256": template_digest(pool.props)}
-    about |= {"unverified": _unverified(ledger, answered), "calibration": _calibration(calibration, answered)}
-    evidence = _evidence(protocol, answered, about)
-    path = folder / ("evidence.partial.json" if partial else "evidence.json")
+        require_gates(run.protocol, answered)
+    about |= {"toolchain_commit": ledger.header.toolchain, "chat_template_sha256": template_digest(run.pool.props)}
+    about |= {"unverified": _unverified(ledger, answered), "partial": partial}
+    evidence = _evidence(run.protocol, answered, about)
+    path = run.folder / ("evidence.partial.json" if partial else "evidence.json")
     if not partial:
-        _tell_changes(path, evidence, progress)
+        _tell_changes(path, evidence, run.progress)
     write_evidence(path, evidence)
     return evidence
 

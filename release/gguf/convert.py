@@ -145,7 +145,7 @@ def _comparisons(header: GgufHeader, checkpoint: Path, model_name: str) -> Itera
 
 
 def _end_tokens(header: GgufHeader, checkpoint: Path) -> Iterator[tuple[str, Any, Any]]:
-    """The tokens that end a text and a turn: their ids, and the text at the turn token.s id."""
+    """The tokens that end a text and a turn: their ids, and the text at the turn token's id."""
     settings = _optional_json(checkpoint / "tokenizer_config.json", "tokenizer config")
     ids = _token_ids(checkpoint)
     eos = ids.get(_content(settings.get("eos_token")))

@@ -7,7 +7,6 @@ import hashlib
 import json
 import os
 from collections.abc import Iterator, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,12 +18,10 @@ from pruner.files import BLOCK, canonical_json, fsync_folder, require_space, sha
 from pruner.progress import SILENT, Advance, Progress
 from release.gguf.cut_plan import CutPlan, after, read_parts
 from release.gguf.located import LocatedGguf
+from release.gguf.side_digest import SideDigest
 
 SAVED_EVERY = 256 << 20
 """Bytes after which the digest of what is written so far is noted, so that a killed cut goes on from there."""
-WORTH_A_THREAD = 64 << 10
-"""Smaller blocks are digested sooner than handed over."""
-
 Checked = Literal["read", "listed"]
 
 
@@ -224,38 +221,3 @@ class _Work:
         with suppress(UnavailableError):
             os.fsync(self.file.fileno())
             write_atomic(self.note, canonical_json({"bytes": done, "plan": self.identity, "sha256": whole.hexdigest()}))
-
-
-class SideDigest:
-    """SHA-256 on a second thread, one block behind: digesting and copying take as long as the slower of the two."""
-
-    def __init__(self, beginning: hashlib._Hash | None = None) -> None:
-        self._digest = beginning or hashlib.sha256()
-        self._helper = ThreadPoolExecutor(1)
-        self._pending: Future[None] | None = None
-
-    def __enter__(self) -> SideDigest:
-        """Itself."""
-        return self
-
-    def __exit__(self, *_error: object) -> None:
-        """End the thread."""
-        self._helper.shutdown(wait=True)
-
-    def update(self, block: bytes) -> None:
-        """Take the next block; the one before it is waited for."""
-        self._wait()
-        if len(block) < WORTH_A_THREAD:
-            self._digest.update(block)
-        else:
-            self._pending = self._helper.submit(self._digest.update, block)
-
-    def hexdigest(self) -> str:
-        """SHA-256 of all blocks so far as lower-case hex."""
-        self._wait()
-        return self._digest.hexdigest()
-
-    def _wait(self) -> None:
-        if self._pending is not None:
-            self._pending.result()
-            self._pending = None

@@ -7,7 +7,6 @@ base was quantized with an imatrix, which one made on the pruned model would not
 
 from __future__ import annotations
 
-import itertools
 import struct
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -18,13 +17,14 @@ from pruner.errors import InputError
 from pruner.expert_groups import surviving_groups
 from pruner.families import MTP
 from pruner.files import digest_of, sha256_bytes
-from pruner.plan import ByteRange
+from pruner.plan import ByteRange, runs_of
 from pruner.sources import Source, read_ranges
 from release.gguf.convert import MODEL_NAME
 from release.gguf.experts import GgufExperts, find_experts
 from release.gguf.located import LocatedGguf
 from release.gguf.model_names import ORDER, name_entries
-from release.gguf.reader import KIND_NUMBERS, SCALAR_CODES, GgufEntry, GgufHeader, GgufTensor
+from release.gguf.packing import packed_entry, packed_text
+from release.gguf.reader import GgufEntry, GgufHeader, GgufTensor
 
 Part = bytes | ByteRange
 """Bytes that are new, or a range of the base's file."""
@@ -148,15 +148,8 @@ def _cut_tensor(tensor: GgufTensor, found: GgufExperts, drop_map: DropMap, file:
         return CutTensor(tensor, tensor.shape, (ByteRange(file, tensor.offset, tensor.size),), None)
     experts = found.architecture.experts
     kept, size = drop_map.keep(layer, experts), tensor.size // experts
-    runs = tuple(ByteRange(file, tensor.offset + first * size, count * size) for first, count in _runs(kept))
+    runs = tuple(ByteRange(file, tensor.offset + first * size, count * size) for first, count in runs_of(kept))
     return CutTensor(tensor, (*tensor.shape[:-1], len(kept)), runs, kept)
-
-
-def _runs(kept: Iterable[int]) -> Iterator[tuple[int, int]]:
-    """First expert and length of each run of neighbours."""
-    for _, pairs in itertools.groupby(enumerate(kept), lambda pair: pair[1] - pair[0]):
-        run = [expert for _, expert in pairs]
-        yield run[0], len(run)
 
 
 def _changes(
@@ -164,26 +157,13 @@ def _changes(
 ) -> dict[str, bytes | None]:
     """New entries by key; None for one that goes."""
     shapes = {each.base.name: each.shape for each in tensors}
-    changes = {key: None if value is None else entry(key, "str", value) for key, value in name_entries(name, shapes).items()}
+    changes = {
+        key: None if value is None else packed_entry(key, "str", value) for key, value in name_entries(name, shapes).items()
+    }
     counts = {f"{header.architecture}.expert_count": experts}
     if groups is not None:
         counts[f"{header.architecture}.expert_group_count"] = groups
-    return {**changes, **{key: entry(key, header.entries[key].kind, count) for key, count in counts.items()}}
-
-
-def entry(key: str, kind: str, value: str | int) -> bytes:
-    """One key-value pair as it stands in a file."""
-    start = _text(key) + struct.pack("<I", KIND_NUMBERS[kind])
-    if isinstance(value, str):
-        return start + _text(value)
-    try:
-        return start + struct.pack(f"<{SCALAR_CODES[kind]}", value)
-    except (struct.error, KeyError):
-        raise InputError(f"GGUF: {key} is of kind {kind}, which cannot hold {value}") from None
-
-
-def _text(text: str) -> bytes:
-    return struct.pack("<Q", len(text.encode())) + text.encode()
+    return {**changes, **{key: packed_entry(key, header.entries[key].kind, count) for key, count in counts.items()}}
 
 
 def _header(base: LocatedGguf, tensors: tuple[CutTensor, ...], changes: Mapping[str, bytes | None]) -> Iterator[Part]:
@@ -214,7 +194,7 @@ def _descriptions(tensors: Iterable[CutTensor], alignment: int) -> Iterator[byte
     offset = 0
     for each in tensors:
         count = len(each.shape)
-        yield _text(each.base.name) + struct.pack(f"<I{count}QIQ", count, *each.shape, each.base.type.number, offset)
+        yield packed_text(each.base.name) + struct.pack(f"<I{count}QIQ", count, *each.shape, each.base.type.number, offset)
         offset += each.size + -each.size % alignment
 
 

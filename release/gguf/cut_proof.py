@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator
 from pathlib import Path
 
 from pruner.drop_map import DropMap, drop_map_from_keep
 from pruner.errors import CheckFailedError, InputError
+from pruner.locate import first_difference
 from pruner.progress import SILENT, Advance, Progress
 from pruner.proof import Proof, Verdict
 from pruner.sources import ContentIds
-from release.gguf.cut import SideDigest
 from release.gguf.cut_plan import CutPlan, CutTensor, plan_cut, read_parts
 from release.gguf.experts import GgufExperts, find_experts
 from release.gguf.located import LocatedGguf
 from release.gguf.reader import GgufEntry, GgufTensor, parse_header
+from release.gguf.side_digest import SideDigest
 
 MOST_KEYS = 3
 """Keys that a report names."""
@@ -161,7 +161,7 @@ def _different_data(plan: CutPlan, target: LocatedGguf, base: LocatedGguf) -> st
     for tensor in plan.tensors:
         place = places[tensor.base.name]
         theirs = target.source.blocks(target.name, place.offset, place.size)
-        position = _first_difference(read_parts(tensor.runs, base.source), theirs)
+        position = first_difference(read_parts(tensor.runs, base.source), theirs)
         if position is not None:
             return f"tensor {tensor.base.name!r} differs{_expert(tensor, position)}"
     return None
@@ -172,16 +172,3 @@ def _expert(tensor: CutTensor, position: int) -> str:
         return ""
     number = position // (tensor.size // len(tensor.kept))
     return f" in expert {number}, which is expert {tensor.kept[number]} of the base"
-
-
-def _first_difference(ours: Iterator[bytes], theirs: Iterator[bytes]) -> int | None:
-    """Place of the first byte that differs in two streams of the same length."""
-    position, left, right = 0, b"", b""
-    while True:
-        left, right = left or next(ours, b""), right or next(theirs, b"")
-        if not left or not right:
-            return None
-        count = min(len(left), len(right))
-        if left[:count] != right[:count]:
-            return position + next(i for i in range(count) if left[i] != right[i])
-        left, right, position = left[count:], right[count:], position + count

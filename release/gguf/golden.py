@@ -20,7 +20,8 @@ from pruner.errors import InputError, MoeReleaseError, UnavailableError
 from pruner.files import canonical_json, digest_of, read_json, sha256_bytes, write_atomic
 from pruner.progress import SILENT, Progress
 from release.gguf.golden_digests import GOLDEN
-from release.gguf.reader import DEFAULT_ALIGNMENT, MAGIC, GgufHeader, read_header
+from release.gguf.packing import packed_entry, packed_text
+from release.gguf.reader import DEFAULT_ALIGNMENT, KIND_NUMBERS, MAGIC, GgufHeader, read_header
 from release.gguf.scratch import OUTPUT, scratch_folder
 from release.gguf.toolchain import Toolchain, cache_folder
 from release.processes import processor, run_tool
@@ -35,7 +36,8 @@ COLUMNS, ROWS = 512, 24
 TENSORS = ("token_embd", "blk.0.attn_q", "blk.0.attn_v", "blk.0.ffn_down", "blk.0.ffn_up")
 TESTED = frozenset({"F32", "F16", "BF16", *(name.partition("+")[0].removesuffix("_S") for name in GOLDEN)})
 """The ggml types that the golden digests speak of; plain floats are copied or rounded, which every processor does alike."""
-_UINT32, _FLOAT32, _STRING = 4, 6, 8
+KINDS = {str: "str", int: "u32", float: "f32"}
+"""Kind of a value's key in the golden files."""
 _VERSION = 3
 
 
@@ -213,24 +215,12 @@ def gguf_bytes(
     body = bytearray()
     for name, matrix in tensors.items():
         rows, columns = matrix.shape
-        described.append(_text(name) + struct.pack("<IQQIQ", 2, columns, rows, 0, len(body)))
+        described.append(packed_text(name) + struct.pack("<IQQIQ", 2, columns, rows, 0, len(body)))
         body.extend(matrix.astype("<f4").tobytes())
         body.extend(b"\0" * (-len(body) % DEFAULT_ALIGNMENT))
-    pairs = [_pair(name, value) for name, value in entries.items()]
+    pairs = [packed_entry(name, KINDS[type(value)], value) for name, value in entries.items()]
     if datasets is not None:
-        pairs.append(_text("imatrix.datasets") + struct.pack("<IIQ", 9, _STRING, 1) + _text(datasets))
+        kinds = struct.pack("<IIQ", KIND_NUMBERS["array"], KIND_NUMBERS["str"], 1)
+        pairs.append(packed_text("imatrix.datasets") + kinds + packed_text(datasets))
     head = MAGIC + struct.pack("<IQQ", _VERSION, len(tensors), len(pairs)) + b"".join(pairs) + b"".join(described)
     return head + b"\0" * (-len(head) % DEFAULT_ALIGNMENT) + bytes(body)
-
-
-def _text(value: str) -> bytes:
-    data = value.encode()
-    return struct.pack("<Q", len(data)) + data
-
-
-def _pair(name: str, value: str | float) -> bytes:
-    if isinstance(value, str):
-        return _text(name) + struct.pack("<I", _STRING) + _text(value)
-    if isinstance(value, int):
-        return _text(name) + struct.pack("<II", _UINT32, value)
-    return _text(name) + struct.pack("<If", _FLOAT32, value)

@@ -22,6 +22,7 @@ from pruner.errors import CheckFailedError, UnavailableError
 from pruner.exclusive import exclusive
 from pruner.files import atomic_folder, canonical_json, digest_of, require_space, sha256_file, space_errors, write_atomic
 from pruner.progress import SILENT, Advance, Progress
+from pruner.workers import usable_cores
 from release.gguf.toolchain import (
     CONVERTER,
     CURRENT,
@@ -65,7 +66,9 @@ SPACE = 1 << 30
 """Bytes that download, source and build take together; measured 0.42 GB for a build without CUDA."""
 PACKED = (CONVERTER, "conversion", "gguf-py", "models/templates", "LICENSE")
 CMAKE_REMEDY = "run `pip install cmake ninja`"
-COMPILER_REMEDY = "run `apt-get install g++` (Debian, Ubuntu), `dnf install gcc-c++` (Fedora), `xcode-select --install` (macOS)"
+COMPILER_REMEDY = (
+    "run `apt-get install g++` (Debian, Ubuntu), `dnf install gcc-c++` (Fedora) or `xcode-select --install` (macOS)"
+)
 _NINJA = re.compile(r"^\[\s*(\d+)/(\d+)\]")
 _MAKE = re.compile(r"^\[\s*(\d+)%\]")
 
@@ -107,12 +110,6 @@ def find_build_tools() -> BuildTools:
     if make is None:
         raise UnavailableError("ninja: not found, nor make; run `pip install ninja`")
     return BuildTools(cmake, "Unix Makefiles", make)
-
-
-CMAKE_REMEDY = "run `pip install cmake ninja`"
-COMPILER_REMEDY = (
-    "run `apt-get install g++` (Debian, Ubuntu), `dnf install gcc-c++` (Fedora) or `xcode-select --install` (macOS)"
-)
 
 
 def toolchain_name(cmake_arguments: Sequence[str] = ()) -> str:
@@ -232,11 +229,6 @@ def configure_command(tools: BuildTools, source: Path, build: Path, flags: Seque
 def build_command(tools: BuildTools, build: Path, jobs: int | None) -> list[str]:
     """The cmake command that builds the five tools."""
     return [tools.cmake, "--build", str(build), f"-j{jobs or usable_cores()}", "--target", *TOOLS]
-
-
-def usable_cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def build_tools(

@@ -21,8 +21,9 @@ from release.processes import run_tool
 
 TOOL = "llama-perplexity"
 MODEL, TEXT, TOOL_LOG = "model.gguf", "text.txt", "progress.log"
-ATTEMPTS = 3
-"""llama.cpp's log thread may lose the last lines when the program ends; they are what the program was started for."""
+ATTEMPTS = 10
+"""llama.cpp's log thread may lose the last lines when the program ends; they are what the program was started for.  On a busy
+machine it loses them several times in a row."""
 LARGEST_BATCH = 512
 _MAGIC = b"_logits_"
 _HEADER = struct.Struct("<8sIii")

@@ -7,8 +7,10 @@ import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor, wait
 from contextlib import suppress
+from pathlib import Path
 from typing import TypeVar
 
+from pruner.workers import usable_cores
 from release.gguf.reader import GgufHeader
 from release.processes import stop_tools
 
@@ -32,8 +34,6 @@ def memory_of_quantize(header: GgufHeader) -> int:
 def free_memory() -> int | None:
     """Bytes of memory that nobody uses, as far as the system tells."""
     with suppress(OSError, ValueError, AttributeError):
-        from pathlib import Path
-
         for line in Path("/proc/meminfo").read_text(encoding="ascii").splitlines():
             if line.startswith("MemAvailable:"):
                 return int(line.split()[1]) << 10
@@ -53,8 +53,7 @@ def how_many(*, jobs: int, need: int, budget: int | None, threads: int) -> int:
     """
     free = free_memory()
     bytes_for_all = budget if budget is not None else (free // 2 if free is not None else need)
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, min(jobs, bytes_for_all // max(1, need), cores // threads))
+    return max(1, min(jobs, bytes_for_all // max(1, need), usable_cores() // threads))
 
 
 def run_all(jobs: Sequence[Callable[[], Result]], executor: Executor | None = None, *, at_a_time: int = 1) -> list[Result]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -14,6 +13,7 @@ from pruner.errors import InputError
 from pruner.files import BLOCK, digest_of, sha256_bytes
 from pruner.progress import SILENT, Advance, Progress
 from release.gguf.reader import GgufHeader, GgufTensor, Scalar, read_header
+from release.gguf.side_digest import SideDigest
 from release.gguf.types import BY_NAME, GgmlType
 
 MODEL_KEYS = (
@@ -130,10 +130,9 @@ def digest_of_tensors(tensors: Iterable[TensorSummary]) -> str:
 
 def _digests(file: BinaryIO, header: GgufHeader, advance: Advance) -> tuple[str, dict[str, str]]:
     """Digest of the whole file, and of each tensor's bytes by name."""
-    whole = hashlib.sha256()
     digests: dict[str, str] = {}
     position = 0
-    with ThreadPoolExecutor(1) as helper:
+    with SideDigest() as whole:
         for tensor in sorted(header.tensors, key=lambda each: each.offset):
             if tensor.offset < position:
                 raise InputError(f"{header.path}: damaged GGUF: tensor {tensor.name!r} overlaps its neighbour")
@@ -141,14 +140,13 @@ def _digests(file: BinaryIO, header: GgufHeader, advance: Advance) -> tuple[str,
                 whole.update(block)
             own = hashlib.sha256()
             for block in _blocks(file, tensor.size, advance):
-                second = helper.submit(whole.update, block)  # hashlib lets both run at a time
+                whole.update(block)  # on its own thread, while the tensor's digest takes the same block here
                 own.update(block)
-                second.result()
             digests[tensor.name] = own.hexdigest()
             position = tensor.offset + tensor.size
-    for block in _blocks(file, header.file_size - position, advance):
-        whole.update(block)
-    return whole.hexdigest(), digests
+        for block in _blocks(file, header.file_size - position, advance):
+            whole.update(block)
+        return whole.hexdigest(), digests
 
 
 def _blocks(file: BinaryIO, count: int, advance: Advance) -> Iterator[bytes]:

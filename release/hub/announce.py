@@ -13,16 +13,19 @@ from pruner.errors import CheckFailedError, UnavailableError
 from pruner.files import sha256_bytes
 from pruner.hub_failures import patiently
 from pruner.progress import SILENT, Progress
-from release.hub.card_check import CARD, remote_card, require_valid_card
+from release.hub.card_check import CARD, require_valid_card
 from release.hub.card_metadata import FRONT_MATTER, card_metadata
 from release.hub.commit import Job, operations
 from release.hub.pull_request import propose
 from release.hub.remote import RemoteTree, hub_errors, quiet_client, remote_tree
+from release.hub.small_files import remote_text
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
 
 Gated = Literal[False, "auto", "manual"]
+LARGEST_CARD = 16 << 20
+"""Bytes of an older repo's card; it is not ours and may be long."""
 NEW_VERSION = re.compile(r"^new_version:.*$", re.MULTILINE)
 
 
@@ -108,11 +111,11 @@ def supersede(
     """Propose that an older repo's card names its successor; returns the pull request, None when it does already.
 
     Raises:
-        CheckFailedError: the old card's metadata is damaged.
+        CheckFailedError: the old card's metadata is damaged, or it is too large to be a card.
         UnavailableError: the old repo does not exist, or takes no pull request from this token.
     """
     tree = require_repo(api, old)
-    card = remote_card(api, old, tree) or ""
+    card = remote_text(api, old, tree, CARD, LARGEST_CARD) or ""
     if card_metadata(card).data.get("new_version") == new:
         return None
     try:

@@ -1,15 +1,14 @@
-"""A card's metadata and a repo's results, as the Hub itself judges them; and the card that a repository has now."""
+"""A card's metadata and a repo's results, as the Hub itself judges them."""
 
 from __future__ import annotations
 
-import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pruner.errors import CheckFailedError
 from pruner.hub_failures import patiently
 from release.hub.card_metadata import card_metadata
-from release.hub.remote import RemoteTree, harmless, hub_errors, quiet_client
+from release.hub.remote import harmless, hub_errors
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
@@ -18,7 +17,6 @@ CARD = "README.md"
 RESULTS = ".eval_results/"
 BAD_REQUEST = 400
 MOST_SHOWN = 3
-LARGEST = 16 << 20
 
 
 def require_valid_card(api: HfApi, content: str) -> None:
@@ -73,23 +71,3 @@ def unreadable(path: str, local: Path) -> str | None:
     except (yaml.YAMLError, ValueError, LookupError, TypeError, AttributeError) as error:
         return f"no list of results ({type(error).__name__}: {' '.join(str(error).split())[:100]})"
     return None if entries else "an empty list of results"
-
-
-def remote_card(api: HfApi, repo: str, tree: RemoteTree) -> str | None:
-    """The card that stands in a repo now, None when it has none.
-
-    Raises:
-        CheckFailedError: it is too large to be a card.
-        UnavailableError: the Hub cannot be reached.
-    """
-    file = tree.files.get(CARD)
-    if file is None:
-        return None
-    if file.size > LARGEST:
-        raise CheckFailedError(f"{repo}: its {CARD} has {file.size:,} bytes, which is no card")
-    with tempfile.TemporaryDirectory() as folder, hub_errors(api.endpoint, f"read the card of {repo}"), quiet_client():
-
-        def download() -> str:
-            return api.hf_hub_download(repo, CARD, revision=tree.commit, local_dir=folder, force_download=True)
-
-        return Path(patiently(download)).read_text(encoding="utf-8", errors="replace")

@@ -9,9 +9,9 @@ from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pruner.hub_failures import patiently
 from release.hub.read_back import downloaded_digest
-from release.hub.remote import RemoteTree, hub_errors, quiet_client
+from release.hub.remote import RemoteTree
+from release.hub.small_files import remote_text
 from release.reproduce import LOCK, SUMS, evidence_name
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ def stale_files(api: HfApi, repo: str, tree: RemoteTree, files: Collection[str])
     if LOCK not in tree.files and SUMS not in tree.files:
         return ()
     with tempfile.TemporaryDirectory() as folder:
-        listed = dict(_listed(api, repo, tree, Path(folder)))
+        listed = dict(_listed(api, repo, tree))
         found = []
         for path in sorted(path for path in listed.keys() & tree.files.keys() - set(files) if _plain(path)):
             file = tree.files[path]
@@ -55,9 +55,9 @@ def _plain(path: str) -> bool:
     return not any(part in ("", ".", "..") for part in path.split("/"))
 
 
-def _listed(api: HfApi, repo: str, tree: RemoteTree, folder: Path) -> Iterator[tuple[str, str]]:
+def _listed(api: HfApi, repo: str, tree: RemoteTree) -> Iterator[tuple[str, str]]:
     """Path in the repo and digest of everything that the older release says of itself.  What cannot be read says nothing."""
-    lock = _text(api, repo, tree, LOCK, folder)
+    lock = _text(api, repo, tree, LOCK)
     try:
         outputs = json.loads(lock)["outputs"] if lock else {}
         locked = {str(path): str(entry["sha256"]) for path, entry in outputs.items()}
@@ -67,7 +67,7 @@ def _listed(api: HfApi, repo: str, tree: RemoteTree, folder: Path) -> Iterator[t
         place = _place(path)
         if place and SHA256.fullmatch(digest):
             yield place, digest
-    for line in (_text(api, repo, tree, SUMS, folder) or "").splitlines():
+    for line in (_text(api, repo, tree, SUMS) or "").splitlines():
         if match := LINE.fullmatch(line):
             yield match[2], match[1]
 
@@ -81,14 +81,7 @@ def _place(path: str) -> str | None:
     return evidence_name(evidence[1]) if evidence else None
 
 
-def _text(api: HfApi, repo: str, tree: RemoteTree, path: str, folder: Path) -> str | None:
-    """A small text of the repo, None when it has none of that name."""
+def _text(api: HfApi, repo: str, tree: RemoteTree, path: str) -> str | None:
+    """A text of the repo, None when it has none of that name or a far larger one."""
     file = tree.files.get(path)
-    if file is None or file.size > LARGEST:
-        return None
-
-    def download() -> str:
-        return api.hf_hub_download(repo, path, revision=tree.commit, local_dir=folder, force_download=True)
-
-    with hub_errors(api.endpoint, f"download {path} of {repo}"), quiet_client():
-        return Path(patiently(download)).read_text(encoding="utf-8", errors="replace")
+    return None if file is None or file.size > LARGEST else remote_text(api, repo, tree, path, LARGEST)

@@ -14,13 +14,11 @@ from pruner.progress import SILENT, Progress
 from release.hub.announce import Gated, set_gated
 from release.hub.card_check import CARD, require_valid_card, unreadable
 from release.hub.commit import Job, commit_operations, operations, require_digest
-from release.hub.publication_plan import PlannedFile, PublicationPlan, plan_publication, require_same_paths
+from release.hub.publication_plan import PublicationPlan, plan_publication, require_same_paths
 from release.hub.pull_request import propose
 from release.hub.read_back import read_back
 from release.hub.remote import RemoteTree, hub_api, hub_errors, quiet_client, tag_tree
 from release.hub.secret_scan import require_no_secrets
-
-__all__ = ["PlannedFile", "Publication", "PublicationPlan", "plan_publication", "publish", "read_back"]
 
 CONFLICT = 409
 
@@ -85,24 +83,11 @@ def publish(
         InputError: files and digests do not fit together, or a name cannot be used.
         UnavailableError: the Hub cannot be reached or does not let this token write.
     """
-    require_same_paths(files, digests)
-    require_no_secrets(files, inherited=inherited)
-    check_digests(files, digests, progress)
-    for path, file in files.items():
-        if path != CARD and (problem := unreadable(path, file)):  # the card is judged by the Hub itself
-            raise CheckFailedError(f"{path}: {problem}; nothing was committed")
+    _require_publishable(files, digests, inherited, progress)
     api = hub_api(endpoint, token)
     job = Job(api, repo, files, digests, pause)
     with hub_errors(api.endpoint, f"publish to {repo}"), quiet_client(progress):
-        if not pull_request:
-            patiently(lambda: api.create_repo(repo, private=True, exist_ok=True), pause)
-        plan = _readable(job, prune=prune_remote)
-        if not plan.settled and not pull_request:
-            _require_visibility(plan, private=private)
-            _require_tag_free(job, tag)
-        _announce_removals(plan, progress)
-        if CARD in {file.path for file in plan.changes}:
-            require_valid_card(api, files[CARD].read_text(encoding="utf-8"))
+        plan = _prepared(job, progress, private=private, tag=tag, prune=prune_remote, pull_request=pull_request)
         if pull_request:
             return _proposed(job, plan, message, progress)
         if gated is not None:
@@ -112,6 +97,34 @@ def publish(
         if tag:
             _place_tag(job, tag, commit)
     return Publication(repo, commit, tag, f"{api.endpoint}/{repo}", changed=not plan.settled)
+
+
+def _require_publishable(
+    files: Mapping[str, Path], digests: Mapping[str, str], inherited: Collection[str], progress: Progress
+) -> None:
+    """What can be said of the files without a Hub: complete, free of secrets, as locked, and metadata that means something."""
+    require_same_paths(files, digests)
+    require_no_secrets(files, inherited=inherited)
+    check_digests(files, digests, progress)
+    for path, file in files.items():
+        if path != CARD and (problem := unreadable(path, file)):  # the card is judged by the Hub itself
+            raise CheckFailedError(f"{path}: {problem}; nothing was committed")
+
+
+def _prepared(
+    job: Job, progress: Progress, *, private: bool, tag: str | None, prune: bool, pull_request: bool
+) -> PublicationPlan:
+    """The plan, with nothing uploaded yet: what would stop the commit stops it here."""
+    if not pull_request:
+        patiently(lambda: job.api.create_repo(job.repo, private=True, exist_ok=True), job.pause)
+    plan = _readable(job, prune=prune)
+    if not plan.settled and not pull_request:
+        _require_visibility(plan, private=private)
+        _require_tag_free(job, tag)
+    _announce_removals(plan, progress)
+    if CARD in {file.path for file in plan.changes}:
+        require_valid_card(job.api, job.files[CARD].read_text(encoding="utf-8"))
+    return plan
 
 
 def _announce_removals(plan: PublicationPlan, progress: Progress) -> None:

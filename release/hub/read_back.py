@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING
 
 from pruner.errors import CheckFailedError
 from pruner.files import git_blob_id, sha256_file
-from pruner.hub_failures import patiently
+from pruner.wording import some
 from release.hub.card_check import unreadable
-from release.hub.remote import RemoteFile, RemoteTree, hub_api, hub_errors, quiet_client, remote_tree
+from release.hub.remote import RemoteFile, RemoteTree, hub_api, remote_tree
+from release.hub.small_files import download
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
@@ -36,10 +37,7 @@ def read_back(repo: str, revision: str, digests: Mapping[str, str], *, endpoint:
         raise CheckFailedError(f"{repo}@{revision}: is not on {api.endpoint}; publish it first, or check the token")
     wrong = sorted(differences(api, repo, tree, digests))
     if wrong:
-        more = f" and {len(wrong) - MOST_SHOWN} more" if len(wrong) > MOST_SHOWN else ""
-        raise CheckFailedError(
-            f"{repo}@{revision}: the Hub does not hold what was built: {', '.join(wrong[:MOST_SHOWN])}{more}"
-        )
+        raise CheckFailedError(f"{repo}@{revision}: the Hub does not hold what was built: {some(wrong, MOST_SHOWN)}")
 
 
 def differences(api: HfApi, repo: str, tree: RemoteTree, digests: Mapping[str, str]) -> Iterator[str]:
@@ -59,12 +57,7 @@ def differences(api: HfApi, repo: str, tree: RemoteTree, digests: Mapping[str, s
 
 def downloaded_digest(api: HfApi, repo: str, commit: str, file: RemoteFile, folder: Path) -> str:
     """SHA-256 of a small file's content as it is downloaded, whose name in git must fit as well."""
-
-    def download() -> str:
-        return api.hf_hub_download(repo, file.path, revision=commit, local_dir=folder, force_download=True)
-
-    with hub_errors(api.endpoint, f"download {file.path} of {repo}"), quiet_client():
-        local = Path(patiently(download))
+    local = download(api, repo, commit, file.path, folder)
     if git_blob_id(local.read_bytes()) != file.blob_id:
         raise CheckFailedError(f"{repo}: {file.path} arrived damaged (its git blob is not {file.blob_id}); run again")
     return sha256_file(local)

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pruner.errors import CheckFailedError, InputError
+from pruner.wording import some
 
 SAMPLE = 8192
 MOST_SHOWN = 5
@@ -68,9 +69,8 @@ def require_no_secrets(files: Mapping[str, Path], folders: Sequence[Path] = (), 
         finding for path, file in sorted(files.items()) if path not in inherited for finding in scan_file(path, file, folders)
     ]
     if findings:
-        more = f" and {len(findings) - MOST_SHOWN} more" if len(findings) > MOST_SHOWN else ""
-        shown = ", ".join(map(str, findings[:MOST_SHOWN]))
-        raise CheckFailedError(f"{shown}{more}; remove it before publishing, and revoke a token that was written to a file")
+        shown = some([str(each) for each in findings], MOST_SHOWN)
+        raise CheckFailedError(f"{shown}; remove it before publishing, and revoke a token that was written to a file")
 
 
 def scan_file(path: str, file: Path, folders: Sequence[Path] = ()) -> Iterator[Finding]:

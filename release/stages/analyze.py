@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pruner.checkpoint import INDEX
 from pruner.files import digest_of
+from pruner.workers import usable_cores
 from release.context import Context
 from release.stages.prune import skip_base_release
 from release.stages.resolve import base_digest, dataset_path, locked_base, locked_files
@@ -80,7 +80,7 @@ def _where(workers: int | None) -> dict[str, Any]:
 
     if torch.cuda.is_available():
         return {"device": "cuda", "workers": 1}
-    return {"device": "cpu", "workers": workers or os.cpu_count() or 1}
+    return {"device": "cpu", "workers": workers or usable_cores()}
 
 
 def _base_digest(context: Context) -> str:

@@ -8,6 +8,7 @@ from typing import Any
 from pruner.drop_map import read_drop_map
 from pruner.files import atomic_folder, canonical_json, sha256_bytes
 from release.card.claims import claims_in
+from release.card.compared import reference_of
 from release.card.facts import Facts
 from release.card.inputs import CardInputs, card_texts, facts_of, prose_of, table_entries, weights_repository
 from release.card.metadata import leaderboard_yaml
@@ -20,7 +21,7 @@ from release.gguf.imatrix import read_imatrix
 from release.gguf.quality import read_quality
 from release.manifest import Leaderboard
 from release.stages.calibrate import imatrix_of
-from release.stages.evaluate import calibration_digests, evidence_of, protocol_of, reference_of
+from release.stages.evaluate import calibration_digests, evidence_of, protocol_of
 from release.stages.lock_draft import draft_lock
 from release.stages.pictures import draw_pictures, picture_facts, picture_files
 from release.stages.prune import drop_map_path, plan_of, skip_base_release

@@ -12,7 +12,6 @@ from release.context import Context
 from release.evaluation.evidence import Evidence, read_evidence, require_whole
 from release.evaluation.gates import failed_gates
 from release.evaluation.protocol import Protocol, load_protocol, protocol_digest
-from release.manifest import LoadedManifest
 from release.stages.analyze import statistics_path
 from release.stages.quantize import model_digest, model_file
 from release.stages.resolve import dataset_path
@@ -27,12 +26,6 @@ def evidence_path(context: Context, quant: str) -> Path:
 def protocol_of(context: Context) -> Protocol:
     """The manifest's protocol."""
     return load_protocol(path_inside(context.loaded.root, context.eval.protocol), context.loaded.root)
-
-
-def reference_of(loaded: LoadedManifest) -> Evidence | None:
-    """Evidence of the run that the manifest's results table takes differences from."""
-    pinned = next((row.evidence for row in loaded.content.compare if row.reference), None)
-    return read_evidence(loaded.file(pinned)) if pinned else None
 
 
 def evidence_of(context: Context) -> dict[str, Evidence]:

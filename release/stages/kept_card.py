@@ -14,14 +14,13 @@ from pruner.errors import CheckFailedError
 from pruner.files import sha256_bytes, write_atomic
 from release.card.handwritten import LARGEST, difference, merge, only_parts_changed, without_parts
 from release.context import Context
+from release.hub.card_check import CARD
+from release.reproduce import LOCK
 from release.stages.publication import Repository
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
 
-    from release.hub.remote import RemoteTree
-
-CARD, LOCK = "README.md", "reproduce/lock.json"
 LARGEST_LOCK = 64 << 20
 MOST_COMMITS = 10
 
@@ -33,11 +32,12 @@ def with_kept_parts(context: Context, repository: Repository) -> Repository:
         CheckFailedError: somebody changed the card on the Hub outside of its hand-written parts; --replace-card allows it.
     """
     from release.hub.remote import hub_api, remote_tree
+    from release.hub.small_files import remote_text
 
     hub = context.options.hub
     api = hub_api(hub.endpoint, hub.token)
     tree = remote_tree(api, repository.repo)
-    existing = _text(api, repository.repo, tree, CARD, LARGEST)
+    existing = remote_text(api, repository.repo, tree, CARD, LARGEST)
     rendered = repository.files[CARD].read_text(encoding="utf-8")
     kept = _kept_path(context, repository.repo)
     kept.unlink(missing_ok=True)
@@ -78,10 +78,11 @@ def _require_ours(context: Context, api: HfApi, repository: Repository, existing
     One lock is not enough: a run that was killed between the two repositories left a newer one with the weights.
     """
     from release.hub.remote import remote_tree
+    from release.hub.small_files import remote_text
 
     weights = context.publish.weights  # the lock of both repositories stands there
     for commit in _latest_commits(api, weights):
-        locked = _locked_cards(_text(api, weights, remote_tree(api, weights, commit), LOCK, LARGEST_LOCK))
+        locked = _locked_cards(remote_text(api, weights, remote_tree(api, weights, commit), LOCK, LARGEST_LOCK))
         if any(only_parts_changed(existing, digest) for digest in locked):
             return
     raise CheckFailedError(
@@ -108,20 +109,3 @@ def _locked_cards(lock: str | None) -> list[str]:
         return [str(file["sha256"]) for path, file in outputs.items() if path.startswith("card/README")]
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return []
-
-
-def _text(api: HfApi, repo: str, tree: RemoteTree | None, path: str, largest: int) -> str | None:
-    """A text file at the commit of `tree`; None when there is none."""
-    import tempfile
-
-    from pruner.hub_failures import patiently
-    from release.hub.remote import hub_errors, quiet_client
-
-    file = tree.files.get(path) if tree else None
-    if tree is None or file is None:
-        return None
-    if file.size > largest:
-        raise CheckFailedError(f"{repo}: {path} has {file.size:,} bytes; at most {largest:,} are read")
-    with tempfile.TemporaryDirectory() as folder, hub_errors(api.endpoint, f"download {path} of {repo}"), quiet_client():
-        local = patiently(lambda: api.hf_hub_download(repo, path, revision=tree.commit, local_dir=folder, force_download=True))
-        return Path(local).read_text(encoding="utf-8", errors="replace")

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from pruner.errors import CheckFailedError
 from pruner.files import sha256_file, write_atomic
+from pruner.wording import some
 from release.attestation.provenance import provenance
 from release.context import Context
 from release.lock import Lock, LockedFile, differences, read_lock, write_lock
@@ -77,7 +78,7 @@ def _compare(locked: Lock, found: Lock, *, everything: bool) -> str:
     changed = [each for each in differences(locked.outputs, found.outputs) if everything or each.kind != "missing"]
     wrong = [each for each in changed if each.explained is None]
     if wrong:
-        shown = ", ".join(str(each) for each in wrong[:3]) + (f" and {len(wrong) - 3} more" if len(wrong) > 3 else "")  # noqa: PLR2004
+        shown = some([str(each) for each in wrong])
         raise CheckFailedError(f"{len(wrong)} outputs differ from the lock: {shown}; accept them with --update-lock")
     if changed:
         return f"{len(found.outputs) - len(changed)} outputs equal, {len(changed)} not comparable: {changed[0]}"

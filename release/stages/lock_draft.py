@@ -22,6 +22,7 @@ MEASURED = ("analyze", "calibrate", "quantize", "quality", "eval", "card")
 
 PICTURES = "card/pictures/"
 """Their bytes depend on what draws them too: with another matplotlib they are not comparable, and no fault."""
+
 DRAFTED = ("rank", "analyze", "calibrate", "quantize", "quality", "eval")
 """Stages before the card."""
 

@@ -70,8 +70,8 @@ def check_inputs(loaded: LoadedManifest) -> None:
         if manifest.card.leaderboard:
             leaderboard_dataset(manifest.card.leaderboard, protocol)
         if manifest.prune and protocol.gates.reference:
+            from release.card.compared import reference_of
             from release.evaluation.gates import require_reference
-            from release.stages.evaluate import reference_of
 
             require_reference(protocol, reference_of(loaded))
     if manifest.card.prose:

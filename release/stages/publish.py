@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from pruner.errors import CheckFailedError
 from pruner.files import canonical_json, write_atomic
 from release.context import Context
-from release.publication_report import plan_lines
+from release.reports.publication import plan_lines
 from release.stages.kept_card import with_kept_parts
 from release.stages.publication import Repository, repositories
 from release.stages.sign import signed
@@ -54,7 +54,7 @@ def _said(done: Publication) -> str:
 
 
 def publication_plan(context: Context, repository: Repository) -> PublicationPlan:
-    """What publishing one repository would change on the run's Hub."""
+    """What publishing one repository would change on the Hub that the context's options name."""
     from release.hub.publication_plan import plan_publication
     from release.hub.remote import hub_api
 

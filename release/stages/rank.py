@@ -11,7 +11,7 @@ from pruner.drop_map import DropMap, drop_map_from_keep, read_drop_map, require_
 from pruner.files import canonical_json, sha256_file, write_atomic
 from release.context import Context
 from release.manifest import PinnedFile
-from release.ranking_report import RankingReport, ranking_report
+from release.reports.ranking import RankingReport, ranking_report
 from release.stages.analyze import statistics_path
 from release.stages.prune import drop_map_path, plan_of, skip_base_release
 from release.stages.resolve import base_digest, dataset_path, file_digest

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from pruner.files import read_json, sha256_bytes, write_atomic
+from release.card.compared import reference_of
 from release.card.concerns import Concern, lock_warnings, overlap_warnings, run_warnings, table_warnings
 from release.card.facts import Facts
 from release.card.render import own_templates, template_folder
@@ -26,7 +27,7 @@ from release.context import Context
 from release.lock import Lock, differences, read_lock
 from release.records import Record, read_record
 from release.stages.card import card_folder, collect_facts
-from release.stages.evaluate import evidence_of, reference_of
+from release.stages.evaluate import evidence_of
 from release.stages.lock import STAGES as LOCKED_STAGES
 from release.stages.lock import changed_inputs
 from release.stages.lock_draft import draft_lock
@@ -34,7 +35,7 @@ from release.stages.pictures import FOLDER
 from release.stages.prune import skip_base_release
 from release.stages.stage import Stage
 
-BEFORE = ("resolve", "analyze", "rank", "prune", "verify", "convert", "calibrate", "quantize", "eval", "card")
+BEFORE = ("resolve", "analyze", "rank", "prune", "verify", "convert", "calibrate", "quantize", "quality", "eval", "card")
 """The stages whose times the page shows: those that leave something behind."""
 
 

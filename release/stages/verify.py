@@ -12,6 +12,7 @@ from pruner.files import canonical_json, git_blob_id, read_json, sha256_file, wr
 from pruner.hub_source import hub_source
 from pruner.sources import SourceFile
 from pruner.tensor_digests import ShardDigests, TensorDigests, digest_shard
+from pruner.wording import some
 from pruner.workers import executor_or_threads
 from release.context import Context
 from release.lock import (
@@ -178,7 +179,7 @@ def require_equal(context: Context, result: Mapping[str, tuple[Difference, ...]]
             if lock and name == "lock"
             else "it may come from another base, map or layout"
         )
-        shown = ", ".join(str(each) for each in relevant[:3]) + (f" and {len(relevant) - 3} more" if len(relevant) > 3 else "")  # noqa: PLR2004
+        shown = some([str(each) for each in relevant])
         remedy = "; accept with --update-lock" if name == "lock" else ""
         raise CheckFailedError(f"{len(relevant)} files differ from {name}: {shown}: {reason}{remedy}")
 

@@ -151,8 +151,8 @@ def _made_again(
     published: Published, repository: PublishedRepository, request: GgufRequest, progress: Progress
 ) -> list[tuple[str, Verdict, str]]:
     from pruner.materialize import materialize
+    from release.actions.requantize import requantize
     from release.context import Context, Options
-    from release.requantize import requantize
     from release.stages.convert import STAGE
     from release.verification.weights import base_of
 

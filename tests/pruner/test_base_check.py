@@ -22,12 +22,9 @@ from pruner.errors import CheckFailedError
 from pruner.plan import plan_build
 from pruner.sources import LocalSource
 from tests.conftest import CheckpointFactory, gemma4_config, gemma4_tensors
+from tests.digests import digests
 
 DROP = {"0": (1, 2, 7), "1": (0, 3, 4), "2": (5, 6, 7)}
-
-
-def digests(folder: Path) -> dict[str, str]:
-    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(folder.iterdir())}
 
 
 def pins_of(base: Path) -> dict[str, str]:

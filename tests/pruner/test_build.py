@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import signal
@@ -24,12 +23,9 @@ from pruner.errors import InputError, UnavailableError
 from pruner.plan import plan_build
 from pruner.safetensors_format import data_order
 from tests.conftest import CheckpointFactory, gemma4_config, gemma4_tensors
+from tests.digests import digests
 
 DROP = {"0": (1, 2, 7), "1": (0, 3, 4), "2": (5, 6, 7)}
-
-
-def digests(folder: Path) -> dict[str, str]:
-    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(folder.iterdir())}
 
 
 def run_build(base: Path, out: Path, drop: dict[str, tuple[int, ...]] = DROP, *, cap: int = 400, **options: Any) -> BuildResult:

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import hashlib
 import shutil
 import subprocess
 import sys
@@ -13,11 +12,8 @@ from pruner.errors import CheckFailedError, InputError
 from pruner.materialize import materialize
 from pruner.sources import open_source
 from tests.conftest import CheckpointFactory
+from tests.digests import digests
 from tests.pruner.test_build import run_build
-
-
-def digests(folder: Path) -> dict[str, str]:
-    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(folder.iterdir())}
 
 
 def test_the_rebuilt_files_are_the_published_ones(make_checkpoint: CheckpointFactory, tmp_path: Path) -> None:

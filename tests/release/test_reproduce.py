@@ -13,7 +13,7 @@ import pytest
 from pruner.errors import InputError
 from pruner.files import canonical_json, sha256_file
 from release import reproduce
-from release.direct_prune import prune_directly
+from release.actions.direct_prune import prune_directly
 from release.manifest import load_manifest
 from tests.conftest import CheckpointFactory
 from tests.end_to_end.conftest import COMMAND

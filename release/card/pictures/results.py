@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from pruner.wording import some
 from release.card.pictures.canvas import BLUE, FAINT, INK, PAPER, SOFT, VERMILION, Picture, drawn, label_rows, shortened
 
 if TYPE_CHECKING:
@@ -58,8 +59,7 @@ def results_picture(scores: Sequence[Score]) -> Picture:
 
 def _words(scores: Sequence[Score]) -> str:
     shown = [f"{_name(each, ' ')} {100 * each.share:.2f} %{' (reported)' if each.reported else ''}" for each in scores]
-    rest = f" and {len(shown) - MOST_IN_WORDS:,} more" if len(shown) > MOST_IN_WORDS else ""
-    return f"Chart of scores with 95 % intervals: {', '.join(shown[:MOST_IN_WORDS])}{rest}"
+    return f"Chart of scores with 95 % intervals: {some(shown, MOST_IN_WORDS)}"
 
 
 def _name(score: Score, between: str) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
-from pruner.files import canonical_json
+from pruner.files import canonical_json, git_blob_id
 from release.hub.server.errors import HubError, bad_request
 
 
@@ -56,11 +56,6 @@ class Changes:
     deleted_folders: Sequence[str] = ()
 
 
-def git_blob_oid(data: bytes) -> str:
-    """SHA-1 that git gives a file of this content."""
-    return hashlib.sha1(b"blob %d\0" % len(data) + data, usedforsecurity=False).hexdigest()
-
-
 def lfs_pointer(sha256: str, size: int) -> bytes:
     """The pointer file that git holds in place of a large file (git-lfs specification v1)."""
     return f"version https://git-lfs.github.com/spec/v1\noid sha256:{sha256}\nsize {size}\n".encode()
@@ -68,12 +63,12 @@ def lfs_pointer(sha256: str, size: int) -> bytes:
 
 def regular_entry(data: bytes, sha256: str) -> FileEntry:
     """The entry of a file that git holds itself."""
-    return FileEntry(len(data), git_blob_oid(data), sha256, lfs=False)
+    return FileEntry(len(data), git_blob_id(data), sha256, lfs=False)
 
 
 def lfs_entry(sha256: str, size: int) -> FileEntry:
     """The entry of a large file."""
-    return FileEntry(size, git_blob_oid(lfs_pointer(sha256, size)), sha256, lfs=True)
+    return FileEntry(size, git_blob_id(lfs_pointer(sha256, size)), sha256, lfs=True)
 
 
 def named(commit: Commit) -> Commit:

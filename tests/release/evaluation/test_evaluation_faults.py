@@ -13,6 +13,7 @@ from pruner.errors import CheckFailedError
 from release.evaluation.evidence import evidence_bytes
 
 from .conftest import Bench, Faults, MakeProtocol
+from .runs import ledger_lines
 
 pytestmark = pytest.mark.llama
 
@@ -36,11 +37,6 @@ PLAN = {
 }
 
 
-def lines(folder: Path, kind: str) -> list[dict[str, object]]:
-    found = [json.loads(line) for line in (folder / "ledger.jsonl").read_text().splitlines()[1:]]
-    return [line for line in found if line["kind"] == kind]
-
-
 def left_over() -> list[str]:
     return [child.name() for child in psutil.Process().children(recursive=True) if "llama-server" in " ".join(child.cmdline())]
 
@@ -61,7 +57,7 @@ def test_each_fault_has_its_outcome_and_each_named_outcome_its_patch(
         assert each.patched is None or each.patched.letter is not None, fault
     assert evidence.outcomes == {"valid": 2, "empty": 2, "truncated": 1, "unparsable": 1, "failed": 10}
     assert evidence.total == len(PLAN) == sum(evidence.outcomes.values())
-    raw = lines(tmp_path / "run", "raw")
+    raw = ledger_lines(tmp_path / "run", "raw")
     assert len(raw) == len(PLAN)
     assert "does not match the expected peg-gemma4 format" in str(raw[1]["text"])
     assert raw[1]["error"].startswith("HTTP 500: ")
@@ -76,7 +72,7 @@ def test_a_fault_that_happens_once_leaves_no_trace_in_the_evidence(
     faults.set(q2=[fault, "ok"])
     disturbed = bench.run(protocol, tmp_path / "disturbed", server_binary=faults.binary)
     assert evidence_bytes(disturbed) == evidence_bytes(bench.run(protocol, tmp_path / "quiet"))
-    attempts = [(line["attempt"], line["error"] is None) for line in lines(tmp_path / "disturbed", "raw")]
+    attempts = [(line["attempt"], line["error"] is None) for line in ledger_lines(tmp_path / "disturbed", "raw")]
     assert attempts == [(1, True), (1, True), (1, False), (2, True), (1, True)]
     record = json.loads((tmp_path / "disturbed" / "run.json").read_text())
     assert len(record["failed_attempts"]) == 1
@@ -92,7 +88,7 @@ def test_a_resumed_run_asks_only_what_failed(bench: Bench, faults: Faults, make_
     healed = bench.run(protocol, tmp_path / "run")
     assert healed.outcomes["failed"] == 0
     assert evidence_bytes(healed) == evidence_bytes(bench.run(protocol, tmp_path / "quiet"))
-    attempts = [line["attempt"] for line in lines(tmp_path / "run", "raw")]
+    attempts = [line["attempt"] for line in ledger_lines(tmp_path / "run", "raw")]
     assert attempts == [1, 1, 2, 1, 1, 2, 1, 3, 3]
 
 
@@ -106,7 +102,7 @@ def test_too_many_failures_stop_the_run_at_once_and_lose_nothing(
     ):
         bench.run(protocol, tmp_path / "run", server_binary=faults.binary)
     assert not (tmp_path / "run" / "evidence.json").exists()
-    assert len(lines(tmp_path / "run", "raw")) == 5
+    assert len(ledger_lines(tmp_path / "run", "raw")) == 5
     assert not left_over()
 
 
@@ -121,9 +117,9 @@ def test_a_real_parser_failure_is_patched(
     assert evidence.questions[1].cause == "parser"
     assert evidence.questions[1].patched is not None
     assert evidence.questions[1].patched.letter in "ABCD"
-    (failed,) = [line for line in lines(tmp_path / "run", "raw") if line["error"]]
+    (failed,) = [line for line in ledger_lines(tmp_path / "run", "raw") if line["error"]]
     assert "does not match the expected" in str(failed["text"])
-    (patch,) = lines(tmp_path / "run", "patch")
+    (patch,) = ledger_lines(tmp_path / "run", "patch")
     (prompt,) = continued
     assert "<bos>" not in prompt  # the server adds it
     assert prompt.endswith("<|turn>model\nThe answer is (")

@@ -20,23 +20,19 @@ from release.evaluation.report import score_in_words
 from release.evaluation.stats import clustered_interval, clustered_mean
 
 from .conftest import Bench, Faults, MakeProtocol, Steps
+from .runs import ledger_lines, said
 from .test_evaluation_evidence import answered, evidence
 
 QUESTIONS, REPEATS = 6, 3
 
 
+REPEATED = ("kind", "question", "repeat", "seed", "content", "reasoning_content", "completion_tokens")
+"""What repeats have in common from run to run."""
+
+
 @pytest.fixture
 def repeated(make_protocol: MakeProtocol) -> Protocol:
     return make_protocol(questions=QUESTIONS, repeats=REPEATS, sampling__temperature=1.0, max_tokens=40)
-
-
-def lines(folder: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (folder / "ledger.jsonl").read_text().splitlines()[1:]]
-
-
-def said(folder: Path) -> list[tuple[str, ...]]:
-    names = ("kind", "question", "repeat", "seed", "content", "reasoning_content", "completion_tokens")
-    return sorted(tuple(str(line[name]) for name in names) for line in lines(folder))
 
 
 def two_runs(scores_a: list[int], scores_b: list[int]) -> tuple[Evidence, Evidence]:
@@ -57,19 +53,21 @@ def two_runs(scores_a: list[int], scores_b: list[int]) -> tuple[Evidence, Eviden
 def test_each_repeat_has_its_own_seed_and_every_run_the_same_replies(bench: Bench, repeated: Protocol, tmp_path: Path):
     found = bench.run(repeated, tmp_path / "one")
     bench.run(repeated, tmp_path / "three", servers=3)
-    assert said(tmp_path / "one") == said(tmp_path / "three")
+    assert said(tmp_path / "one", REPEATED) == said(tmp_path / "three", REPEATED)
     assert (tmp_path / "one" / "evidence.json").read_bytes() == (tmp_path / "three" / "evidence.json").read_bytes()
     assert read_evidence(tmp_path / "one" / "evidence.json") == found
-    raw = [line for line in lines(tmp_path / "one") if line["kind"] == "raw"]
+    raw = [line for line in ledger_lines(tmp_path / "one") if line["kind"] == "raw"]
     assert len({line["seed"] for line in raw}) == QUESTIONS * REPEATS == len(raw)
-    assert all(line["seed"] == repeated.request_seed(line["question"], line["repeat"]) for line in lines(tmp_path / "one"))
+    assert all(
+        line["seed"] == repeated.request_seed(line["question"], line["repeat"]) for line in ledger_lines(tmp_path / "one")
+    )
     texts = {line["question"]: set() for line in raw}
     for line in raw:
         texts[line["question"]].add(str(line["content"]) + str(line["reasoning_content"]))
     assert any(len(each) > 1 for each in texts.values()), "the seed of a request changes what the model writes"
     record = json.loads((tmp_path / "one" / "run.json").read_text())
     assert len({(each["kind"], each["question"], each["repeat"]) for each in record["questions"]}) == len(
-        lines(tmp_path / "one")
+        ledger_lines(tmp_path / "one")
     )
     assert re.fullmatch("[0-9a-f]{64}", record["tokenizer_sha256"])
 
@@ -80,7 +78,7 @@ def test_scores_and_errors_recomputed_from_the_ledger_equal_the_evidence(bench: 
     assert (found.total, found.asked, found.repeats) == (QUESTIONS * REPEATS, QUESTIONS, REPEATS)
     right: dict[str, list[int]] = {}
     targets = {each.question_digest: each.target for each in found.questions}
-    for line in lines(tmp_path):
+    for line in ledger_lines(tmp_path):
         if line["kind"] == "raw":
             letters = re.findall(r"\(([A-Z])\)", str(line["content"] or ""))
             correct = bool(letters) and letters[-1] == targets[line["question"]]
@@ -100,10 +98,10 @@ def test_interrupted_between_repeats_the_next_run_ends_with_the_same_evidence(be
 
     with pytest.raises(KeyboardInterrupt):
         bench.run(repeated, tmp_path / "run", Steps(interrupt))
-    before = lines(tmp_path / "run")
+    before = ledger_lines(tmp_path / "run")
     assert len(before) == QUESTIONS + 2
     resumed = bench.run(repeated, tmp_path / "run")
-    assert lines(tmp_path / "run")[: len(before)] == before
+    assert ledger_lines(tmp_path / "run")[: len(before)] == before
     assert evidence_bytes(resumed) == evidence_bytes(bench.run(repeated, tmp_path / "quiet"))
 
 

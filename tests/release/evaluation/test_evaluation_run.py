@@ -20,31 +20,9 @@ from release.evaluation.evidence import evidence_bytes, read_evidence
 from release.evaluation.tokenizer import tokenizer_digest
 
 from .conftest import QUESTIONS, Bench, MakeProtocol, Steps
+from .runs import ledger_lines, running_servers, said
 
 pytestmark = pytest.mark.llama
-
-
-def replies(folder: Path, kind: str = "raw") -> list[dict[str, object]]:
-    lines = [json.loads(line) for line in (folder / "ledger.jsonl").read_text().splitlines()[1:]]
-    return [line for line in lines if line["kind"] == kind]
-
-
-def said(folder: Path) -> list[tuple[object, ...]]:
-    names = (
-        "kind",
-        "question",
-        "prompt",
-        "content",
-        "reasoning_content",
-        "finish_reason",
-        "prompt_tokens",
-        "completion_tokens",
-    )
-    return sorted(tuple(str(line[name]) for name in names) for kind in ("raw", "patch") for line in replies(folder, kind))
-
-
-def servers() -> list[psutil.Process]:
-    return [child for child in psutil.Process().children(recursive=True) if child.name() == "llama-server"]
 
 
 def test_two_runs_give_the_same_replies_and_the_same_evidence(bench: Bench, make_protocol: MakeProtocol, tmp_path: Path):
@@ -55,7 +33,7 @@ def test_two_runs_give_the_same_replies_and_the_same_evidence(bench: Bench, make
     assert (tmp_path / "first" / "evidence.json").read_bytes() == (tmp_path / "second" / "evidence.json").read_bytes()
     assert read_evidence(tmp_path / "first" / "evidence.json") == first == second
     assert "no detectable difference (0 of 24; p = 1;" in compare(first, second).words
-    assert not servers()
+    assert not running_servers()
     assert (tmp_path / "first" / "server.log").stat().st_size > 0
 
 
@@ -66,8 +44,8 @@ def test_scores_recomputed_from_the_ledger_equal_the_evidence(
     protocol = make_protocol(max_tokens=40)
     evidence = bench.run(protocol, tmp_path)
     rows = [json.loads(line) for line in (exam_root / str(protocol.data.path)).read_text().splitlines()]
-    raw = {line["question"]: line for line in replies(tmp_path)}
-    patches = {line["question"]: line for line in replies(tmp_path, "patch")}
+    raw = {line["question"]: line for line in ledger_lines(tmp_path, "raw")}
+    patches = {line["question"]: line for line in ledger_lines(tmp_path, "patch")}
     right = final = 0
     for row, question in zip(rows, evidence.questions, strict=True):
         columns = ["Incorrect Answer 1", "Incorrect Answer 2", "Incorrect Answer 3", "Correct Answer"]
@@ -91,7 +69,7 @@ def test_the_model_answers_through_its_thinking_channel(bench: Bench, make_proto
     evidence = bench.run(make_protocol(questions=8), tmp_path)
     assert evidence.outcomes["valid"] >= 5
     assert evidence.raw_correct >= 4
-    valid = [line for line in replies(tmp_path) if line["finish_reason"] == "stop"]
+    valid = [line for line in ledger_lines(tmp_path, "raw") if line["finish_reason"] == "stop"]
     assert all(str(line["content"]).startswith("The answer is (") for line in valid)
     assert all(str(line["reasoning_content"]).startswith("The ") for line in valid)
 
@@ -128,7 +106,7 @@ def test_a_limited_run_is_partial_and_its_replies_serve_the_whole_run(
     assert not (tmp_path / "limited" / "evidence.json").exists()
     whole = bench.run(protocol, tmp_path / "limited")
     assert (whole.partial, whole.total) == (False, 6)
-    assert len(replies(tmp_path / "limited")) == 6
+    assert len(ledger_lines(tmp_path / "limited", "raw")) == 6
     assert evidence_bytes(whole) == evidence_bytes(bench.run(protocol, tmp_path / "whole"))
     with pytest.raises(InputError, match="at least one question"):
         bench.run(protocol, tmp_path / "limited", limit=0)
@@ -139,14 +117,14 @@ def test_a_server_killed_in_the_middle_is_started_again(bench: Bench, make_proto
 
     def kill_at_three(done: int) -> None:
         if done == 3:
-            (server,) = servers()
+            (server,) = running_servers()
             server.kill()
 
     disturbed = bench.run(protocol, tmp_path / "disturbed", Steps(kill_at_three))
     assert evidence_bytes(disturbed) == evidence_bytes(bench.run(protocol, tmp_path / "quiet"))
     assert json.loads((tmp_path / "disturbed" / "run.json").read_text())["server_restarts"] == 1
     assert json.loads((tmp_path / "quiet" / "run.json").read_text())["server_restarts"] == 0
-    assert not servers()
+    assert not running_servers()
 
 
 RUN = """
@@ -198,10 +176,10 @@ def test_ended_in_the_middle_the_next_run_ends_with_the_same_evidence(
     assert run.returncode != 0
     assert not psutil.wait_procs(started, 10)[1]
     assert not (tmp_path / "run" / "evidence.json").exists()
-    before = len(replies(tmp_path / "run"))
+    before = len(ledger_lines(tmp_path / "run", "raw"))
     assert 4 < before < QUESTIONS
     resumed = bench.run(protocol, tmp_path / "run")
-    assert len(replies(tmp_path / "run")) == QUESTIONS
+    assert len(ledger_lines(tmp_path / "run", "raw")) == QUESTIONS
     assert evidence_bytes(resumed) == evidence_bytes(bench.run(protocol, tmp_path / "quiet"))
 
 
@@ -230,7 +208,7 @@ def test_a_failed_gate_leaves_no_evidence(bench: Bench, make_protocol: MakeProto
     with pytest.raises(CheckFailedError, match=r"truncated: 4 of 4 replies \(100\.0%\), the limit is 50\.0%"):
         bench.run(protocol, tmp_path)
     assert not (tmp_path / "evidence.json").exists()
-    assert len(replies(tmp_path)) == 4
+    assert len(ledger_lines(tmp_path, "raw")) == 4
 
 
 def test_no_path_of_the_machine_stands_in_what_is_published(bench: Bench, make_protocol: MakeProtocol, tmp_path: Path):
@@ -279,7 +257,7 @@ def test_continue_v1_keeps_the_thought_and_the_letters_probabilities(
     evidence = bench.run(protocol, tmp_path)
     assert evidence.patched > 0
     assert all(each.patched is None or each.patched.letter in "ABCD" for each in evidence.questions)
-    body = json.loads(str(replies(tmp_path, "patch")[0]["text"]))
+    body = json.loads(str(ledger_lines(tmp_path, "patch")[0]["text"]))
     assert len(body["completion_probabilities"][0]["top_logprobs"]) == 4
     assert all("<|channel>thought\nThe " in prompt and "<bos>" not in prompt for prompt in continued)
     assert len(continued) == evidence.patched
@@ -331,6 +309,6 @@ def test_the_seconds_and_tokens_of_each_question_are_kept(bench: Bench, make_pro
     seconds = {each["question"]: each["seconds"] for each in record["questions"] if each["kind"] == "raw"}
     assert list(seconds) == [each.question_digest for each in evidence.questions]
     assert all(each > 0 for each in seconds.values())
-    tokens = {line["question"]: (line["prompt_tokens"], line["completion_tokens"]) for line in replies(tmp_path)}
+    tokens = {line["question"]: (line["prompt_tokens"], line["completion_tokens"]) for line in ledger_lines(tmp_path, "raw")}
     assert tokens == {each.question_digest: (each.prompt_tokens, each.completion_tokens) for each in evidence.questions}
     assert record["tokenizer_sha256"] == tokenizer_digest(bench.model)

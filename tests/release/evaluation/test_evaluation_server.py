@@ -17,6 +17,7 @@ from release.evaluation.server import LlamaServer
 from release.evaluation.settings import OFF, SAMPLING_FLAGS, differing_settings
 
 from .conftest import Bench, MakeProtocol
+from .runs import running_servers
 
 pytestmark = pytest.mark.llama
 
@@ -36,10 +37,6 @@ def make_server(bench: Bench, make_protocol: MakeProtocol, tmp_path: Path):
     return make
 
 
-def running() -> list[psutil.Process]:
-    return [child for child in psutil.Process().children(recursive=True) if child.name() == "llama-server"]
-
-
 def test_the_running_server_has_the_protocols_settings(make_server: Any, make_protocol: MakeProtocol):
     changes = {"temperature": 0.7, "min_p": 0.05, "top_k": 20, "dry_multiplier": 0.5, "seed": 7, "xtc_probability": 0.25}
     protocol = make_protocol(**{f"sampling__{name}": value for name, value in changes.items()})
@@ -48,7 +45,7 @@ def test_the_running_server_has_the_protocols_settings(make_server: Any, make_pr
         assert {name: pytest.approx(params[name]) for name in changes} == changes
         assert server.props["total_slots"] == 1
         assert server.props["default_generation_settings"]["n_ctx"] == protocol.server.context
-    assert not running()
+    assert not running_servers()
 
 
 @pytest.mark.parametrize("name", ["gpqa-diamond-v1", "gpqa-diamond-card-v3"])
@@ -95,7 +92,7 @@ def test_a_pinned_build_and_template_are_accepted(make_server: Any, make_protoco
 def test_a_server_that_differs_is_stopped_before_the_first_question(make_server: Any, make_protocol: MakeProtocol):
     with pytest.raises(CheckFailedError, match=r"does not run protocol tiny-exam: chat template's sha256"):
         make_server(make_protocol(chat__template_sha256="0" * 64)).__enter__()
-    assert not running()
+    assert not running_servers()
 
 
 def test_an_occupied_port_is_named(make_server: Any):
@@ -105,7 +102,7 @@ def test_an_occupied_port_is_named(make_server: Any):
         port = taken.getsockname()[1]
         with pytest.raises(UnavailableError, match=rf"port {port} cannot be used: Address already in use"):
             make_server(port=port).__enter__()
-    assert not running()
+    assert not running_servers()
 
 
 def test_a_chosen_port_is_used(make_server: Any):
@@ -145,22 +142,22 @@ def test_a_server_that_never_gets_ready_is_given_up(make_server: Any, make_proto
 def test_the_server_is_stopped_when_the_block_raises(make_server: Any):
     def interrupted() -> None:
         with make_server():
-            assert len(running()) == 1
+            assert len(running_servers()) == 1
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
         interrupted()
-    assert not running()
+    assert not running_servers()
 
 
 def test_too_many_deaths_are_an_error(make_server: Any, make_protocol: MakeProtocol):
     with make_server(make_protocol(limits__server_restarts=1)) as server:
         for _ in range(1):
-            running()[0].kill()
+            running_servers()[0].kill()
             assert server.revive(5)
             assert httpx.get(f"{server.url}/health", trust_env=False).status_code == 200
         assert not server.revive()
-        running()[0].kill()
+        running_servers()[0].kill()
         with pytest.raises(UnavailableError, match="llama-server died 2 times"):
             server.revive(5)
 
@@ -168,7 +165,7 @@ def test_too_many_deaths_are_an_error(make_server: Any, make_protocol: MakeProto
 def test_secrets_do_not_reach_the_server(make_server: Any, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("HF_TOKEN", "hf_secret")
     with make_server():
-        (process,) = running()
+        (process,) = running_servers()
         assert "HF_TOKEN" not in process.environ()
 
 

@@ -11,7 +11,6 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
 
 from pruner.errors import CheckFailedError, InputError, UnavailableError
@@ -21,23 +20,11 @@ from release.evaluation.remote import UNSEEN, RemoteServer, check_url
 from release.evaluation.server import LlamaServer
 
 from .conftest import QUESTIONS, Bench, Faults, MakeProtocol, Steps
+from .runs import ledger_lines, running_servers, said
 
 pytestmark = pytest.mark.llama
 
-SAID = ("kind", "question", "prompt", "content", "reasoning_content", "finish_reason", "prompt_tokens", "completion_tokens")
 Elsewhere = Callable[..., list[str]]
-
-
-def lines(folder: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (folder / "ledger.jsonl").read_text().splitlines()[1:]]
-
-
-def said(folder: Path) -> list[tuple[str, ...]]:
-    return sorted(tuple(str(line[name]) for name in SAID) for line in lines(folder))
-
-
-def running() -> list[psutil.Process]:
-    return [child for child in psutil.Process().children(recursive=True) if child.name() == "llama-server"]
 
 
 @pytest.fixture
@@ -67,12 +54,12 @@ def test_one_and_three_servers_have_the_same_replies(bench: Bench, make_protocol
     bench.run(protocol, tmp_path / "three", servers=3)
     assert said(tmp_path / "one") == said(tmp_path / "three")
     assert (tmp_path / "one" / "evidence.json").read_bytes() == (tmp_path / "three" / "evidence.json").read_bytes()
-    assert {line["server"] for line in lines(tmp_path / "three")} == {0, 1, 2}
+    assert {line["server"] for line in ledger_lines(tmp_path / "three")} == {0, 1, 2}
     record = json.loads((tmp_path / "three" / "run.json").read_text())
     assert [each["server"] for each in record["servers"]] == [0, 1, 2]
-    assert sum(each["replies"] for each in record["servers"]) == record["replies"] == len(lines(tmp_path / "three"))
+    assert sum(each["replies"] for each in record["servers"]) == record["replies"] == len(ledger_lines(tmp_path / "three"))
     assert {path.name for path in (tmp_path / "three").glob("server*.log")} == {"server.log", "server-2.log", "server-3.log"}
-    assert not running()
+    assert not running_servers()
 
 
 def test_the_number_of_threads_changes_nothing(bench: Bench, make_protocol: MakeProtocol, tmp_path: Path):
@@ -89,7 +76,7 @@ def test_killed_servers_come_back_each_for_itself(bench: Bench, make_protocol: M
 
     def kill_all_at_six(done: int) -> None:
         if done == 6:
-            for server in running():
+            for server in running_servers():
                 server.kill()
 
     disturbed = bench.run(protocol, tmp_path / "disturbed", Steps(kill_all_at_six), servers=3)
@@ -98,7 +85,7 @@ def test_killed_servers_come_back_each_for_itself(bench: Bench, make_protocol: M
     assert [each["restarts"] for each in record["servers"]] == [1, 1, 1]
     assert record["server_restarts"] == 3
     assert all(each["error"].startswith("connection") for each in record["failed_attempts"])
-    assert not running()
+    assert not running_servers()
 
 
 def test_a_run_of_three_is_finished_by_one(bench: Bench, make_protocol: MakeProtocol, tmp_path: Path):
@@ -110,13 +97,13 @@ def test_a_run_of_three_is_finished_by_one(bench: Bench, make_protocol: MakeProt
 
     with pytest.raises(KeyboardInterrupt):
         bench.run(protocol, tmp_path / "run", Steps(interrupt_at_nine), servers=3)
-    assert not running()
-    before = lines(tmp_path / "run")
+    assert not running_servers()
+    before = ledger_lines(tmp_path / "run")
     assert 9 <= len(before) <= 11
     assert not [line for line in before if line["error"]]  # what we broke off ourselves is no failure
     finished = bench.run(protocol, tmp_path / "run")
-    assert lines(tmp_path / "run")[: len(before)] == before
-    assert len({line["question"] for line in lines(tmp_path / "run")}) == QUESTIONS
+    assert ledger_lines(tmp_path / "run")[: len(before)] == before
+    assert len({line["question"] for line in ledger_lines(tmp_path / "run")}) == QUESTIONS
     assert evidence_bytes(finished) == evidence_bytes(bench.run(protocol, tmp_path / "quiet"))
 
 
@@ -133,8 +120,8 @@ def test_an_error_ends_the_slow_requests_of_the_others(
 
     with pytest.raises(CheckFailedError, match="enough"):
         bench.run(protocol, tmp_path / "run", Steps(fail_at_two), servers=2, server_binary=faults.binary)
-    assert not running()
-    assert len(lines(tmp_path / "run")) == 2
+    assert not running_servers()
+    assert len(ledger_lines(tmp_path / "run")) == 2
 
 
 def test_one_server_that_cannot_start_ends_the_others(bench: Bench, make_protocol: MakeProtocol, tmp_path: Path):
@@ -144,7 +131,7 @@ def test_one_server_that_cannot_start_ends_the_others(bench: Bench, make_protoco
     bad = LlamaServer(model=tmp_path / "none.gguf", log=tmp_path / "bad.log", **arguments)
     with pytest.raises(UnavailableError, match="llama-server ended with exit code"):
         ServerPool([good, bad]).__enter__()
-    assert not running()
+    assert not running_servers()
 
 
 def test_servers_elsewhere_give_the_same_replies_and_what_is_unseen_is_told(
@@ -162,7 +149,7 @@ def test_servers_elsewhere_give_the_same_replies_and_what_is_unseen_is_told(
     assert evidence_bytes(one.model_copy(update={"unverified": ()})) == evidence_bytes(ours)
     assert read_evidence(tmp_path / "three" / "evidence.json") == three
     assert bench.run(protocol, tmp_path / "three") == three  # a later run of ours does not make their replies verified
-    assert len(running()) == 3  # they are not ours to stop
+    assert len(running_servers()) == 3  # they are not ours to stop
     for name in ("evidence.json", "run.json", "ledger.jsonl"):
         assert "127.0.0.1" not in (tmp_path / "three" / name).read_text()
 
@@ -193,7 +180,7 @@ def test_a_server_elsewhere_may_come_back(
 
         def replace(done: int) -> None:
             if done == 3:
-                running()[0].kill()
+                running_servers()[0].kill()
                 keeper.submit(theirs.revive, 10)
 
         monkeypatch.setattr("release.llama_server.free_port", lambda: int(theirs.url.rpartition(":")[2]))
@@ -346,7 +333,7 @@ def test_each_server_sees_its_own_gpus(
 
     def look(done: int) -> None:
         if done == 1:
-            seen.extend(sorted(server.environ()["CUDA_VISIBLE_DEVICES"] for server in running()))
+            seen.extend(sorted(server.environ()["CUDA_VISIBLE_DEVICES"] for server in running_servers()))
 
     bench.run(make_protocol(questions=2), tmp_path, Steps(look), servers=2)
     assert seen == ["4", "7"]

@@ -16,7 +16,6 @@ import gguf
 import numpy as np
 import pytest
 
-from pruner.errors import UnavailableError
 from release.gguf.convert import convert
 from release.gguf.imatrix import compute_imatrix
 from release.gguf.toolchain import Toolchain, find_toolchain
@@ -50,14 +49,6 @@ class Recorder:
 @pytest.fixture
 def recorder() -> Recorder:
     return Recorder()
-
-
-@pytest.fixture(scope="session")
-def toolchain() -> Toolchain:
-    try:
-        return find_toolchain()
-    except UnavailableError as error:
-        pytest.skip(f"no llama.cpp: {error}")
 
 
 @pytest.fixture(scope="session")

@@ -13,8 +13,8 @@ import gguf
 import numpy as np
 import pytest
 
+from release.actions.doctor import diagnose
 from release.commands.toolchain import toolchain_install
-from release.doctor import diagnose
 from release.gguf.golden import GOLDEN, golden_digests, golden_imatrix, golden_model, golden_values, self_test
 from release.gguf.install import CMAKE_FLAGS
 from release.gguf.reader import read_header

@@ -15,6 +15,7 @@ import pytest
 
 from pruner.errors import CheckFailedError, UnavailableError
 from pruner.files import read_json
+from pruner.workers import usable_cores
 from release.gguf import install
 from release.gguf.toolchain import PINNED_COMMIT, TOOLS, Toolchain, find_toolchain, load_managed
 
@@ -118,7 +119,7 @@ def test_the_whole_command_lines(tmp_path: Path):
         *("-DLLAMA_USE_PREBUILT_UI=OFF", "-DLLAMA_OPENSSL=OFF", "-DGGML_CUDA=ON"),
     ]
     assert install.build_command(tools, Path("b"), 3) == ["/bin/cmake", "--build", "b", "-j3", "--target", *TOOLS]
-    assert install.build_command(tools, Path("b"), None)[3] == f"-j{install.usable_cores()}"
+    assert install.build_command(tools, Path("b"), None)[3] == f"-j{usable_cores()}"
     download = install.download_command(Path("r.txt"), Path("d"))
     assert download[1:4] == ["-m", "pip", "download"]
     assert download[-8:] == [

@@ -22,7 +22,7 @@ for name in ("HF_TOKEN", "HF_ENDPOINT", "HUGGING_FACE_HUB_TOKEN"):
     os.environ.pop(name, None)
 
 from release.hub.local import LocalHub  # noqa: E402
-from tests.release.hub.releases import Faults, Release  # noqa: E402
+from tests.release.hub.releases import Faults, Release, api_of  # noqa: E402
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
@@ -36,9 +36,7 @@ def hub(tmp_path: Path) -> Iterator[LocalHub]:
 
 @pytest.fixture
 def api(hub: LocalHub) -> HfApi:
-    from huggingface_hub import HfApi
-
-    return HfApi(endpoint=hub.endpoint, token=hub.token)
+    return api_of(hub)
 
 
 @pytest.fixture
@@ -59,9 +57,7 @@ def faulty(tmp_path: Path, faults: Faults) -> Iterator[LocalHub]:
 
 @pytest.fixture
 def faulty_api(faulty: LocalHub) -> HfApi:
-    from huggingface_hub import HfApi
-
-    return HfApi(endpoint=faulty.endpoint, token=faulty.token)
+    return api_of(faulty)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

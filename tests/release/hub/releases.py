@@ -51,6 +51,13 @@ def push(hub: LocalHub, release: Release, **changes: Any) -> Publication:
     return publish(REPO, release.files, release.digests, **{**options, **changes})
 
 
+def api_of(hub: LocalHub) -> HfApi:
+    """A client with the token of the Hub's own user."""
+    from huggingface_hub import HfApi
+
+    return HfApi(endpoint=hub.endpoint, token=hub.token)
+
+
 def titles(api: HfApi) -> list[str]:
     return [commit.title for commit in api.list_repo_commits(REPO)]
 

@@ -11,20 +11,12 @@ import pytest
 
 from pruner.errors import CheckFailedError, UnavailableError
 from pruner.files import sha256_file
-from release.gguf.toolchain import Toolchain, find_toolchain
+from release.gguf.toolchain import Toolchain
 from release.hub.download_check import check_download
 from release.hub.local import LocalHub
 from release.hub.publish import publish
 
 REPO = "org/tiny-GGUF"
-
-
-@pytest.fixture(scope="module")
-def toolchain() -> Toolchain:
-    try:
-        return find_toolchain()
-    except UnavailableError as error:
-        pytest.skip(f"no llama.cpp: {error}")
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,9 @@ from pruner.errors import CheckFailedError, InputError, UnavailableError
 from pruner.progress import NoProgress
 from release.hub import publish as module
 from release.hub.local import LocalHub
-from release.hub.publish import Publication, plan_publication, publish, read_back
+from release.hub.publication_plan import plan_publication
+from release.hub.publish import Publication, publish
+from release.hub.read_back import read_back
 from tests.release.hub.releases import CARD, REPO, Faults, Release, on_commit, push, titles
 
 if TYPE_CHECKING:

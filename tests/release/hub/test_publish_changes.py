@@ -13,10 +13,10 @@ from pruner.files import canonical_json, sha256_bytes
 from pruner.progress import NoProgress
 from release.hub.announce import collect, open_to_all, require_collection, set_gated, supersede, with_new_version
 from release.hub.local import LocalHub
-from release.hub.publish import plan_publication
+from release.hub.publication_plan import plan_publication
 from release.hub.remote import remote_tree
 from release.hub.rights import read_account, require_rights
-from release.publication_report import plan_json, plan_lines
+from release.reports.publication import plan_json, plan_lines
 from tests.release.hub.releases import CARD, REPO, Faults, Release, push, titles
 
 if TYPE_CHECKING:

@@ -16,7 +16,7 @@ import pytest
 from pruner.errors import CheckFailedError, UnavailableError
 from pruner.files import git_blob_id
 from release.hub.local import LocalHub
-from tests.release.hub.releases import CARD, REPO, Faults, Release, push, titles
+from tests.release.hub.releases import CARD, REPO, Faults, Release, api_of, push, titles
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
@@ -108,12 +108,6 @@ def wire() -> Wire:
 def wired(tmp_path: Path, wire: Wire) -> object:
     with LocalHub(tmp_path / "hub", wrap=wire) as hub:
         yield hub
-
-
-def api_of(hub: LocalHub) -> HfApi:
-    from huggingface_hub import HfApi
-
-    return HfApi(endpoint=hub.endpoint, token=hub.token)
 
 
 def test_a_rate_limit_with_retry_after_is_waited_for(wired: LocalHub, wire: Wire, release: Release) -> None:

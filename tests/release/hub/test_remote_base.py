@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import json
 import os
 import pickle
@@ -31,6 +30,7 @@ from release.hub.local import LocalHub
 from release.hub.server.call import Settings
 from release.references import compare, read_reference
 from tests.conftest import CheckpointFactory
+from tests.digests import digests
 from tests.pruner.test_proof import sparse_checkpoint
 
 if TYPE_CHECKING:
@@ -127,10 +127,6 @@ def remote(hub: LocalHub, repo: str = BASE, revision: str = "main", token: str |
 
 def plan_of(checkpoint: Checkpoint) -> Plan:
     return plan_build(checkpoint, DropMap(DROP), base_name={"name": BASE}, max_shard_size=400)
-
-
-def digests(folder: Path) -> dict[str, str]:
-    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(folder.iterdir())}
 
 
 @pytest.fixture

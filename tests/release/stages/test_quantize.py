@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import shutil
 import stat
@@ -14,17 +13,19 @@ import pytest
 import typer
 
 from pruner.errors import CheckFailedError, InputError, MoeReleaseError, UnavailableError
+from pruner.files import sha256_file
+from release.actions.requantize import requantize
 from release.commands.requantize import requantize_manifest
 from release.context import Context, Options
 from release.gguf.quality import read_quality
-from release.gguf.toolchain import Toolchain, find_toolchain
+from release.gguf.toolchain import Toolchain
 from release.lock import read_lock, write_lock
 from release.manifest import load_manifest
 from release.pipeline import StageResult, run_pipeline
-from release.requantize import requantize
 from release.stages.evaluate import model_digest
 from release.stages.lock_draft import draft_lock
 from release.stages.quantize import model_file, quant_files
+from tests.digests import digests
 from tests.release.gguf.test_gguf_imatrix import write_imatrix
 
 pytest.importorskip("torch", reason="the converter needs the analysis extra")
@@ -60,14 +61,6 @@ class Notes:
 
 
 @pytest.fixture(scope="module")
-def toolchain() -> Toolchain:
-    try:
-        return find_toolchain()
-    except UnavailableError as error:
-        pytest.skip(f"no llama.cpp: {error}")
-
-
-@pytest.fixture(scope="module")
 def converted(tmp_path_factory: pytest.TempPathFactory, manifests: Path, toolchain: Toolchain) -> Path:
     """A manifest's folder whose model is converted and calibrated once."""
     made = tmp_path_factory.mktemp("quantize")
@@ -98,10 +91,6 @@ def write_manifest(folder: Path, quants: str = "[Q6_K]", imatrix: str | None = N
 def context(folder: Path, *, until: str = "quantize", **options: Any) -> tuple[Context, list[StageResult]]:
     made = Context(load_manifest(folder / "x.yaml"), folder / "work", Options(until=until, **options), progress=Notes())
     return made, run_pipeline(made)
-
-
-def sums(folder: Path) -> dict[str, str]:
-    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(folder.iterdir())}
 
 
 def wrapped(toolchain: Toolchain, folder: Path, monkeypatch: pytest.MonkeyPatch, fatal: str = "none") -> Path:
@@ -140,7 +129,7 @@ def test_a_kill_in_the_third_quant_keeps_the_first_two(
     with pytest.raises(UnavailableError, match=r"killed by signal 9: \[   7/  90\] blk\.0\.attn_q\.weight") as caught:
         context(folder, llama_cpp=tools, memory=1)
     assert "\n" not in str(caught.value)
-    assert sorted(sums(folder / "work" / "gguf")) == ["x-Q5_K_M.gguf", "x-Q6_K.gguf"]
+    assert sorted(digests(folder / "work" / "gguf")) == ["x-Q5_K_M.gguf", "x-Q6_K.gguf"]
     assert quantized(tmp_path) == ["Q6_K", "Q5_K_M", "Q3_K_M"]
     found, results = context(folder, llama_cpp=tools, memory=1)
     assert quantized(tmp_path)[3:] == ["Q3_K_M", "Q2_K"], "the first two are not made again"
@@ -149,7 +138,7 @@ def test_a_kill_in_the_third_quant_keeps_the_first_two(
     write_manifest(folder, "[Q6_K, Q3_K_M]")
     context(folder, llama_cpp=tools, memory=1)
     assert len(quantized(tmp_path)) == 5, "leaving some out makes none again"
-    assert sorted(sums(folder / "work" / "gguf")) == ["x-Q3_K_M.gguf", "x-Q6_K.gguf"]
+    assert sorted(digests(folder / "work" / "gguf")) == ["x-Q3_K_M.gguf", "x-Q6_K.gguf"]
     assert results[-1].detail.count(";") == 3
     (folder / "work" / "gguf" / "x-Q6_K.gguf").write_bytes(b"damaged")
     context(folder, llama_cpp=tools, memory=1)
@@ -160,13 +149,13 @@ def test_bytes_do_not_depend_on_how_many_run_at_a_time(folder: Path, monkeypatch
     monkeypatch.setattr("release.gguf.side_by_side.os.sched_getaffinity", lambda _pid: range(4), raising=False)
     write_manifest(folder, "[Q6_K, Q4_K_M, Q3_K_S, Q8_0]")
     alone, _ = context(folder, memory=1)
-    first, record = sums(folder / "work" / "gguf"), (folder / "work" / "quants.json").read_bytes()
+    first, record = digests(folder / "work" / "gguf"), (folder / "work" / "quants.json").read_bytes()
     assert not [note for note in alone.progress.notes if "at a time" in note]  # type: ignore[attr-defined]
     for path in (folder / "work" / "records").glob("quantize*.json"):
         path.unlink()
     together, _ = context(folder, memory=1 << 40)
     assert [note for note in together.progress.notes if note.startswith("quantizing 4 at a time, each in at most 0.3 GiB")]  # type: ignore[attr-defined]
-    assert sums(folder / "work" / "gguf") == first
+    assert digests(folder / "work" / "gguf") == first
     assert (folder / "work" / "quants.json").read_bytes() == record
 
 
@@ -183,7 +172,7 @@ def test_a_large_quant_is_published_in_shards(folder: Path):
     assert len(shards) > 1
     assert shards == [f"x-Q6_K-{number:05d}-of-{len(shards):05d}.gguf" for number in range(1, len(shards) + 1)]
     assert model_file(found, "Q6_K").name == shards[0]
-    on_disk = sums(folder / "work" / "gguf")
+    on_disk = digests(folder / "work" / "gguf")
     assert set(shards) < set(on_disk)
     assert "x-Q6_K.gguf" not in on_disk
     summary = json.loads((folder / "work" / "quants.json").read_text())["Q6_K"]
@@ -197,8 +186,8 @@ def test_a_large_quant_is_published_in_shards(folder: Path):
     assert quality.quants["Q6_K"].size == summary["file_size"]
     write_manifest(folder, "[Q6_K, Q2_K]", max_shard_size="1GB")
     context(folder)
-    assert "x-Q6_K.gguf" in sums(folder / "work" / "gguf")
-    assert not set(shards) & set(sums(folder / "work" / "gguf"))
+    assert "x-Q6_K.gguf" in digests(folder / "work" / "gguf")
+    assert not set(shards) & set(digests(folder / "work" / "gguf"))
 
 
 def test_quality_is_evidence_and_goes_on_after_a_kill(folder: Path, monkeypatch: pytest.MonkeyPatch):
@@ -225,21 +214,17 @@ def test_quality_is_evidence_and_goes_on_after_a_kill(folder: Path, monkeypatch:
     quality = read_quality(folder / "work" / "quality.json")
     assert results[-1].detail.startswith("Q6_K: KL divergence 0.")
     assert quality.quants["Q6_K"].divergence.kl_divergence.value < quality.quants["Q2_K"].divergence.kl_divergence.value
-    assert quality.source.sha256 == sums(folder / "work" / "gguf-source")["x-bf16.gguf"]
-    assert quality.text.sha256 == sums_of(folder / "tiny" / "calibration.txt")
+    assert quality.source.sha256 == digests(folder / "work" / "gguf-source")["x-bf16.gguf"]
+    assert quality.text.sha256 == sha256_file(folder / "tiny" / "calibration.txt")
     assert quality.bit_exact == found.self_test.bit_exact
     assert not (folder / "work" / "quality").exists(), "the predictions are gigabytes on a real model"
-    assert draft_lock(found).outputs["quality.json"].sha256 == sums_of(folder / "work" / "quality.json")
+    assert draft_lock(found).outputs["quality.json"].sha256 == sha256_file(folder / "work" / "quality.json")
     again = run_pipeline(found)
     assert again[-1].status == "up to date"
     write_manifest(folder, "[Q6_K, Q2_K]")
     found, results = context(folder, until="quality")
     assert results[-1].status == "skipped"
     assert "quality.json" not in draft_lock(found).outputs
-
-
-def sums_of(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def test_no_imatrix_is_a_release_too(folder: Path):
@@ -252,12 +237,12 @@ def test_no_imatrix_is_a_release_too(folder: Path):
 def test_a_pinned_imatrix_is_used_as_it_is_and_its_gaps_are_told(folder: Path):
     counts = {"blk.0.attn_q.weight": [640.0], "blk.0.ffn_down_exps.weight": [3.0, 0.0, 5.0, 0.0]}
     pinned = write_imatrix(folder / "mine.gguf", counts)
-    digest = sums_of(pinned)
+    digest = sha256_file(pinned)
     write_manifest(folder, "[Q6_K]", imatrix=f"{{file: {{path: mine.gguf, sha256: {digest}}}}}")
     found, results = context(folder, until="calibrate")
     assert results[-1].detail == "pinned imatrix, 5 chunks of 128 tokens, 2 experts never reached"
     assert "the pinned imatrix never reached 2 experts" in found.progress.notes  # type: ignore[attr-defined]
-    assert sums(folder / "work" / "imatrix") == {"x-imatrix.gguf": digest}
+    assert digests(folder / "work" / "imatrix") == {"x-imatrix.gguf": digest}
     shutil.copy(folder / "work" / "gguf-source" / "x-bf16.gguf", folder / "mine.gguf")
     write_manifest(folder, "[Q6_K]", imatrix="{file: {path: mine.gguf}}")
     with pytest.raises(InputError, match="is no imatrix in GGUF form"):
@@ -293,7 +278,7 @@ def change_lock(folder: Path, name: str, **changes: Any) -> None:
 def test_quants_made_again_from_the_locked_imatrix_are_good_or_bad(
     locked: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):
-    files = sorted(sums(locked / "work" / "gguf"))
+    files = sorted(digests(locked / "work" / "gguf"))
     assert verdicts(locked) == dict.fromkeys(files, "GOOD")
     published = tmp_path / "published.gguf"
     shutil.move(locked / "work" / "imatrix" / "x-imatrix.gguf", published)

@@ -13,7 +13,6 @@ from release.card.lint.quantities import quantities
 
 KIND = "number without claim"
 RANGE = re.compile(r"(?<=\d)\s?–\s?(?=\d)")
-Shown = frozenset[tuple[Decimal, str]]
 
 
 def find(document: Document, knowledge: Knowledge) -> Iterator[Finding]:

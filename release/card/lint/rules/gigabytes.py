@@ -12,7 +12,7 @@ from release.card.lint.document import Document
 from release.card.lint.finding import Finding
 from release.card.lint.knowledge import Knowledge
 from release.card.lint.quantities import BYTES, Quantity, Range, quantities, shown
-from release.card.lint.rules.shares import HALF, half_precision_rows
+from release.card.lint.rules.shares import HALF, PARAMETERS, half_precision_rows
 
 KIND = "GB or GiB"
 BINARY = {"kB": "KiB", "KB": "KiB", "MB": "MiB", "GB": "GiB", "TB": "TiB"}
@@ -20,7 +20,6 @@ DECIMAL = {binary: unit for unit, binary in BINARY.items() if unit != "KB"}
 SLACK = Decimal("0.01")
 """Scales, biases and buffers in another precision; GB and GiB differ by seven times that."""
 QUANT = re.compile(r"(?<![A-Za-z])I?Q\d")
-PARAMETERS = re.compile(r"\bparam", re.IGNORECASE)
 
 
 def find(document: Document, knowledge: Knowledge) -> Iterator[Finding]:

@@ -12,7 +12,8 @@ from release.card.lint.finding import Finding
 from release.card.lint.knowledge import Knowledge
 from release.card.lint.quantities import Quantity, quantities, shown
 from release.card.lint.rows import Row, comparing_rows
-from release.card.lint.rules.gigabytes import PARAMETERS, parameters_of
+from release.card.lint.rules.gigabytes import parameters_of
+from release.card.lint.rules.shares import PARAMETERS
 from release.gguf.types import BY_NAME, GgmlType
 
 KIND = "quant size"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import Any
 
+from pruner.wording import some
 from release.card.claims import format_bytes
 from release.hub.publication_plan import PlannedFile, PublicationPlan
 
@@ -48,12 +49,6 @@ def plan_lines(plan: PublicationPlan, *, base_on_hub: bool) -> Iterator[str]:
         yield f"{words}; {there['files']} there already ({format_bytes(there['bytes'])}), {sent}"
     for what, paths in (("of an older release, to be removed", plan.stale), ("--prune-remote removes", plan.pruned)):
         if paths:
-            yield f"{plan.repo}: {what}: {_some(paths)}"
+            yield f"{plan.repo}: {what}: {some(paths, MOST_SHOWN)}"
     if report["stay"] and report["stay"] != [".gitattributes"]:
-        yield f"{plan.repo}: not of this release, stays: {_some(report['stay'])}"
-
-
-def _some(paths: Iterable[str]) -> str:
-    listed = list(paths)
-    more = f" and {len(listed) - MOST_SHOWN} more" if len(listed) > MOST_SHOWN else ""
-    return ", ".join(listed[:MOST_SHOWN]) + more
+        yield f"{plan.repo}: not of this release, stays: {some(report['stay'], MOST_SHOWN)}"

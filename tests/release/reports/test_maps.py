@@ -15,7 +15,7 @@ from pruner.drop_map import drop_map_from_keep, read_drop_map
 from pruner.errors import InputError
 from pruner.files import canonical_json
 from release.cli import app
-from release.map_report import converted, difference, experts_of, write_picture
+from release.reports.maps import converted, difference, experts_of, write_picture
 
 A = {"0": [1, 2, 3], "1": [0, 4, 5]}
 B = {"0": [1, 2, 7], "1": [0, 6, 7]}
@@ -144,7 +144,7 @@ def test_pictures_have_equal_bytes_in_every_process(form: str, bare: Path, other
             [*command, "--experts", "8", "--picture", str(out)],
             check=True,
             capture_output=True,
-            cwd=Path(__file__).parents[2],
+            cwd=Path(__file__).parents[3],
             env={"TZ": environment, "PATH": "/usr/bin:/bin", "HOME": str(tmp_path), "MPLCONFIGDIR": str(tmp_path / name)},
         )
         made.append(out.read_bytes())

@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 
 from pruner.errors import CheckFailedError, InputError
+from release.actions.promotion import promote
+from release.actions.rehearsal import rehearsable, scratch_hub
 from release.context import Context
 from release.hub.endpoint import HubTarget
 from release.hub.local import LocalHub
 from release.manifest import load_manifest
-from release.promotion import promote
-from release.rehearsal import rehearsable, scratch_hub
 
 TEXT = "schema: moe-release/v1\nname: small\nbase: {path: base}\nprune: {experts: 6, drop_map: {path: map.json}}\n"
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,9 +13,10 @@ from release.card.claims import format_bytes
 from release.context import Context
 from release.hub.endpoint import HubTarget
 from release.manifest import LoadedManifest
-from release.publication_report import plan_json, plan_lines
+from release.reports.publication import plan_json, plan_lines
 from release.stages.kept_card import with_kept_parts
 from release.stages.publication import Repository, repositories
+from release.stages.publish import publication_plan
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
@@ -41,7 +42,7 @@ class Outlook:
     plans: tuple[PublicationPlan, ...]
     then: tuple[str, ...]
     problems: tuple[str, ...] = ()
-    unknown: tuple[str, ...] = field(default=())
+    unknown: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """The outlook for machines."""
@@ -106,13 +107,13 @@ def outlook(context: Context, real: HubTarget, *, pull_request: bool = False) ->
         repository = made
         try:
             repository = with_kept_parts(there, made)
-            plan = _real_plan(context, api, repository)
+            plan = publication_plan(there, repository)
         except UnavailableError as error:
             unknown.append(f"{error}; counted as empty")
             plan = compare_tree(repository.files, repository.digests, None, repository.repo)
         except CheckFailedError as error:
             problems.append(str(error))
-            plan = _real_plan(context, api, repository)
+            plan = publication_plan(there, repository)
         else:
             problems += _problems(context, api, repository, plan, pull_request=pull_request)
         plans.append(plan)
@@ -128,13 +129,6 @@ def outlook(context: Context, real: HubTarget, *, pull_request: bool = False) ->
         tuple(problems),
         tuple(unknown),
     )
-
-
-def _real_plan(context: Context, api: HfApi, repository: Repository) -> PublicationPlan:
-    from release.hub.publication_plan import plan_publication
-
-    prune = context.options.prune_remote
-    return plan_publication(repository.files, repository.digests, api, repository.repo, prune=prune)
 
 
 def _problems(

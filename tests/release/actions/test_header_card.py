@@ -25,7 +25,7 @@ from release.manifest import load_manifest
 from tests.conftest import MANIFESTS
 from tests.pruner.sparse import gemma4_26b_a4b, sparse_checkpoint
 
-GOLDEN = Path(__file__).parent / "card" / "golden"
+GOLDEN = Path(__file__).parent.parent / "card" / "golden"
 VARIANTS = ("gemma-4-A4B-109e-v3", "gemma-4-A4B-109e-v2", "gemma-4-A4B-120e-v4", "qwen3-30B-A3B-96e")
 REFRESH = "MOE_RELEASE_REFRESH_GOLDEN"
 

@@ -13,10 +13,10 @@ from typer.testing import CliRunner
 
 from pruner.errors import CheckFailedError
 from pruner.files import sha256_file
+from release.actions.results import results_tables, tables_json, tables_markdown
 from release.cli import app
 from release.evaluation.evidence import read_evidence, write_evidence
 from release.lock import Lock, LockedBase, LockedFile, LockedInputs, write_lock
-from release.results import results_tables, tables_json, tables_markdown
 from tests.conftest import MANIFESTS
 
 FAMILY = [MANIFESTS / f"gemma-4-A4B-{name}.yaml" for name in ("109e-v3", "109e-v2", "120e-v4")]

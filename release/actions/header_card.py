@@ -6,16 +6,17 @@ from pathlib import Path
 
 from pruner.errors import InputError
 from pruner.files import atomic_folder, canonical_json
+from release.actions.plan_report import counted_map, known_map
 from release.card.claims import CONFIDENCE, Claim, SourcedText, claims_in
+from release.card.compared import compared_entry
 from release.card.facts import Facts, earlier_facts, statistics_facts, weight_facts
 from release.card.front_matter import weights_front_matter
 from release.card.inputs import earlier_maps, question_of
 from release.card.prose import require_no_numbers
 from release.card.render import own_templates, render, render_prose
-from release.card.table import Entry, rows
+from release.card.table import rows
 from release.context import Context
 from release.manifest import PinnedFile
-from release.plan_report import counted_map, known_map
 from release.stages.preflight import check_inputs, not_buildable
 from release.stages.prune import plan_of
 
@@ -66,7 +67,7 @@ def header_facts(context: Context) -> Facts:
     if manifest.card.license is None:
         unknown.append("the license is UNKNOWN: it is read from the base's own card")
     plan = plan_of(context, drop_map or counted_map(context))
-    entries = [Entry(row.label, "manifest.yaml: compare", reported=row.reported) for row in manifest.compare if row.reported]
+    entries = [compared_entry(context.loaded, None, row) for row in manifest.compare if row.reported]
     experts = context.base.architecture.experts
     return {
         "name": manifest.name,

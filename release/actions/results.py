@@ -12,13 +12,14 @@ from typing import Any
 
 from pruner.errors import CheckFailedError, InputError, MoeReleaseError
 from pruner.files import path_inside, sha256_file
+from release.card.compared import compared_entry, reference_of
 from release.card.render import render
 from release.card.table import Entry, Row, rows
 from release.evaluation.evidence import evidence_digest, read_evidence
-from release.evaluation.gates import read_gated_files, require_reference
+from release.evaluation.gates import require_reference
 from release.evaluation.protocol import Protocol, load_protocol, protocol_digest
 from release.lock import Lock, read_lock
-from release.manifest import Compare, LoadedManifest, load_manifest
+from release.manifest import LoadedManifest, load_manifest
 
 COLUMNS = (
     "protocol",
@@ -91,8 +92,7 @@ def _entries(loaded: LoadedManifest, protocol: Protocol | None, work: Path) -> I
     if protocol is None or loaded.content.eval is None:
         return
     if loaded.content.prune and protocol.gates.reference:
-        pinned = next((row.evidence for row in loaded.content.compare if row.reference), None)
-        require_reference(protocol, read_evidence(loaded.file(pinned)) if pinned else None)
+        require_reference(protocol, reference_of(loaded))
     lock = read_lock(loaded.lock_path)
     if lock is None:
         raise CheckFailedError(f"{loaded.lock_path.name} is missing; cut the release first")
@@ -117,25 +117,6 @@ def _own_entry(loaded: LoadedManifest, lock: Lock, quant: str, work: Path, proto
     if model is None or model.sha256 != evidence.model_sha256:
         raise CheckFailedError(f"{path} is of another {quant} than the lock's; evaluate the locked one")
     return Entry(loaded.content.name, f"{loaded.content.name}: evidence/{quant}.json", evidence)
-
-
-def compared_entry(loaded: LoadedManifest, protocol: Protocol | None, row: Compare) -> Entry:
-    """A row of `compare`, read.
-
-    Raises:
-        CheckFailedError: evidence is partial or does not add up, or an output of lm-eval passes no gates.
-        InputError: the file is missing, or is an output of lm-eval and the manifest has no protocol.
-    """
-    if row.reported:
-        return Entry(row.label, "manifest.yaml: compare", reported=row.reported)
-    if row.evidence:
-        return Entry(row.label, row.evidence.path, read_evidence(loaded.file(row.evidence)), reference=row.reference)
-    if protocol is None or row.lm_eval is None:
-        raise InputError(
-            f"{loaded.path}: {row.label} is an output of lm-eval, whose gates stand in a protocol; give eval.protocol"
-        )
-    run = read_gated_files(loaded.file(row.lm_eval.samples), loaded.file(row.lm_eval.results), protocol)
-    return Entry(row.label, row.lm_eval.samples.path, foreign=run)
 
 
 def _distinct(entries: Sequence[Entry]) -> tuple[Entry, ...]:

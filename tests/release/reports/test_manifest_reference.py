@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 from release.manifest import Manifest
-from release.manifest_reference import manifest_reference
+from release.reports.manifest_reference import manifest_reference
 from tests.conftest import ROOT
 
 

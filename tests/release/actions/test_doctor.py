@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from release import doctor
-from release.doctor import Finding, diagnose
+from release.actions import doctor
+from release.actions.doctor import Finding, diagnose
 from release.gguf.toolchain import TOOLS
 
 
@@ -114,8 +114,7 @@ def test_little_space_is_a_warning(monkeypatch: pytest.MonkeyPatch):
 
 def test_nothing_heavy_is_imported(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.undo()
-    code = (
-        "import sys, release.doctor as d; d.diagnose(); print(sorted({'torch', 'transformers', 'lm_eval'} & set(sys.modules)))"
-    )
+    code = "import sys; from release.actions.doctor import diagnose; diagnose(); "
+    code += "print(sorted({'torch', 'transformers', 'lm_eval'} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

@@ -1,0 +1,13 @@
+from __future__ import annotations
+
+import pytest
+
+from pruner.wording import some
+
+
+@pytest.mark.parametrize(
+    ("count", "most", "expected"),
+    [(0, 3, ""), (1, 3, "w0"), (3, 3, "w0, w1, w2"), (4, 3, "w0, w1, w2 and 1 more"), (2001, 1, "w0 and 2,000 more")],
+)
+def test_the_first_words_and_how_many_more_there_are(count: int, most: int, expected: str):
+    assert some([f"w{number}" for number in range(count)], most) == expected

@@ -1,0 +1,28 @@
+"""What a run left behind, and what of it still runs."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+SAID = ("kind", "question", "prompt", "content", "reasoning_content", "finish_reason", "prompt_tokens", "completion_tokens")
+
+
+def ledger_lines(folder: Path, kind: str | None = None) -> list[dict[str, Any]]:
+    """Replies in the order of their arrival, of one kind when it is given."""
+    lines = [json.loads(line) for line in (folder / "ledger.jsonl").read_text().splitlines()[1:]]
+    return [line for line in lines if kind in (None, line["kind"])]
+
+
+def said(folder: Path, names: Sequence[str] = SAID) -> list[tuple[str, ...]]:
+    """What two runs must have in common, whatever the order of arrival."""
+    return sorted(tuple(str(line[name]) for name in names) for line in ledger_lines(folder))
+
+
+def running_servers() -> list[psutil.Process]:
+    """Our llama-servers that are alive."""
+    return [child for child in psutil.Process().children(recursive=True) if child.name() == "llama-server"]
