@@ -116,7 +116,7 @@ def write_record(work: Path, record: Record) -> None:
 def read_record(work: Path, stage: str) -> Record | None:
     """The record of a stage, or None if it never completed here (or the record is unreadable, which means the same)."""
     try:
-        return TypeAdapter(Record).validate_python(read_json(record_path(work, stage), "the record"), strict=True)
+        return TypeAdapter(Record).validate_python(read_json(record_path(work, stage), "the record"))
     except (InputError, ValidationError):
         return None
 
@@ -130,9 +130,7 @@ def read_made(path: Path, kind: type[Made]) -> Made:
     try:
         return TypeAdapter(kind).validate_python(read_json(path, "a file of this work folder"))
     except (InputError, ValidationError):
-        raise CheckFailedError(
-            f"{path}: is damaged or gone; delete it, and run the same command again"
-        ) from None
+        raise CheckFailedError(f"{path}: is damaged or gone; delete it, and run the same command again") from None
 
 
 def outputs_hold(work: Path, record: Record) -> bool:
