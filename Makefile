@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/pip --disable-pip-version-check --quiet
 
-.PHONY: demo test lint types setup toolchain browser bench docs pictures clean
+.PHONY: demo test lint types type coverage setup toolchain browser bench docs pictures clean
 
 demo: setup toolchain  ## cut a release of the tiny model, end to end, and publish it to a local Hub
 	$(BIN)/moe-release cut manifests/tiny-gemma4-4e.yaml --hub local
@@ -20,6 +20,14 @@ lint: setup
 
 types: setup
 	$(BIN)/mypy
+
+type: types
+
+coverage: setup toolchain browser  ## the share of lines and branches that the tests run, and the holes
+	$(BIN)/coverage erase
+	$(BIN)/coverage run -m pytest $(TESTS)
+	$(BIN)/coverage combine --quiet
+	$(BIN)/coverage report
 
 toolchain: setup  ## the pinned llama.cpp, built once into the user's cache
 	$(BIN)/moe-release toolchain install --if-missing

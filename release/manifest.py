@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+# long because it is one schema, which editors and docs/manifest.md get whole, and which reads from top to bottom
 import re
 from dataclasses import dataclass
 from pathlib import Path

@@ -116,8 +116,8 @@ def write_record(work: Path, record: Record) -> None:
 def read_record(work: Path, stage: str) -> Record | None:
     """The record of a stage, or None if it never completed here (or the record is unreadable, which means the same)."""
     try:
-        return TypeAdapter(Record).validate_json(record_path(work, stage).read_bytes(), strict=True)
-    except (OSError, ValidationError):
+        return TypeAdapter(Record).validate_python(read_json(record_path(work, stage), "the record"))
+    except (InputError, ValidationError):
         return None
 
 

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Rebuild a published variant here, and attest what came out.
+# Rebuild a published variant here, its quants too, and attest what came out.
 # TARGET        hf://org/name@revision
 # BASE          a folder that holds the base; default: the Hub, by range
 # REBUILDER_KEY private key (PEM) to sign with; without it nothing is attested
@@ -13,7 +13,7 @@ require TARGET "hf://org/name@revision"
 folder=$(mktemp -d) # of mode 700
 trap 'rm -rf "$folder"' EXIT
 verdict=0
-"$MOE_RELEASE" verify "$TARGET" ${BASE:+--base "$BASE"} >"$folder/report" 2>&1 || verdict=$?
+"$MOE_RELEASE" verify "$TARGET" --requantize ${BASE:+--base "$BASE"} >"$folder/report" 2>&1 || verdict=$?
 
 # A rebuild proves the weights by itself, whatever could not be checked of the rest; that they are wrong is attested too.
 if [[ -n $private && $verdict != 2 ]]; then

@@ -19,7 +19,7 @@ from tests.documentation.pages import PAGES, Command, commands, links, name
 ALL = [command for page in PAGES for command in commands(page)]
 
 
-def parse(words: tuple[str, ...]) -> None:
+def require_parsed(words: tuple[str, ...]) -> None:
     """Let the command line read the words without running anything."""
     command, arguments = typer.main.get_command(app), list(words)
     while hasattr(command, "commands"):
@@ -35,12 +35,12 @@ def test_there_are_commands_to_run() -> None:
 @pytest.mark.parametrize("command", ALL, ids=lambda command: f"{command.page}:{command.line}")
 def test_every_command_can_be_parsed(command: Command) -> None:
     if command.words[0] == "moe-release":
-        parse(command.words[1:])
+        require_parsed(command.words[1:])
 
 
 def test_an_option_that_does_not_exist_would_be_found() -> None:
     with pytest.raises(UsageError):
-        parse(("cut", "x.yaml", "--no-such-option"))
+        require_parsed(("cut", "x.yaml", "--no-such-option"))
 
 
 @pytest.mark.llama
@@ -78,7 +78,7 @@ def test_every_whole_manifest_on_a_page_is_valid(page: Path) -> None:
     blocks = [token.content for token in MarkdownIt().parse(page.read_text()) if token.type == "fence" and token.info == "yaml"]
     for block in blocks:
         if "schema: moe-release/v1" in block:
-            Manifest.model_validate(yaml.safe_load(re.sub(r"<40 hex[^>]*>", "a" * 40, block)))
+            assert Manifest.model_validate(yaml.safe_load(re.sub(r"<40 hex[^>]*>", "a" * 40, block)))
 
 
 def test_the_readme_shows_the_manifest_and_the_stages_as_they_are() -> None:

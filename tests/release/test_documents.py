@@ -77,5 +77,10 @@ def test_a_nest_without_end_is_refused(tmp_path: Path) -> None:
         load(tmp_path, "[" * 20_000)
 
 
+def test_a_letter_beyond_unicode_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"not valid YAML: chr\(\) arg not in range"):
+        load(tmp_path, 'name: "\\U00110000"\n')
+
+
 def test_dates_stay_text(tmp_path: Path) -> None:
     assert load(tmp_path, "name: 2026-11-24\n").name == "2026-11-24"

@@ -44,14 +44,14 @@ def run(folder: Path, **environment: str) -> tuple[subprocess.CompletedProcess[s
 
 def test_without_a_key_nothing_is_attested(tmp_path: Path) -> None:
     done, calls = run(tmp_path)
-    assert [call["words"] for call in calls] == [["verify", "hf://org/m@v1"]]
+    assert [call["words"] for call in calls] == [["verify", "hf://org/m@v1", "--requantize"]]
     assert done.returncode == 0
 
 
 def test_the_key_is_a_private_file_for_as_long_as_it_is_used(tmp_path: Path) -> None:
     done, (verify, attest) = run(tmp_path, REBUILDER_KEY=KEY, BASE="/b", BUILDER="a machine")
     assert done.returncode == 0
-    assert verify["words"] == ["verify", "hf://org/m@v1", "--base", "/b"]
+    assert verify["words"] == ["verify", "hf://org/m@v1", "--requantize", "--base", "/b"]
     words = ["attest", "hf://org/m@v1", "--key", attest["path"], "--builder", "a machine", "--base", "/b"]
     assert attest["words"] == words
     assert (attest["mode"], attest["text"]) == ("0o600", KEY + "\n")

@@ -85,8 +85,8 @@ def test_a_pinned_build_and_template_are_accepted(make_server: Any, make_protoco
     with make_server() as server:
         template = template_digest(server.props)
     pinned = make_protocol(chat__template_sha256=template, server__llama_cpp_commit=bench.toolchain_commit)
-    with make_server(pinned):
-        pass
+    with make_server(pinned) as server:
+        assert template_digest(server.props) == template
 
 
 def test_a_server_that_differs_is_stopped_before_the_first_question(make_server: Any, make_protocol: MakeProtocol):

@@ -47,7 +47,7 @@ def run(base: Path, out: Path, drop: dict[str, tuple[int, ...]] = DROP, *, exper
     return out
 
 
-def refused(base: Path, tmp_path: Path, drop: dict[str, tuple[int, ...]] = DROP, experts: int | None = None) -> str:
+def require_refused(base: Path, tmp_path: Path, drop: dict[str, tuple[int, ...]] = DROP, experts: int | None = None) -> str:
     """The line of an InputError, after which nothing stands."""
     (tmp_path / "out").mkdir(exist_ok=True)
     with pytest.raises(InputError) as caught:
@@ -96,7 +96,7 @@ def test_whole_expert_groups_go_and_the_header_says_how_many_stay(tmp_path: Path
         numbers={**groups, "expert_group_count": 2},
     )
     assert run(base, tmp_path / "cut.gguf", {"0": (0, 1, 4, 5)}).read_bytes() == expected.read_bytes()
-    assert "per expert group" in refused(base, tmp_path, {"0": (0, 2, 4, 5)})
+    assert "per expert group" in require_refused(base, tmp_path, {"0": (0, 2, 4, 5)})
 
 
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -170,32 +170,34 @@ def with_tensor(tmp_path: Path, name: str, shape: tuple[int, ...] = (EXPERTS, HI
     ],
 )
 def test_a_layout_that_nobody_knows_is_refused(tmp_path: Path, name: str, shape: tuple[int, ...], expected: str) -> None:
-    assert expected in refused(with_tensor(tmp_path, name, shape), tmp_path)
+    assert expected in require_refused(with_tensor(tmp_path, name, shape), tmp_path)
 
 
 def test_a_map_of_another_model_is_refused(tmp_path: Path) -> None:
     base, _ = base_and_variant(tmp_path)
-    assert "made for 128 experts per layer, the base has 8" in refused(base, tmp_path, experts=128)
-    assert "layer 2 is missing" in refused(base, tmp_path, {"0": (1,), "1": (2,)})
-    assert "it has no layer 3" in refused(base, tmp_path, {**DROP, "3": (0, 1, 2, 3)})
-    assert "expert 8 is out of range" in refused(base, tmp_path, {**DROP, "0": (0, 1, 2, 8)})
-    assert "layers drop between 1 and 4" in refused(base, tmp_path, {**DROP, "0": (0,)})
-    assert "keeps 1 experts per layer, the router picks 2" in refused(base, tmp_path, dict.fromkeys("012", tuple(range(7))))
+    assert "made for 128 experts per layer, the base has 8" in require_refused(base, tmp_path, experts=128)
+    assert "layer 2 is missing" in require_refused(base, tmp_path, {"0": (1,), "1": (2,)})
+    assert "it has no layer 3" in require_refused(base, tmp_path, {**DROP, "3": (0, 1, 2, 3)})
+    assert "expert 8 is out of range" in require_refused(base, tmp_path, {**DROP, "0": (0, 1, 2, 8)})
+    assert "layers drop between 1 and 4" in require_refused(base, tmp_path, {**DROP, "0": (0,)})
+    assert "keeps 1 experts per layer, the router picks 2" in require_refused(
+        base, tmp_path, dict.fromkeys("012", tuple(range(7)))
+    )
 
 
 def test_another_kind_of_gguf_is_refused(tmp_path: Path) -> None:
     arrays = arrays_of("qwen3moe", (0, 1, 2))
     other = write_moe(tmp_path / "dbrx.gguf", "dbrx", arrays, experts=EXPERTS, names=BASE_NAMES)
-    assert "architecture 'dbrx' is not supported (gemma4, " in refused(other, tmp_path)
+    assert "architecture 'dbrx' is not supported (gemma4, " in require_refused(other, tmp_path)
     dense = gguf.GGUFWriter(tmp_path / "dense.gguf", "llama")
     dense.add_block_count(2)
     dense.add_tensor("token_embd.weight", np.ones((4, 32), dtype=np.float32))
     for step in (dense.write_header_to_file, dense.write_kv_data_to_file, dense.write_tensors_to_file, dense.close):
         step()
-    assert "llama.expert_count is missing" in refused(tmp_path / "dense.gguf", tmp_path)
+    assert "llama.expert_count is missing" in require_refused(tmp_path / "dense.gguf", tmp_path)
     kind = write_moe(tmp_path / "i.gguf", "llama", arrays, experts=EXPERTS, names={}).read_bytes()
     (tmp_path / "i.gguf").write_bytes(kind.replace(b"\x05\0\0\0\0\0\0\0model", b"\x05\0\0\0\0\0\0\0other"))
-    assert "general.type is 'other'" in refused(tmp_path / "i.gguf", tmp_path)
+    assert "general.type is 'other'" in require_refused(tmp_path / "i.gguf", tmp_path)
 
 
 def test_a_part_of_a_split_is_refused_with_the_way_out(tmp_path: Path) -> None:
@@ -204,7 +206,7 @@ def test_a_part_of_a_split_is_refused_with_the_way_out(tmp_path: Path) -> None:
     writer.add_tensor("token_embd.weight", np.ones((4, 32), dtype=np.float32))
     for step in (writer.write_header_to_file, writer.write_kv_data_to_file, writer.write_tensors_to_file, writer.close):
         step()
-    assert "`llama-gguf-split --merge`" in refused(tmp_path / "m-00001-of-00002.gguf", tmp_path)
+    assert "`llama-gguf-split --merge`" in require_refused(tmp_path / "m-00001-of-00002.gguf", tmp_path)
 
 
 def test_a_truncated_base_is_refused_at_any_length(tmp_path: Path) -> None:
@@ -212,7 +214,7 @@ def test_a_truncated_base_is_refused_at_any_length(tmp_path: Path) -> None:
     data = base.read_bytes()
     for length in range(0, len(data) - 32, 997):
         (tmp_path / "t.gguf").write_bytes(data[:length])
-        refused(tmp_path / "t.gguf", tmp_path)
+        require_refused(tmp_path / "t.gguf", tmp_path)
 
 
 def test_a_base_that_shrinks_while_it_is_cut_leaves_nothing(tmp_path: Path) -> None:
