@@ -10,7 +10,7 @@ from typing import Any, Literal
 from pydantic import Field, ValidationError
 
 from pruner.build import FileDigest
-from pruner.errors import InputError
+from pruner.errors import InputError, first_problem
 from pruner.files import canonical_json, read_json, write_atomic
 from pruner.tensor_digests import TensorDigests, tensor_data_digest
 from pruner.wording import some
@@ -81,9 +81,7 @@ def read_lock(path: Path) -> Lock | None:
     try:
         return Lock.model_validate(read_json(path, "the lock"))
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise InputError(f"{path}: not a usable lock: {where}: {first['msg']}") from None
+        raise InputError(f"{path}: not a usable lock: {first_problem(error)}") from None
 
 
 def write_lock(path: Path, lock: Lock) -> None:

@@ -103,6 +103,10 @@ def verify(
     if against is None:
         _verify_manifest(Path(target), work, as_json=as_json)
         return
+    _verify_against(target, against, workers, as_json=as_json)
+
+
+def _verify_against(target: str, against: str, workers: int | None, *, as_json: bool) -> None:
     from dataclasses import asdict
 
     from pruner.sources import open_source
