@@ -15,7 +15,7 @@ from typing import Any
 from pruner.errors import InputError
 from pruner.expert_groups import surviving_groups
 from pruner.families import MOST_EXPERTS, MTP, Architecture, is_layer_key, layer_order
-from pruner.files import canonical_json, digest_of, read_json
+from pruner.files import digest_of, read_json, require_canonical
 
 FORMAT = "moe-release/drop-map/v1"
 
@@ -93,18 +93,10 @@ def parse_drop_map(content: Any, path: str) -> DropMap:
     if type(experts) is not int or not 0 < experts <= MOST_EXPERTS:
         raise InputError(f"{path}: 'experts' must be the number of experts per layer of the base")
     provenance = {key: value for key, value in content.items() if key not in {"format", "experts", "layers", "digest"}}
-    _require_canonical(path, provenance)
+    require_canonical(provenance, path)
     result = DropMap(_layers(path, {name: layer.get("drop") for name, layer in layers.items()}), experts, provenance)
     _require_consistent(path, result, content, experts)
     return result
-
-
-def _require_canonical(path: str, provenance: Mapping[str, Any]) -> None:
-    """What the map says of its making must be something that we can write again."""
-    try:
-        canonical_json(provenance)
-    except (ValueError, RecursionError):
-        raise InputError(f"{path}: holds a number or text that no JSON should (NaN, half a surrogate pair)") from None
 
 
 def _layers(path: str, content: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:

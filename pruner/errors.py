@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
+
+if TYPE_CHECKING:
+    from pydantic import ValidationError
 
 LONGEST_LINE = 1800
 """Characters of a message; names in foreign files may be far longer."""
@@ -12,6 +15,12 @@ def printable(text: str) -> str:
     """Text for one line of a terminal or a report: control characters of foreign names are shown, not obeyed."""
     shown = "".join(each if each.isprintable() else each.encode("unicode_escape", "replace").decode("ascii") for each in text)
     return shown if len(shown) <= LONGEST_LINE + 2 else f"{shown[:LONGEST_LINE]} …"
+
+
+def first_problem(error: ValidationError) -> str:
+    """Where in a foreign document the first thing is wrong, and what: `outputs.x.size: Field required`."""
+    first = error.errors(include_url=False)[0]
+    return f"{'.'.join(str(part) for part in first['loc'])}: {first['msg']}"
 
 
 class MoeReleaseError(Exception):

@@ -45,6 +45,14 @@ def canonical_json(value: Any) -> bytes:
     return text.encode() + b"\n"
 
 
+def require_canonical(value: Any, where: str) -> None:
+    """Raise InputError when foreign JSON holds what no file of ours could: a number that is none, half a surrogate pair."""
+    try:
+        canonical_json(value)
+    except (ValueError, RecursionError):
+        raise InputError(f"{where}: holds a number or text that no JSON should (NaN, half a surrogate pair)") from None
+
+
 def digest_of(value: Any) -> str:
     """SHA-256 of a JSON value's canonical form."""
     return sha256_bytes(canonical_json(value))

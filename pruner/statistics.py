@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from pruner.errors import InputError
+from pruner.errors import InputError, first_problem
 from pruner.files import atomic_file, digest_of, sha256_file
 from pruner.packed_sums import MOST_TOKENS, NAMES, Counts, Floats, Sums, layout, pack, unpack
 from pruner.safetensors_format import TensorInfo, build_header, data_order, read_header
@@ -242,9 +242,7 @@ def _checked_header(path: Path, text: str | None) -> Header:
     try:
         return Header.model_validate_json(text)
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        name = ".".join(str(part) for part in first["loc"])
-        raise InputError(f"{path}: header of the expert statistics: {name}: {first['msg']}; measure them again") from None
+        raise InputError(f"{path}: header of the expert statistics: {first_problem(error)}; measure them again") from None
 
 
 def _in_order(header: Header) -> bool:

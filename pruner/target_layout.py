@@ -10,7 +10,7 @@ from typing import Any
 from pruner.checkpoint import INDEX, METADATA, SINGLE, Checkpoint
 from pruner.drop_map import DropMap, parse_drop_map
 from pruner.errors import InputError
-from pruner.files import canonical_json
+from pruner.files import require_canonical
 from pruner.plan import DEFAULT_SHARD_SIZE, Plan, plan_build
 from pruner.safetensors_format import Header, Metadata
 from pruner.sources import Source, read_source_header, read_source_json
@@ -57,10 +57,7 @@ def read_layout(target: Source) -> Layout:
     named = content.get("base_model") if isinstance(content, dict) else None
     if not isinstance(drop, dict) or not drop or not isinstance(named, dict):
         raise InputError(f"{where}: has no per_layer_drop or no base_model")
-    try:
-        canonical_json(content)
-    except (ValueError, RecursionError):
-        raise InputError(f"{where}: holds a number that is none") from None
+    require_canonical(content, where)
     headers = []
     for name in shards_of(target):
         with suppress(InputError):  # a damaged header tells nothing of the layout; the comparison names it later

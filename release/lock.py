@@ -10,8 +10,8 @@ from typing import Any, Literal
 from pydantic import Field, ValidationError
 
 from pruner.build import FileDigest
-from pruner.errors import InputError
-from pruner.files import canonical_json, read_json, write_atomic
+from pruner.errors import InputError, first_problem
+from pruner.files import canonical_json, read_json, require_canonical, write_atomic
 from pruner.tensor_digests import TensorDigests, tensor_data_digest
 from pruner.wording import some
 from release.documents import Document
@@ -78,12 +78,12 @@ def read_lock(path: Path) -> Lock | None:
     """
     if not path.exists():
         return None
+    content = read_json(path, "the lock")
+    require_canonical(content, str(path))
     try:
-        return Lock.model_validate(read_json(path, "the lock"))
+        return Lock.model_validate(content)
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise InputError(f"{path}: not a usable lock: {where}: {first['msg']}") from None
+        raise InputError(f"{path}: not a usable lock: {first_problem(error)}") from None
 
 
 def write_lock(path: Path, lock: Lock) -> None:

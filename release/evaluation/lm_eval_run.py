@@ -10,7 +10,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from pruner.errors import CheckFailedError, InputError
+from pruner.errors import CheckFailedError, InputError, first_problem
 from pruner.files import digest_of, read_json
 from release.documents import Document
 from release.evaluation.evidence import Interval, interval
@@ -146,9 +146,7 @@ def _sample(path: Path, number: int, line: str) -> _Sample:
         sample = _Sample.model_validate(json.loads(line))
         (sample.doc_hash + sample.prompt_hash).encode()  # half of a surrogate pair is no digest
     except ValidationError as error:
-        problem = error.errors(include_url=False)[0]
-        where = ".".join(str(part) for part in problem["loc"])
-        raise InputError(f"{path}:{number}: no sample of lm-eval: {where}: {problem['msg']}") from None
+        raise InputError(f"{path}:{number}: no sample of lm-eval: {first_problem(error)}") from None
     except (ValueError, RecursionError):
         raise InputError(f"{path}:{number}: not JSON; the file is damaged") from None
     return sample

@@ -12,7 +12,7 @@ from typing import Annotated, Literal
 
 from pydantic import AllowInfNan, Field, StringConstraints, ValidationError
 
-from pruner.errors import CheckFailedError, InputError
+from pruner.errors import CheckFailedError, InputError, first_problem
 from pruner.files import canonical_json, read_json, write_atomic
 from release.documents import Document
 
@@ -101,9 +101,7 @@ def read_quality(path: Path) -> Quality:
     try:
         return Quality.model_validate(read_json(path, "the quality evidence"))
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise InputError(f"{path}: not usable as quality evidence: {where}: {first['msg']}") from None
+        raise InputError(f"{path}: not usable as quality evidence: {first_problem(error)}") from None
 
 
 def write_quality(path: Path, quality: Quality) -> None:

@@ -170,7 +170,7 @@ def test_small_files_and_the_set_of_shards_count(
         ("{}", "has no per_layer_drop"),
         ('{"per_layer_drop": {"0": ["x"]}, "base_model": {}}', "expected a list of expert ids"),
         ('{"per_layer_drop": {"0": [1]}, "base_model": {}}', "layer 1 is missing"),
-        ('{"per_layer_drop": {"0": [1]}, "base_model": {}, "method": NaN}', "holds a number that is none"),
+        ('{"per_layer_drop": {"0": [1]}, "base_model": {}, "method": NaN}', "holds a number or text that no JSON should"),
     ],
 )
 def test_a_target_that_does_not_say_how_it_was_made_is_refused(

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from pathlib import Path
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pruner.errors import InputError
 from pruner.sources import LocalSource
 from release.lock import Lock, read_lock
 from release.references import compare, comparison_table, read_reference
@@ -46,3 +49,14 @@ def test_sums(tmp_path: Path, data: st.DataObject, name: str) -> None:
     text = SUMS.replace("config.json", data.draw(st.sampled_from([name, "config.json"])))
     path.write_bytes(data.draw(changed_bytes(text.encode("utf-8", "surrogatepass"))))
     assert_read_or_refused(lambda: compared(path), str(path), path.stat().st_size)
+
+
+@pytest.mark.parametrize("value", ["NaN", "-Infinity", '"\\ud800"'])
+def test_a_lock_with_what_no_file_of_ours_holds_is_refused(tmp_path: Path, value: str) -> None:
+    path = tmp_path / "x.lock.json"
+    lock = copy.deepcopy(LOCK)
+    shard = next(name for name, file in lock["outputs"].items() if "tensors" in file)
+    lock["outputs"][shard]["tensors"] = {"a": {"dtype": "VALUE"}}
+    path.write_text(json.dumps(lock).replace('"VALUE"', value))
+    with pytest.raises(InputError, match="holds a number or text that no JSON should"):
+        read_lock(path)

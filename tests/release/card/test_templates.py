@@ -47,7 +47,7 @@ def test_a_block_is_replaced_and_the_rest_stays(folder: Path) -> None:
     (folder / "gguf_card.md.j2").write_text(
         '{% extends "gguf_card.md.j2" %}\n{% block license %}\n\n## Licence\n\nAsk {{ base.name }}.\n{% endblock %}\n'
     )
-    assert rendered(folder) == shipped.replace("\n## License\n\napache-2.0, as the base.\n", "\n## Licence\n\nAsk base.\n")
+    assert rendered(folder) == shipped.replace("\n## License\n\napache-2.0, like the base's.\n", "\n## Licence\n\nAsk base.\n")
 
 
 def test_what_a_shipped_template_includes_may_be_ones_own(folder: Path) -> None:
