@@ -111,16 +111,16 @@ def _hint(model: type[BaseModel], location: Location) -> str:
     here, others = _models_at(model, location[:-1])
     own = _keys(here)
     for tag, other in others:
-        if key in _keys([other]):
-            mine = ", ".join(sorted(own - _shared([*here, *(each for _, each in others)]))) or "no parameter of its own"
-            return f"; {key} belongs to {tag}; this one has {mine}"
+        theirs = _keys([other]) - own
+        if (meant := key) in theirs or (meant := "".join(difflib.get_close_matches(key, theirs, n=1))):
+            return f"; {meant} belongs to {tag}; {_tag(here[0])} has {', '.join(sorted(own - {str(_tag(here[0])).split()[0]}))}"
     if hint := _near(key, own):
         return hint
-    places = _places(model)
+    places = {name: [place or "the top" for place in where] for name, where in _places(model).items()}
     if key in places:
-        where = [place or "the top" for place in places[key]]
-        return f"; it belongs to {' or '.join(where)}" if len(where) <= MOST_PLACES else _known(own)
-    return _near(key, places) or _known(own)
+        return f"; it belongs to {' or '.join(places[key])}" if len(places[key]) <= MOST_PLACES else _known(own)
+    near = difflib.get_close_matches(key, sorted(places), n=1)
+    return f"; did you mean {near[0]!r}, which belongs to {places[near[0]][0]}?" if near else _known(own)
 
 
 def _known(own: Iterable[str]) -> str:
@@ -158,10 +158,6 @@ def _fields(model: type[BaseModel]) -> dict[str, Any]:
 
 def _keys(models: Iterable[type[BaseModel]]) -> set[str]:
     return set(chain.from_iterable(_fields(each) for each in models))
-
-
-def _shared(models: list[type[BaseModel]]) -> set[str]:
-    return set.intersection(*(_keys([each]) for each in models))
 
 
 def _parts(annotation: Any) -> Iterator[type[BaseModel]]:

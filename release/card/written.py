@@ -48,6 +48,8 @@ FACTS: Mapping[str, tuple[str, ...]] = {
     "draft": (),
 }
 """Every fact that a card has, with its parts where these are always there.  Others are None or empty without their section."""
+ENTRIES = ("weights_card.md.j2", "gguf_card.md.j2")
+"""Templates that are rendered by themselves: nobody includes them."""
 ONLY_TEMPLATES = frozenset({"prose", "self", "super", "loop", "caller", "varargs", "kwargs"})
 
 
@@ -69,9 +71,11 @@ def check_texts(loaded: LoadedManifest) -> None:
     cards = {name: text for name, text in own.items() if name.endswith(".md.j2")}
     shipped = {path.name: path.read_text(encoding="utf-8") for path in template_folder().glob("*.md.j2")}
     if cards:
-        defined = set(chain.from_iterable(_defined(_parsed(text, name)) for name, text in {**shipped, **cards}.items()))
+        given = _given(cards, str(card.templates)) | ONLY_TEMPLATES
+        included = given | _given(shipped, "templates")  # such as `row`, where the shipped one includes it in a loop
         for name, text in cards.items():
-            require_known_names(text, f"{card.templates}/{name}", defined | ONLY_TEMPLATES, {*shipped, *own})
+            known = given if name in ENTRIES else included
+            require_known_names(text, f"{card.templates}/{name}", known, {*shipped, *own})
 
 
 def require_known_names(text: str, name: str, defined: Collection[str] = (), templates: Collection[str] = ()) -> None:
@@ -87,16 +91,17 @@ def require_known_names(text: str, name: str, defined: Collection[str] = (), tem
         InputError: with file and line, and the nearest known name.
     """
     tree, filters = _parsed(text, name), environment().filters
-    unknown = meta.find_undeclared_variables(tree) - set(FACTS) - set(defined) - _asked(tree)
-    for node in tree.find_all((nodes.Name, nodes.Getattr, nodes.Filter, nodes.Extends, nodes.Include)):
+    for node in tree.find_all(nodes.Filter):
+        if node.name not in filters:
+            raise InputError(f"{name}:{node.lineno}: no filter is called {node.name!r}{_near(node.name, filters)}")
+    unknown = _undeclared(tree, name) - set(FACTS) - set(defined) - _asked(tree)
+    for node in tree.find_all((nodes.Name, nodes.Getattr, nodes.Extends, nodes.Include)):
         if isinstance(node, nodes.Name) and node.ctx == "load" and node.name in unknown:
             raise InputError(f"{name}:{node.lineno}: no fact is called {node.name!r}{_near(node.name, FACTS)}")
         if isinstance(node, nodes.Getattr) and isinstance(node.node, nodes.Name) and node.node.name not in defined:
             parts = FACTS.get(node.node.name, ())
             if parts and node.attr not in parts:
                 raise InputError(f"{name}:{node.lineno}: {node.node.name} has no {node.attr!r}{_near(node.attr, parts)}")
-        if isinstance(node, nodes.Filter) and node.name not in filters:
-            raise InputError(f"{name}:{node.lineno}: no filter is called {node.name!r}{_near(node.name, filters)}")
         if isinstance(node, (nodes.Extends, nodes.Include)) and isinstance(node.template, nodes.Const):
             wanted = str(node.template.value)
             if wanted not in templates and not getattr(node, "ignore_missing", False):
@@ -110,6 +115,20 @@ def _parsed(text: str, name: str) -> nodes.Template:
         raise InputError(f"{name}:{error.lineno}: {error.message}") from None
     except (TemplateError, RecursionError) as error:
         raise InputError(f"{name}: {error}") from None
+
+
+def _undeclared(tree: nodes.Template, name: str) -> set[str]:
+    """Names that a template takes from outside; finding them compiles it, which refuses more than parsing does."""
+    try:
+        return meta.find_undeclared_variables(tree)
+    except TemplateSyntaxError as error:
+        raise InputError(f"{name}:{error.lineno}: {error.message}") from None
+    except RecursionError:
+        raise InputError(f"{name}: its expressions are nested too deeply; write simpler ones") from None
+
+
+def _given(templates: Mapping[str, str], folder: str) -> set[str]:
+    return set(chain.from_iterable(_defined(_parsed(text, f"{folder}/{name}")) for name, text in templates.items()))
 
 
 def _defined(tree: nodes.Template) -> Iterator[str]:
