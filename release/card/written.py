@@ -91,9 +91,8 @@ def require_known_names(text: str, name: str, defined: Collection[str] = (), tem
         InputError: with file and line, and the nearest known name.
     """
     tree, filters = _parsed(text, name), environment().filters
-    for node in tree.find_all(nodes.Filter):
-        if node.name not in filters:
-            raise InputError(f"{name}:{node.lineno}: no filter is called {node.name!r}{_near(node.name, filters)}")
+    if wrong := next((each for each in tree.find_all(nodes.Filter) if each.name not in filters), None):
+        raise InputError(f"{name}:{wrong.lineno}: no filter is called {wrong.name!r}{_near(wrong.name, filters)}")
     unknown = _undeclared(tree, name) - set(FACTS) - set(defined) - _asked(tree)
     for node in tree.find_all((nodes.Name, nodes.Getattr, nodes.Extends, nodes.Include)):
         if isinstance(node, nodes.Name) and node.ctx == "load" and node.name in unknown:
