@@ -26,8 +26,9 @@ from pruner.ranking_options import (
     ReapRanking,
     ScoreRanking,
 )
-from pruner.statistics import ExpertStatistics, Floats, Scope
+from pruner.statistics import ExpertStatistics, Floats, Header, Scope
 from pruner.totals import Totals, totals
+from pruner.wording import some
 
 __all__ = [
     "METHODS",
@@ -58,6 +59,9 @@ Order: TypeAlias = tuple[tuple[int, ...], ...]
 Kept: TypeAlias = tuple[tuple[int, ...], ...]
 """For each MoE layer the ids of the experts to keep, ascending."""
 
+
+MOST_IDLE = 8
+"""Experts or layers that a failed gate names one by one."""
 
 Merits: TypeAlias = tuple[Floats, Floats]
 """What experts are ranked by, and what decides between equal ones, both [L, E]; larger is better, ties go to the index."""
@@ -283,25 +287,48 @@ def check_gates(statistics: ExpertStatistics, gates: Gates, keep: int | None = N
         failed.append(f"{len(statistics.header.questions)} of {statistics.header.dataset_size} questions are measured")
     if report.damaged_cells:
         failed.append(f"{report.damaged_cells} sums are not finite")
-    if report.non_finite > gates.max_non_finite:
-        failed.append(f"{report.non_finite:.3%} of the token measurements were not finite (at most {gates.max_non_finite:.3%})")
-    if report.unrouted > gates.max_unrouted:
-        failed.append(f"{report.unrouted:.2%} of the experts were never reached (at most {gates.max_unrouted:.2%})")
-    if len(report.starved_layers) > gates.max_starved_layers:
-        layers = ", ".join(map(str, report.starved_layers))
-        failed.append(f"fewer experts than top-{statistics.header.top_k} were reached in layers {layers}")
+    failed += _over_the_gates(report, gates, statistics.header)
     if keep is not None and min(report.chosen_from) < keep:
+        layer = statistics.header.layers[report.chosen_from.index(min(report.chosen_from))]
         failed.append(
-            f"a layer has {min(report.chosen_from)} experts that were ever reached, so {keep} cannot be chosen by merit"
-        )
-    if report.truncated > gates.max_truncated:
-        failed.append(
-            f"{report.truncated:.2%} of the questions lost their end to max_tokens {statistics.header.max_tokens}"
-            f" (at most {gates.max_truncated:.2%})"
+            f"a layer has {min(report.chosen_from)} experts that were ever reached, so {keep} cannot be chosen by merit "
+            f"(layer {layer}); use more questions, or lower prune.experts"
         )
     if failed:
         raise CheckFailedError(f"expert statistics: no drop map may be made: {'; '.join(failed)}")
     return report
+
+
+def _over_the_gates(report: GateReport, gates: Gates, header: Header) -> list[str]:
+    """What is over a threshold, where, and the key of the manifest that holds it."""
+    key, failed = "prune.analysis.gates.", []
+    if report.non_finite > gates.max_non_finite:
+        failed.append(
+            f"{report.non_finite:.3%} of the token measurements were not finite (at most {gates.max_non_finite:.3%}); "
+            f"raise {key}max_non_finite, or measure with prune.analysis.dtype float32"
+        )
+    if report.unrouted > gates.max_unrouted:
+        idle = [
+            f"{layer} (experts {some([str(expert) for expert in experts], MOST_IDLE)})"
+            for layer, experts in zip(header.layers, report.unrouted_experts, strict=True)
+            if experts
+        ]
+        failed.append(
+            f"{report.unrouted:.2%} of the experts were never reached (at most {gates.max_unrouted:.2%}), "
+            f"in layers {some(idle)}; raise {key}max_unrouted, or use more questions"
+        )
+    if len(report.starved_layers) > gates.max_starved_layers:
+        layers = some([str(layer) for layer in report.starved_layers], MOST_IDLE)
+        failed.append(
+            f"fewer experts than top-{header.top_k} were reached in layers {layers}; "
+            f"raise {key}max_starved_layers, or use more questions"
+        )
+    if report.truncated > gates.max_truncated:
+        failed.append(
+            f"{report.truncated:.2%} of the questions lost their end to max_tokens {header.max_tokens} "
+            f"(at most {gates.max_truncated:.2%}); raise prune.analysis.max_tokens or {key}max_truncated"
+        )
+    return failed
 
 
 def order_of(merits: Merits) -> Order:

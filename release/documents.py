@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import difflib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -10,6 +10,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from pruner.errors import InputError
+from release.document_errors import describe
 
 SEXAGESIMAL = frozenset({"tag:yaml.org,2002:int", "tag:yaml.org,2002:float"})
 MAXIMUM_BYTES = 256 << 10
@@ -48,7 +49,33 @@ def load_document(path: Path, model: type[DocumentT]) -> DocumentT:
     try:
         return model.model_validate(data)
     except ValidationError as error:
-        raise InputError(_describe(path, model, error, positions)) from None
+        raise InputError(describe(path, model, error, positions, data)) from None
+
+
+def place_of(path: Path, value: str) -> str:
+    """`file:line:column: key` of the first value of a document that is this text; the file alone when none is."""
+    return _place(path, lambda _, found: found == value)
+
+
+def place_of_key(path: Path, key: str) -> str:
+    """`file:line:column: key` of a key such as `prune.experts`; the file and the key alone when the document leaves it out."""
+    place = _place(path, lambda where, _: where == tuple(key.split(".")))
+    return place if place != str(path) else f"{path}: {key}"
+
+
+def _place(path: Path, wanted: Callable[[tuple[Any, ...], Any], bool]) -> str:
+    positions: dict[tuple[Any, ...], Position] = {}
+    try:
+        data = _construct(path, _compose(path), (), positions)
+    except InputError:  # it was read before and is no more
+        return str(path)
+    for where, (line, column) in positions.items():
+        value = data
+        for part in where:
+            value = value[part]
+        if wanted(where, value):
+            return f"{path}:{line}:{column}: {'.'.join(map(str, where))}"
+    return str(path)
 
 
 def _compose(path: Path) -> yaml.Node:
@@ -108,47 +135,3 @@ def _scalar(path: Path, node: yaml.Node) -> Any:
         return value.encode("utf-16", "surrogatepass").decode("utf-16") if isinstance(value, str) else value
     except (yaml.YAMLError, ValueError, TypeError, LookupError, AttributeError, OverflowError):
         raise InputError(f"{path}:{line}:{column}: {node.value!r} cannot be read as {node.tag.rsplit(':', 1)[-1]}") from None
-
-
-def _describe(path: Path, model: type[Document], error: ValidationError, positions: dict[tuple[Any, ...], Position]) -> str:
-    """One line for the first problem of a validation error."""
-    problem = min(error.errors(include_url=False), key=lambda each: each["type"] != "extra_forbidden")
-    location = tuple(part for part in problem["loc"] if isinstance(part, (str, int)))
-    known = [prefix for length in range(len(location), -1, -1) if (prefix := location[:length]) in positions]
-    line, column = positions[known[0]] if known else (1, 1)
-    name = ".".join(str(part) for part in location) or "document"
-    if problem["type"] == "extra_forbidden":
-        near = difflib.get_close_matches(str(location[-1]), sorted(_keys(model)), n=1)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
-        return f"{path}:{line}:{column}: unknown key {name!r}{hint}"
-    if problem["type"] == "missing":
-        return f"{path}:{line}:{column}: key {name!r} is missing"
-    return f"{path}:{line}:{column}: {name}: {_message(problem['msg'])}"
-
-
-def _message(text: str) -> str:
-    text = " ".join(text.split()).removeprefix("Value error, ").removeprefix("Assertion failed, ")
-    return text[:1].lower() + text[1:]
-
-
-def _keys(model: type[BaseModel]) -> set[str]:
-    """Every key that the model or one of its parts knows."""
-    found: set[str] = set()
-    pending: list[Any] = [model]
-    seen: set[Any] = set()
-    while pending:
-        current = pending.pop()
-        if current in seen:
-            continue
-        seen.add(current)
-        if isinstance(current, type) and issubclass(current, BaseModel):
-            for name, field in current.model_fields.items():
-                found.add(field.alias or name)
-                pending.append(field.annotation)
-        else:
-            pending.extend(argument for argument in getattr(current, "__args__", ()) if _hashable(argument))
-    return found
-
-
-def _hashable(value: Any) -> bool:
-    return getattr(type(value), "__hash__", None) is not None

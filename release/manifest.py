@@ -15,15 +15,16 @@ from pruner.errors import InputError
 from pruner.files import path_inside, sha256_file
 from pruner.ranking_options import CoverageRanking, Gates, Ranking
 from pruner.safetensors_format import Metadata
-from release.documents import Document, load_document
+from release import patterns
+from release.documents import Document, load_document, place_of
 from release.gguf.quality import MINIMUM_TOKENS
 from release.hub_file import HubAddress, RepoFile, with_hub_address
 from release.reported import Reported
 
-Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
-Revision = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{40}$")]
-Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,95}$")]
-RepoId = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,95}/[A-Za-z0-9][A-Za-z0-9._-]{0,95}$")]
+Sha256 = Annotated[str, StringConstraints(pattern=patterns.SHA256)]
+Revision = Annotated[str, StringConstraints(pattern=patterns.REVISION)]
+Name = Annotated[str, StringConstraints(pattern=patterns.NAME)]
+RepoId = Annotated[str, StringConstraints(pattern=patterns.REPO_ID)]
 
 _UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30}
 
@@ -479,9 +480,10 @@ class LoadedManifest:
                 "--from-headers plans and renders"
             )
         if not path.is_file():
-            raise InputError(f"{self.path}: {pinned.path} does not exist beside the manifest")
+            raise InputError(f"{place_of(self.path, pinned.path)}: {pinned.path} does not exist beside the manifest")
         if pinned.sha256 and (found := sha256_file(path)) != pinned.sha256:
-            raise InputError(f"{self.path}: {pinned.path} has SHA-256 {found}, the manifest pins {pinned.sha256}")
+            where = place_of(self.path, pinned.path)
+            raise InputError(f"{where}: {pinned.path} has SHA-256 {found}, the manifest pins {pinned.sha256}")
         return path
 
 

@@ -32,10 +32,13 @@ from release.commands.running import context_of, run_stages
 def check(manifest: ManifestArgument, as_json: JsonOption = False) -> None:
     """Validate a manifest and every file that it names; nothing is built."""
     from release.manifest import load_manifest
-    from release.stages.preflight import check_inputs, not_buildable
+    from release.stages.preflight import check_inputs, check_types, not_buildable, unknown_license
 
     loaded = load_manifest(manifest)
     check_inputs(loaded)
+    check_types(loaded)
+    if warning := unknown_license(loaded):
+        typer.echo(f"warning: {warning}", err=True)
     if as_json:
         typer.echo(loaded.content.model_dump_json(by_alias=True, indent=2))
     else:

@@ -5,19 +5,24 @@ from __future__ import annotations
 import importlib.util
 from pathlib import Path
 
-from pruner.errors import UnavailableError
+from pruner.errors import InputError, UnavailableError
 from pruner.files import path_inside, require_space
+from pruner.sources import LocalSource
 from release.attestation.model_signature import public_key_of
 from release.base import base_folder
+from release.card.front_matter import license_of
 from release.card.metadata import leaderboard_dataset
-from release.card.render import own_templates
+from release.card.written import check_texts
 from release.context import Context
+from release.documents import place_of
 from release.evaluation.remote import check_url
 from release.gguf.experts import find_experts
 from release.gguf.names import check_tags
 from release.gguf.quantize import check_type
 from release.gguf.tensor_types import read_tensor_types
+from release.gguf.types import FILE_TYPES, nearest
 from release.manifest import LoadedManifest, PinnedFile, Quant
+from release.possible_experts import check_against_base
 from release.records import read_record
 from release.stages.calibrate import imatrix_path
 from release.stages.cut_quant import base_quant
@@ -62,10 +67,11 @@ def check_inputs(loaded: LoadedManifest) -> None:
         ],
     ):
         loaded.file(file)
-    own_templates(loaded.root, manifest.card.templates)
+    check_texts(loaded)
     if manifest.eval:
         from release.evaluation.protocol import load_protocol
 
+        loaded.file(PinnedFile(path=manifest.eval.protocol))
         protocol = load_protocol(path_inside(loaded.root, manifest.eval.protocol), loaded.root)
         if manifest.card.leaderboard:
             leaderboard_dataset(manifest.card.leaderboard, protocol)
@@ -74,8 +80,18 @@ def check_inputs(loaded: LoadedManifest) -> None:
             from release.evaluation.gates import require_reference
 
             require_reference(protocol, reference_of(loaded))
-    if manifest.card.prose:
-        loaded.file(PinnedFile(path=manifest.card.prose))
+
+
+def check_types(loaded: LoadedManifest) -> None:
+    """Check the types of quants without a llama.cpp, against those of the release that `toolchain install` builds.
+
+    Raises:
+        InputError: an unknown type, with its place and the nearest known ones.
+    """
+    for quant in loaded.content.gguf.quantized if loaded.content.gguf else ():
+        if quant.type and quant.type.upper() not in FILE_TYPES:
+            hint = nearest(quant.type, list(FILE_TYPES)) or f"; known are {', '.join(FILE_TYPES)}"
+            raise InputError(f"{place_of(loaded.path, quant.type)}: unknown quantization type {quant.type!r}{hint}")
 
 
 def _check_map_and_headers(loaded: LoadedManifest) -> None:
@@ -87,6 +103,7 @@ def _check_map_and_headers(loaded: LoadedManifest) -> None:
         read_drop_map(loaded.file(prune.drop_map))
     if headers:
         described_base(loaded.file(headers))
+    check_against_base(loaded)
 
 
 def absent_map(loaded: LoadedManifest) -> str | None:
@@ -107,6 +124,15 @@ def not_buildable(loaded: LoadedManifest) -> list[str]:
     return reasons
 
 
+def unknown_license(loaded: LoadedManifest) -> str | None:
+    """What to do about the license of a base by path that nobody states, or None; a base on the Hub brings its own."""
+    if loaded.content.base.path is None or loaded.content.prune is None:
+        return None
+    if license_of(loaded.content, LocalSource(base_folder(loaded))):
+        return None
+    return f"{loaded.path}: the license of the base is unknown, so cards will name none; give card.license, such as apache-2.0"
+
+
 def _ahead(context: Context, stage: str) -> bool:
     """Whether this run will reach a stage that has never completed here: only then must its tools be there."""
     return stage in context.planned and read_record(context.work, stage) is None
@@ -125,8 +151,8 @@ def _run(context: Context) -> str | None:
     if manifest.prune and manifest.prune.analysis and _ahead(context, "analyze"):
         require_extra("analysis")
     if manifest.gguf:
+        _require_tools(context)  # first: a name is often the type too, and an unknown type is what is wrong with it
         check_names(context)
-        _require_tools(context)
     if manifest.eval and _ahead(context, "eval"):
         require_extra("eval")
         _require_lm_eval(context)

@@ -7,7 +7,6 @@ from typing import Any
 
 from pruner.checkpoint import open_checkpoint
 from pruner.errors import CheckFailedError, InputError
-from pruner.families import Architecture
 from pruner.files import canonical_json, digest_of, path_inside, sha256_file, write_atomic
 from pruner.sources import digested
 from release.card.render import own_templates
@@ -15,6 +14,7 @@ from release.context import Context
 from release.documents import Document
 from release.lock import LockedBase, LockedFile, read_lock
 from release.manifest import DataSource, PinnedFile
+from release.possible_experts import require_possible
 from release.records import read_made
 from release.stages.stage import Stage
 
@@ -51,24 +51,9 @@ def _inputs(context: Context) -> Any:
     return [context.manifest.base.model_dump(), states, named]
 
 
-def _require_possible(context: Context, architecture: Architecture) -> None:
-    """A number of experts that cannot be is found before the analysis, which may take days."""
-    if context.manifest.prune is None:
-        return
-    experts = context.prune.experts
-    if experts >= architecture.experts:
-        raise InputError(
-            f"{context.loaded.path}: prune.experts is {experts}, the base has {architecture.experts}; nothing to remove"
-        )
-    if experts < architecture.top_k:
-        raise InputError(
-            f"{context.loaded.path}: prune.experts is {experts}, the router picks {architecture.top_k} for each token"
-        )
-
-
 def _run(context: Context) -> str:
     base = open_checkpoint(context.base_source)
-    _require_possible(context, base.architecture)
+    require_possible(context.loaded, base.architecture, base.layers)  # found before the analysis, which may take days
     listed = base.source.files
     total = sum(listed[name].size for name in base.files if listed[name].sha256 is None)
     files = {}

@@ -1,0 +1,153 @@
+"""What people wrote for a card, checked before anything is built: syntax, and names of facts that will be there."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Collection, Iterator, Mapping
+from itertools import chain
+
+from jinja2 import TemplateError, TemplateSyntaxError, meta, nodes
+
+from pruner.errors import InputError
+from release.card.prose import require_no_numbers
+from release.card.render import environment, own_templates, template_folder
+from release.manifest import LoadedManifest, PinnedFile
+
+_SIZES = ("base", "variant", "removed", "removed_share", "change")
+FACTS: Mapping[str, tuple[str, ...]] = {
+    "name": (),
+    "base": ("name", "repo", "revision"),
+    "license": (),
+    "experts": ("base", "variant", "dropped", "change", "top_k", "layers"),
+    "parameters": _SIZES,
+    "tensor_bytes": _SIZES,
+    "shards": (),
+    "method": (),
+    "architecture": (),
+    "layout": ("max_shard_size", "metadata"),
+    "files": (),
+    "drop_map_digest": (),
+    "statistics": (),
+    "earlier": (),
+    "prior": (),
+    "rebuilds": (),
+    "tools": (),
+    "quants": (),
+    "imatrix": (),
+    "calibration": (),
+    "quality": (),
+    "self_test": (),
+    "protocol": (),
+    "runs": (),
+    "rows": (),
+    "contamination": (),
+    "confidence": (),
+    "publish": (),
+    "question": (),
+    "pictures": (),
+    "draft": (),
+}
+"""Every fact that a card has, with its parts where these are always there.  Others are None or empty without their section."""
+ENTRIES = ("weights_card.md.j2", "gguf_card.md.j2")
+"""Templates that are rendered by themselves: nobody includes them."""
+ONLY_TEMPLATES = frozenset({"prose", "self", "super", "loop", "caller", "varargs", "kwargs"})
+
+
+def check_texts(loaded: LoadedManifest) -> None:
+    """Check the prose and the own templates that a manifest names.
+
+    Raises:
+        InputError: with file and line: a number without a source, a mistake of syntax, or a name that no fact has.
+    """
+    card = loaded.content.card
+    if card.prose:
+        try:
+            prose = loaded.file(PinnedFile(path=card.prose)).read_text(encoding="utf-8")
+        except UnicodeDecodeError:
+            raise InputError(f"{card.prose}: is not UTF-8 text") from None
+        require_no_numbers(prose, card.prose)
+        require_known_names(prose, card.prose)
+    own = own_templates(loaded.root, card.templates)
+    cards = {name: text for name, text in own.items() if name.endswith(".md.j2")}
+    shipped = {path.name: path.read_text(encoding="utf-8") for path in template_folder().glob("*.md.j2")}
+    if cards:
+        given = _given(cards, str(card.templates)) | ONLY_TEMPLATES
+        included = given | _given(shipped, "templates")  # such as `row`, where the shipped one includes it in a loop
+        for name, text in cards.items():
+            known = given if name in ENTRIES else included
+            require_known_names(text, f"{card.templates}/{name}", known, {*shipped, *own})
+
+
+def require_known_names(text: str, name: str, defined: Collection[str] = (), templates: Collection[str] = ()) -> None:
+    """Check a text's syntax and that every name that it prints is one of a fact.
+
+    Args:
+        text: prose or a template.
+        name: of the file, for errors.
+        defined: further names that templates give to each other: of loops, assignments and macros.
+        templates: what may be extended and included.
+
+    Raises:
+        InputError: with file and line, and the nearest known name.
+    """
+    tree, filters = _parsed(text, name), environment().filters
+    if wrong := next((each for each in tree.find_all(nodes.Filter) if each.name not in filters), None):
+        raise InputError(f"{name}:{wrong.lineno}: no filter is called {wrong.name!r}{_near(wrong.name, filters)}")
+    unknown = _undeclared(tree, name) - set(FACTS) - set(defined) - _asked(tree)
+    for node in tree.find_all((nodes.Name, nodes.Getattr, nodes.Extends, nodes.Include)):
+        if isinstance(node, nodes.Name) and node.ctx == "load" and node.name in unknown:
+            raise InputError(f"{name}:{node.lineno}: no fact is called {node.name!r}{_near(node.name, FACTS)}")
+        if isinstance(node, nodes.Getattr) and isinstance(node.node, nodes.Name) and node.node.name not in defined:
+            parts = FACTS.get(node.node.name, ())
+            if parts and node.attr not in parts:
+                raise InputError(f"{name}:{node.lineno}: {node.node.name} has no {node.attr!r}{_near(node.attr, parts)}")
+        if isinstance(node, (nodes.Extends, nodes.Include)) and isinstance(node.template, nodes.Const):
+            wanted = str(node.template.value)
+            if wanted not in templates and not getattr(node, "ignore_missing", False):
+                raise InputError(f"{name}:{node.lineno}: there is no template {wanted!r}{_near(wanted, templates)}")
+
+
+def _parsed(text: str, name: str) -> nodes.Template:
+    try:
+        return environment().parse(text)
+    except TemplateSyntaxError as error:
+        raise InputError(f"{name}:{error.lineno}: {error.message}") from None
+    except (TemplateError, RecursionError) as error:
+        raise InputError(f"{name}: {error}") from None
+
+
+def _undeclared(tree: nodes.Template, name: str) -> set[str]:
+    """Names that a template takes from outside; finding them compiles it, which refuses more than parsing does."""
+    try:
+        return meta.find_undeclared_variables(tree)
+    except TemplateSyntaxError as error:
+        raise InputError(f"{name}:{error.lineno}: {error.message}") from None
+    except RecursionError:
+        raise InputError(f"{name}: its expressions are nested too deeply; write simpler ones") from None
+
+
+def _given(templates: Mapping[str, str], folder: str) -> set[str]:
+    return set(chain.from_iterable(_defined(_parsed(text, f"{folder}/{name}")) for name, text in templates.items()))
+
+
+def _defined(tree: nodes.Template) -> Iterator[str]:
+    """Names that a template gives: blocks and included templates see those of the template around them."""
+    for node in tree.find_all((nodes.Name, nodes.Macro, nodes.Import, nodes.FromImport)):
+        if isinstance(node, nodes.Name):
+            yield from [node.name] if node.ctx != "load" else []
+        elif isinstance(node, nodes.FromImport):
+            yield from (each if isinstance(each, str) else each[1] for each in node.names)
+        elif isinstance(node, (nodes.Macro, nodes.Import)):
+            yield node.name if isinstance(node, nodes.Macro) else node.target
+
+
+def _asked(tree: nodes.Template) -> set[str]:
+    """Names that a template asks for with `is defined` or `default`: it knows that they may be none."""
+    asking = [node for node in tree.find_all(nodes.Test) if node.name in ("defined", "undefined")]
+    defaulted = [node for node in tree.find_all(nodes.Filter) if node.name in ("default", "d")]
+    return {each.node.name for each in [*asking, *defaulted] if isinstance(each.node, nodes.Name)}
+
+
+def _near(word: str, known: Collection[str]) -> str:
+    near = difflib.get_close_matches(word, sorted(known), n=1)
+    return f"; did you mean {near[0]!r}?" if near else f"; known are {', '.join(sorted(known))}"
