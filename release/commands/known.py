@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from functools import cache
 from typing import Any
 
-PLACEHOLDER = re.compile(r"[<>\[\]{}…|]|\.\.\.")
+PLACEHOLDER = re.compile(r"[<>\[\]{}…|]|\.\.\.|\A[A-Z][A-Z_]*\Z")
 """What a person who writes about commands puts for words that the reader fills in."""
 
 
@@ -15,11 +16,9 @@ def command_error(words: Sequence[str]) -> str | None:
 
     Only the parsers of options run: no callback, no check of values and no look at files.
     """
-    from typer.main import get_command
+    from release.cli import UsageError
 
-    from release.cli import UsageError, app
-
-    command: Any = get_command(app)
+    command = _program()
     context = command.context_class(command, info_name="moe-release")
     rest, path = list(words), ["moe-release"]
     while True:
@@ -38,3 +37,13 @@ def command_error(words: Sequence[str]) -> str | None:
     if rest and not hasattr(command, "get_command") and not any(PLACEHOLDER.search(word) for word in words):
         return f"{' '.join(path)} takes no further argument {rest[0]}"
     return None
+
+
+@cache
+def _program() -> Any:
+    """The whole command line; imported when it is asked for, since its modules import this one's."""
+    from typer.main import get_command
+
+    from release.cli import app
+
+    return get_command(app)

@@ -84,7 +84,7 @@ def lint_file(
         InputError: one of the files cannot be read.
     """
     if card.is_dir():
-        raise InputError(f"{card}: is a folder; give the model card in it: {card / 'README.md'}")
+        raise InputError(f"{card}: is a folder; give the README.md in it")
     if not card.is_file():
         raise InputError(f"{card}: does not exist; give a model card, such as README.md")
     claims = claims or claims_beside(card)

@@ -80,7 +80,8 @@ def _percent_change(line: Line, values: list[Quantity]) -> Iterator[Finding]:
         yield Finding(line.number, UNIT, f"{said}: the difference of two percentages is in percentage points (pp)")
     elif CHANGED.search(line.text[last.end : delta.start]):
         found = shown((true.low + true.high) / 2, delta.places)
-        yield Finding(line.number, KIND, f"from {first.text.strip()} to {last.text.strip()} is {found} pp, the card says {said}")
+        how = f"from {first.text.strip()} to {last.text.strip()}"
+        yield Finding(line.number, KIND, f"{how} is {found} pp, the card says {said}")
 
 
 def _sentence(line: Line, values: list[Quantity], scores: dict[str, Fraction]) -> Iterator[Finding]:
@@ -100,9 +101,9 @@ def _sentence(line: Line, values: list[Quantity], scores: dict[str, Fraction]) -
     delta = points[0]
     if not true.meets(delta.range if delta.signed else _either(delta, true)):
         how = f"{counts[1]} against {counts[0]}" if all(counts) else f"{last.text} against {first.text}"
-        shown_difference = last.value - first.value
-        rounded = all(counts) and (shown_difference == delta.value or (not delta.signed and abs(shown_difference) == delta.value))
-        why = "; the difference was taken of rounded percentages" if rounded else ""
+        rounded = last.value - first.value
+        taken = all(counts) and (rounded if delta.signed else abs(rounded)) == delta.value
+        why = "; the difference was taken of rounded percentages" if taken else ""
         found = shown((true.low + true.high) / 2, delta.places)
         yield Finding(line.number, KIND, f"{how} is {found} pp, the card says {delta.text.strip()}{why}")
 

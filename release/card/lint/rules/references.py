@@ -16,6 +16,8 @@ KIND = differences.KIND
 REFERENCE = re.compile(r"\b(?:reference|base(?:line)?|original|teacher|unpruned)\b", re.IGNORECASE)
 LOOSE = re.compile(r"[^\d%|]{0,60}[\s|]*$")
 MOST_ROWS = 200
+NEAR = 2
+"""Percent: counts further from the row's percentage are none of its score; a nearer one is another rule's slip."""
 
 
 def find(document: Document, knowledge: Knowledge) -> Iterator[Finding]:
@@ -54,7 +56,7 @@ def _score(row: Line) -> Score | None:
         return None
     if points and points[0].start < percents[0].end:
         return None
-    counts = [each for each in fractions(row.text) if percents[0].shows(each.percent)]
+    counts = [each for each in fractions(row.text) if abs(each.percent - percents[0].value) < NEAR]
     exact = Range(counts[0].percent, counts[0].percent) if len(counts) == 1 else percents[0].range
     return row, exact, percents[0], points[0] if points else None
 

@@ -29,6 +29,7 @@ OTHER = re.compile(
 )
 """Words of a line that speaks of another model too, or of the parameters that one token uses."""
 
+
 def find(document: Document, _: Knowledge) -> Iterator[Finding]:
     """Architecture facts, the number of shards, the raw score, and all parameters of the model."""
     first: dict[str, Stated] = {}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from difflib import get_close_matches
+from itertools import islice
 
 from release.card.lint.document import Document
 from release.card.lint.finding import Finding
@@ -13,24 +14,26 @@ from release.card.lint.rules.commands import logical_lines, simple_commands
 
 KIND = "command"
 PREFIX = "llama-"
-LLAMA_TOOLS = tuple(
-    """batched batched-bench bench cli completion convert-llama2c-to-ggml cvector-generator diffusion-cli embedding
+NAMES = """
+    batched batched-bench bench cli completion convert-llama2c-to-ggml cvector-generator diffusion-cli embedding
     eval-callback export-lora finetune fit-params gemma3-cli gguf gguf-hash gguf-split gritlm idle imatrix infill llava-cli
     lookahead lookup lookup-create lookup-merge lookup-stats ls-sycl-device minicpmv-cli mtmd-cli parallel passkey perplexity
     quantize quantize-stats qwen2vl-cli results retrieval rpc-server run save-load-state server simple simple-chat speculative
-    speculative-simple swap tokenize tts""".split()
-)
+    speculative-simple swap tokenize tts"""
+LLAMA_TOOLS = tuple(NAMES.split())
 """Programs of llama.cpp, also of older releases, and llama-swap, without their prefix."""
 ALIKE = 0.8
 """As difflib counts: a letter or two; a name that is like none may be a tool of somebody else."""
 INLINE = re.compile(r"(?:\$ )?(?:moe-release|llama-[a-z0-9-]+)(?:\s|\Z)")
 REDIRECTION = re.compile(r"\d?[<>&]")
 LONGEST_NAME = 40
+MOST_COMMANDS = 500
+"""Of a card; what follows is not looked at."""
 
 
 def find(document: Document, knowledge: Knowledge) -> Iterator[Finding]:
     """Commands of blocks, and those between backquotes."""
-    for number, words in _commands(document):
+    for number, words in islice(_commands(document), MOST_COMMANDS):
         name = words[0].rpartition("/")[2].removesuffix(".exe")
         if name == "moe-release":
             reason = knowledge.command_error(_arguments(words)) if knowledge.command_error else None
@@ -42,8 +45,8 @@ def find(document: Document, knowledge: Knowledge) -> Iterator[Finding]:
 
 def _commands(document: Document) -> Iterator[tuple[int, list[str]]]:
     for block in document.commands:
-        for number, line in logical_lines(block):
-            yield from ((number, words) for words in simple_commands(line))
+        for number, text in logical_lines(block):
+            yield from ((number, words) for words in simple_commands(text))
     for line in document.lines:
         for name in line.names:
             if INLINE.match(name):

@@ -114,7 +114,7 @@ SLIPS = [
     (table("| base | 81.82 % | |", "| mine 80.30 % | +1.52 pp |", header="| | Score | |"), ["delta sign"]),
     (table("| base | 81.82 % | |", "| mine | 80.30 % | −2.52 pp |", header="| | Score | |"), ["difference"]),
     ("base 81.82 %\nmine 80.30 % | +1.52 pp", ["delta sign"]),
-    (table("| base | 162 | 198 | 81.82 % | |", "| mine | 160 | 198 | 80.81 % | +1.0 pp |", header="| | | | | |"), ["delta sign"]),
+    (table("| base | 162 | 198 | 81.82 % | |", "| x | 160 | 198 | 80.81 % | +1.0 pp |", header="| | | | | |"), ["delta sign"]),
     (
         table("| base | 162/198 | 81.82 % | |", "| mine | 160/198 | 80.81 % | +1.0 pp |", header="| | Right | Score | |"),
         ["difference"],
@@ -139,6 +139,14 @@ def test_a_slip_is_found(text: str, expected: list[str]) -> None:
 def test_the_unit_of_the_shown_digits_decides() -> None:
     assert kinds("159/198 = 80.3%") == kinds("159/198 = 80%") == []
     assert kinds("159/198 = 80.304%") == ["percentage"]
+
+
+def test_rounding_is_blamed_only_where_it_is_the_cause() -> None:
+    counts = "135/198 = 68.18%\n134/198 = 67.68%\n162/198 = 81.82%\n159/198 = 80.30%\n123/198 = 62.1%\n\n"
+    rounded = "It went from 62.1% to 80.30%, +18.20 pp."
+    for text, blamed in [(rounded, True), ("It went from 81.82% to 80.30%, +1.52 pp.", False)]:
+        (finding,) = lint(parse_document(counts + text))
+        assert (finding.kind, "rounded" in finding.message) == ("difference", blamed)
 
 
 def test_text_without_markup_is_read_too() -> None:
