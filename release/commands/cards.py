@@ -69,8 +69,9 @@ def table(
 
 def _lint(path: Path, files: list[Path], claims: Path | None, *, as_json: bool) -> None:
     from release.card.lint.run import lint_file, lint_json, lint_text
+    from release.commands.known import command_error
 
-    findings = lint_file(path, files=files, claims=claims)
+    findings = lint_file(path, files=files, claims=claims, command_error=command_error)
     typer.echo(lint_json(findings) if as_json else lint_text(path, findings))
     if findings:
         raise typer.Exit(1)

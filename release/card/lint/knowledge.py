@@ -28,6 +28,8 @@ class Knowledge:
     files: frozenset[str] | None = None
     claims: Mapping[str, Mapping[str, Any]] | None = None
     config: Mapping[str, Any] | None = None
+    command_error: Callable[[Sequence[str]], str | None] | None = None
+    """Why words are no command line of moe-release; the command line itself knows, and the lint does not import it."""
 
     @cached_property
     def _names(self) -> frozenset[str]:

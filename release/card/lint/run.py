@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -19,6 +19,7 @@ from release.card.lint.rules import (
     config,
     deltas,
     differences,
+    experts,
     files,
     gigabytes,
     links,
@@ -27,11 +28,13 @@ from release.card.lint.rules import (
     percentages,
     quant_sizes,
     raw_scores,
+    references,
     repeated,
     secrets,
     shares,
     significance,
     sums,
+    tools,
 )
 
 RULES: tuple[Rule, ...] = (
@@ -41,6 +44,8 @@ RULES: tuple[Rule, ...] = (
     percentages.find,
     deltas.find,
     differences.find,
+    references.find,
+    experts.find,
     shares.find,
     gigabytes.find,
     quant_sizes.find,
@@ -54,6 +59,7 @@ RULES: tuple[Rule, ...] = (
     links.find,
     files.find,
     commands.find,
+    tools.find,
     config.find,
 )
 
@@ -63,12 +69,22 @@ def lint(document: Document, knowledge: Knowledge = Knowledge()) -> tuple[Findin
     return tuple(sorted({finding for rule in RULES for finding in rule(document, knowledge)}))
 
 
-def lint_file(card: Path, *, files: Sequence[Path] = (), claims: Path | None = None) -> tuple[Finding, ...]:
+def lint_file(
+    card: Path,
+    *,
+    files: Sequence[Path] = (),
+    claims: Path | None = None,
+    command_error: Callable[[Sequence[str]], str | None] | None = None,
+) -> tuple[Finding, ...]:
     """Lint a card, with the files of its repositories and its claims if they are given; a claims.json beside it is taken.
+
+    `command_error` says why words are no command line of moe-release, or None.
 
     Raises:
         InputError: one of the files cannot be read.
     """
+    if card.is_dir():
+        raise InputError(f"{card}: is a folder; give the README.md in it")
     if not card.is_file():
         raise InputError(f"{card}: does not exist; give a model card, such as README.md")
     claims = claims or claims_beside(card)
@@ -76,6 +92,7 @@ def lint_file(card: Path, *, files: Sequence[Path] = (), claims: Path | None = N
         frozenset().union(*map(read_files, files)) if files else None,
         read_claims(claims) if claims else None,
         read_config(files),
+        command_error,
     )
     return lint(read_document(card), known)
 

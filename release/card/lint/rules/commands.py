@@ -41,11 +41,11 @@ def find(document: Document, knowledge: Knowledge) -> Iterator[Finding]:
     shell = Shell()
     for block in document.commands:
         shell.folder = ""
-        for number, line in _logical(block):
+        for number, line in logical_lines(block):
             yield from _check(number, line, shell, knowledge)
 
 
-def _logical(block: Code) -> Iterator[tuple[int, str]]:
+def logical_lines(block: Code) -> Iterator[tuple[int, str]]:
     """Lines joined over backslashes, with the number of their first."""
     text, first = "", block.number
     for offset, line in enumerate(block.lines):
@@ -65,17 +65,24 @@ def _words(line: str) -> list[str]:
         return line.split()
 
 
-def _check(number: int, line: str, shell: Shell, knowledge: Knowledge) -> Iterator[Finding]:
+def simple_commands(line: str) -> Iterator[list[str]]:
+    """Words of each command of a line, without `&&`, `;` and pipes."""
     command: list[str] = []
     for word in [*_words(line), ";"]:
         if word not in SEPARATORS:
             command.append(word)
             continue
-        if command and command[0] == "cd":
-            shell.folder = posixpath.join(shell.folder, command[1]) if len(command) > 1 else ""
-        elif command and _is_command(command):
-            yield from _command(number, command, shell, knowledge)
+        if command:
+            yield command
         command = []
+
+
+def _check(number: int, line: str, shell: Shell, knowledge: Knowledge) -> Iterator[Finding]:
+    for command in simple_commands(line):
+        if command[0] == "cd":
+            shell.folder = posixpath.join(shell.folder, command[1]) if len(command) > 1 else ""
+        elif _is_command(command):
+            yield from _command(number, command, shell, knowledge)
 
 
 def _is_command(words: list[str]) -> bool:

@@ -11,8 +11,14 @@ from release.card.lint.document import Document, Line
 from release.card.lint.finding import Finding
 from release.card.lint.knowledge import Knowledge
 from release.card.lint.quantities import Fraction, Quantity, Range, fractions, quantities, shown
+from release.card.lint.rules.deltas import UNIT
 
 KIND = "difference"
+CHANGED = re.compile(
+    r"\b(?:change|difference|delta|drop|fall|loss|decrease|reduction|increase|gain|rise)\s+(?:of|is|:)\s*\Z", re.IGNORECASE
+)
+LEAST = Decimal("1e-9")
+"""A percentage to divide by."""
 REFERENCE = re.compile(r"\breference\b|\bbaseline\b", re.IGNORECASE)
 BETWEEN = re.compile(r"\s*(?P<word>vs\.?|versus|against|compared (?:to|with)|to|→)\s*", re.IGNORECASE)
 
@@ -31,6 +37,8 @@ def find(document: Document, _: Knowledge) -> Iterator[Finding]:
             yield from _against(line, counts[0], reference, points[0])
         elif points or any(each.unit == "pp" for each in values):
             yield from _sentence(line, values, scores)
+        else:
+            yield from _percent_change(line, values)
 
 
 def scores_by_percent(document: Document) -> dict[str, Fraction]:
@@ -54,6 +62,28 @@ def _against(line: Line, count: Fraction, reference: Fraction, delta: Quantity) 
         )
 
 
+def _percent_change(line: Line, values: list[Quantity]) -> Iterator[Finding]:
+    """From 81.82 % to 80.30 %, a change of −1.52 %: in points, unless it is the change relative to the first."""
+    if line.cells or len(values) != 3 or any(each.unit != "%" for each in values):  # noqa: PLR2004  # before, after, change
+        return
+    first, last, delta = values
+    gap = BETWEEN.fullmatch(line.text[first.end : last.start])
+    told = delta.signed or CHANGED.search(line.text[last.end : delta.start])
+    if first.signed or last.signed or gap is None or gap["word"].lower() not in ("to", "→") or not told:
+        return
+    true = _difference(first, last, (None, None))
+    relative = Range(100 * (last.range.low / first.range.high - 1), 100 * (last.range.high / max(first.range.low, LEAST) - 1))
+    if relative.meets(delta.range if delta.signed else _either(delta, relative)):
+        return
+    said = delta.text.strip()
+    if true.meets(delta.range if delta.signed else _either(delta, true)):
+        yield Finding(line.number, UNIT, f"{said}: the difference of two percentages is in percentage points (pp)")
+    elif CHANGED.search(line.text[last.end : delta.start]):
+        found = shown((true.low + true.high) / 2, delta.places)
+        how = f"from {first.text.strip()} to {last.text.strip()}"
+        yield Finding(line.number, KIND, f"{how} is {found} pp, the card says {said}")
+
+
 def _sentence(line: Line, values: list[Quantity], scores: dict[str, Fraction]) -> Iterator[Finding]:
     percents = [each for each in values if each.unit == "%" and not each.signed]
     points = [each for each in values if each.unit == "pp"]
@@ -71,8 +101,9 @@ def _sentence(line: Line, values: list[Quantity], scores: dict[str, Fraction]) -
     delta = points[0]
     if not true.meets(delta.range if delta.signed else _either(delta, true)):
         how = f"{counts[1]} against {counts[0]}" if all(counts) else f"{last.text} against {first.text}"
-        rounded = all(counts) and abs(last.value - first.value) == abs(delta.value)
-        why = "; the difference was taken of rounded percentages" if rounded else ""
+        rounded = last.value - first.value
+        taken = all(counts) and (rounded if delta.signed else abs(rounded)) == delta.value
+        why = "; the difference was taken of rounded percentages" if taken else ""
         found = shown((true.low + true.high) / 2, delta.places)
         yield Finding(line.number, KIND, f"{how} is {found} pp, the card says {delta.text.strip()}{why}")
 

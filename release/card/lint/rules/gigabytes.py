@@ -88,12 +88,13 @@ def _as_binary(size: Quantity) -> Range:
 
 
 def _pairs(document: Document) -> Iterator[Finding]:
-    """44.83 GB (41.75 GiB): the two must be the same bytes."""
+    """44.83 GB (41.75 GiB), in either order: the two must be the same bytes."""
     for line in document.lines:
         values = quantities(line.text)
         for one, other in pairwise(values):
             together = re.fullmatch(r"\s?[(/=,]\s?", line.text[one.end : other.start])
-            if together and one.unit in BINARY and _binary(one) == other.unit and not one.scaled.meets(other.scaled):
+            units = BINARY.get(one.unit) == other.unit or BINARY.get(other.unit) == one.unit
+            if together and units and not one.scaled.meets(other.scaled):
                 true = f"{shown(one.value * one.scale / other.scale, other.places)} {other.unit}"
                 yield Finding(line.number, KIND, f"{one.text.strip()} is {true}, the card says {other.text.strip()}")
 

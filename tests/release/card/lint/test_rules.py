@@ -55,6 +55,24 @@ CLEAN = [
     "A link to /etc in general, and/or ~/models, and https://example.org/home/user/x",
     "- 3 wrong\n- 4 wrong",
     "```\nllama-server -m x.gguf\n```",
+    "From 81.82 % to 80.30 %, a change of −1.52 pp.",
+    "From 81.82 % to 80.30 %, a change of −1.86 %.",
+    "It kept between 81.82 % and 80.30 % of 1.52 %.",
+    table("| base | 81.82 % | |", "| mine | 80.30 % | −1.52 pp |", header="| | Score | |"),
+    table("| base | 162/198 | 81.82 % | |", "| mine | 159/198 | 80.30 % | −1.5 pp |", header="| | Right | Score | |"),
+    table("| base | 81.82 % | |", "| v2 | 78.79 % | −3.03 pp |", "| v3 | 80.30 % | +1.51 pp |", header="| | Score | To |"),
+    "base 81.82 %\nmine 80.30 % | −1.52 pp",
+    "base 81.82 %\n\nmine 80.30 % | +1.52 pp",
+    "27.9 GiB (30.0 GB)",
+    "22.4 B parameters in total.\n\nIt has 22.41 B parameters in total, and the base has 25.8 B parameters in total.",
+    "22.4 B parameters in total.\n\n3.8 B active parameters in total.",
+    "22.4 B parameters in total.\n\nThe base: 25.8 B parameters in total.",
+    "128 experts, 109 kept, 19 dropped",
+    "3840 experts, 109 kept, 19 dropped in every layer",
+    "16 to 8 experts (dropped 8 of 16)",
+    "128 experts, 8 active. 109 kept; 5 of the questions dropped.",
+    "`llama-swap`, `llama-factory x` and `llama-quantize --help`",
+    "```\nmoe-release frobnicate x\n```",
 ]
 
 
@@ -89,6 +107,26 @@ SLIPS = [
     ("```\ncd /home/me/work\n```", ["local path"]),
     ("---\npath: /root/x\n---\n", ["local path"]),
     ("<!-- token: ghp_" + "a" * 36 + " -->", ["secret"]),
+    ("From 81.82 % to 80.30 %, a change of −1.52 %.", ["delta unit"]),
+    ("From 81.82 % to 80.30 %, a drop of 1.52 %.", ["delta unit"]),
+    ("From 81.82 % to 80.30 %, a change of −3.5 %.", ["difference"]),
+    (table("| base | 81.82 % | |", "| mine | 80.30 % | +1.52 pp |", header="| | Score | |"), ["delta sign"]),
+    (table("| base | 81.82 % | |", "| mine 80.30 % | +1.52 pp |", header="| | Score | |"), ["delta sign"]),
+    (table("| base | 81.82 % | |", "| mine | 80.30 % | −2.52 pp |", header="| | Score | |"), ["difference"]),
+    ("base 81.82 %\nmine 80.30 % | +1.52 pp", ["delta sign"]),
+    (table("| base | 162 | 198 | 81.82 % | |", "| x | 160 | 198 | 80.81 % | +1.0 pp |", header="| | | | | |"), ["delta sign"]),
+    (
+        table("| base | 162/198 | 81.82 % | |", "| mine | 160/198 | 80.81 % | +1.0 pp |", header="| | Right | Score | |"),
+        ["difference"],
+    ),
+    ("27.9 GiB (26.0 GB)", ["GB or GiB"]),
+    ("22.4 B parameters in total.\n\nIt has 22.9 B parameters in total.", ["given twice"]),
+    ("Total parameters: 22.4 B\n\n22.9 B total parameters", ["given twice"]),
+    ("128 experts, 109 kept, 20 dropped", ["experts"]),
+    ("109 of 128 experts are kept and 20 dropped", ["experts"]),
+    ("16 to 8 experts (dropped 9 of 16)", ["experts"]),
+    ("```\nllama-quantise in.gguf out.gguf Q6_K\n```", ["command"]),
+    ("Run `./llama-sever -m x.gguf` or `llama-sever`.", ["command"]),
     ("| Raw outcome | Questions |\n|---|---|\n| valid | 100 |\n| empty | 3 |\n\n99/104 = 95.2%", ["breakdown"]),
 ]
 
@@ -101,6 +139,14 @@ def test_a_slip_is_found(text: str, expected: list[str]) -> None:
 def test_the_unit_of_the_shown_digits_decides() -> None:
     assert kinds("159/198 = 80.3%") == kinds("159/198 = 80%") == []
     assert kinds("159/198 = 80.304%") == ["percentage"]
+
+
+def test_rounding_is_blamed_only_where_it_is_the_cause() -> None:
+    counts = "135/198 = 68.18%\n134/198 = 67.68%\n162/198 = 81.82%\n159/198 = 80.30%\n123/198 = 62.1%\n\n"
+    rounded = "It went from 62.1% to 80.30%, +18.20 pp."
+    for text, blamed in [(rounded, True), ("It went from 81.82% to 80.30%, +1.52 pp.", False)]:
+        (finding,) = lint(parse_document(counts + text))
+        assert (finding.kind, "rounded" in finding.message) == ("difference", blamed)
 
 
 def test_text_without_markup_is_read_too() -> None:

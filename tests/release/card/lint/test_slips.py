@@ -82,6 +82,31 @@ def test_the_command_prints_findings_and_exits_with_one(listing: Path) -> None:
     assert f"{CARD}:29: sum: 128 + 5 is 133, the card says 135" in plain.stdout
 
 
+@pytest.mark.parametrize(
+    ("command", "reason"),
+    [
+        ("moe-release frobnicate x", "moe-release has no command frobnicate"),
+        ("moe-release map frobnicate x", "moe-release map has no command frobnicate"),
+        ("moe-release cut --nope", "moe-release cut: No such option: --nope"),
+        ("moe-release cut M.yaml --work", "moe-release cut: Option '--work' requires an argument"),
+        ("moe-release cut a.yaml b.yaml", "moe-release cut takes no further argument b.yaml"),
+        ("cd x && moe-release cut a.yaml --work b --json > out.json", None),
+        ("moe-release card --lint README.md | head -3", None),
+        ("moe-release COMMAND --help", None),
+        ("moe-release cut <MANIFEST> [--work FOLDER]", None),
+        ("moe-release map --help", None),
+        ("moe-release", None),
+    ],
+)
+def test_commands_are_held_against_the_command_line(tmp_path: Path, command: str, reason: str | None) -> None:
+    card = tmp_path / "README.md"
+    for text in (f"Run `{command}`.\n", f"```sh\n{command}\n```\n"):
+        card.write_text(text)
+        result = CliRunner().invoke(app, ["card", "--lint", str(card)])
+        assert result.exit_code == (reason is not None), result.stdout
+        assert (f"command: {reason}" if reason else "no findings") in result.stdout
+
+
 def test_a_clean_card_exits_with_zero(tmp_path: Path) -> None:
     card = tmp_path / "README.md"
     card.write_text("# A model\n\nIt is small.\n")
@@ -105,6 +130,8 @@ def test_what_is_no_card_is_refused(tmp_path: Path, content: bytes) -> None:
 def test_inputs_that_do_not_exist_are_named(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="does not exist; give a model card"):
         lint_file(tmp_path / "none.md")
+    with pytest.raises(InputError, match=r"is a folder; give the README\.md in it"):
+        lint_file(tmp_path)
     with pytest.raises(InputError, match="give a folder, or a list of files"):
         lint_file(CARD, files=[tmp_path / "none"])
     (tmp_path / "claims.json").write_text('{"a": {"shown": 3}}')
