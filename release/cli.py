@@ -36,6 +36,11 @@ UsageError: Any = next(base for base in typer.BadParameter.__mro__ if base.__nam
 INTERRUPTED = 128 + signal.SIGINT
 """What a command returns when Ctrl-C ended it."""
 
+TERMINATED = 128 + signal.SIGTERM
+"""What the command leaves with when SIGTERM ended it."""
+
+GO_ON = "interrupted; run the same command again to go on from what is finished"
+
 TRACEBACK = "MOE_RELEASE_TRACEBACK"
 """Set this variable to see where an internal error comes from."""
 
@@ -88,6 +93,10 @@ def main() -> None:
     except MoeReleaseError as error:
         _complain(str(error))
         sys.exit(error.exit_code)
+    except SystemExit as end:
+        if end.code == TERMINATED:
+            _complain(GO_ON)
+        raise
     except BrokenPipeError:
         sys.exit(1)
     except OSError as error:  # the disk's or the system's own reasons: permission, a folder where a file should be, …
@@ -100,7 +109,7 @@ def main() -> None:
         _complain(f"internal error: {type(error).__name__}: {error}; run again with {TRACEBACK}=1 and report what it prints")
         sys.exit(UnavailableError.exit_code)
     if code == INTERRUPTED:
-        _complain("interrupted; run the same command again to go on from what is finished")
+        _complain(GO_ON)
     sys.exit(code)
 
 

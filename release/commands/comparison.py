@@ -91,6 +91,8 @@ def prove(
     from release.reports.proof import proof_json, proof_text
 
     found: Any
+    if seed is not None and spot is None:
+        raise InputError("prove: --seed draws the blocks of --spot N; without it every byte is compared")
     if target.endswith(".gguf"):
         _prove_gguf(target, base, drop_map, locate=locate, spot=spot, as_json=as_json)
         return

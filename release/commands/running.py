@@ -111,5 +111,5 @@ def console_line(result: StageResult) -> str:
     """One finished stage on the screen."""
     mark = {"done": "✓", "up to date": "=", "skipped": "-"}[result.status]
     detail = f"  {result.detail}" if result.detail else ""
-    time = f"{result.seconds:8.1f} s" if result.status == "done" else f"{result.status:>10}"
+    time = f"{result.seconds:10.1f} s" if result.status == "done" else f"{result.status:>12}"
     return f"{mark} {result.title:<36}{time}{detail}"

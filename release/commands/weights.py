@@ -88,9 +88,12 @@ def verify(
     as_json: JsonOption = False,
 ) -> None:
     """Verify a release on the Hub, part by part; a manifest's weights against lock and priors; or any weights --against."""
+    published = against is None and target.startswith(HUB_PREFIX)
+    if not published and (base or signer or exam or exam_data):
+        raise InputError("verify: --base, --signer and --exam are for a release on the Hub: hf://org/name@revision")
     if requantize and against is not None:
         raise InputError("verify: --requantize compares a manifest's quants with its lock; leave out --against")
-    if against is None and target.startswith(HUB_PREFIX):
+    if published:
         chosen: dict[str, Any] = {"signer": signer, "requantize": requantize, "llama_cpp": llama_cpp, "work": work}
         chosen |= {"exam": exam, "exam_data": exam_data}
         _verify_published(target, as_json=as_json, base=base, workers=workers, **chosen)

@@ -187,8 +187,8 @@ def compare_quant(
         The quant's divergence, and the unquantized model's perplexity on the same tokens.
 
     Raises:
-        UnavailableError: the tool is missing, fails or is killed.
-        CheckFailedError: its statistics cannot be read, or it lost them each time.
+        UnavailableError: the tool is missing, fails, is killed, or lost its statistics each time.
+        CheckFailedError: its statistics cannot be read.
     """
     words: list[str | Path] = [toolchain.binary(TOOL), "-m", model.absolute(), *_shape(predictions.context, threads)]
     words += ["--kl-divergence", "--kl-divergence-base", predictions.path.absolute()]
@@ -199,7 +199,7 @@ def compare_quant(
         if is_complete("\n".join(lines)):
             return parse_divergence("\n".join(lines))
         progress.note(f"{TOOL} lost its last lines; running it again")
-    raise CheckFailedError(f"{TOOL} ended {ATTEMPTS} times without its statistics; see {log}")
+    raise UnavailableError(f"{TOOL} ended {ATTEMPTS} times without its statistics (see {log}); run the same command again")
 
 
 def _counting(lines: list[str], advance: Advance) -> Callable[[str], None]:

@@ -249,3 +249,27 @@ def test_an_interrupt_says_how_to_go_on() -> None:
     result = subprocess.run([sys.executable, "-c", code, "check", "x"], capture_output=True, text=True, check=False, timeout=50)
     assert result.returncode == 130
     assert result.stderr == "moe-release: interrupted; run the same command again to go on from what is finished\n"
+
+
+def test_a_termination_says_how_to_go_on() -> None:
+    code = "import os, signal, time, release.manifest\n"
+    code += "def ended(path): os.kill(os.getpid(), signal.SIGTERM); time.sleep(60)\n"
+    code += "release.manifest.load_manifest = ended\nfrom release.cli import main; main()"
+    result = subprocess.run([sys.executable, "-c", code, "check", "x"], capture_output=True, text=True, check=False, timeout=50)
+    assert result.returncode == 143
+    assert result.stderr == "moe-release: interrupted; run the same command again to go on from what is finished\n"
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["prove", "target", "--base", "base", "--seed", "3"],
+        ["verify", "weights", "--against", "lock.json", "--base", "base"],
+        ["verify", "manifest.yaml", "--exam"],
+    ],
+)
+def test_an_option_that_would_do_nothing_is_refused(words: list[str]) -> None:
+    result = moe_release(*words)
+    assert result.returncode == 2
+    assert result.stderr.count("\n") == 1
+    assert words[-2] in result.stderr or words[-1] in result.stderr
