@@ -69,12 +69,16 @@ def test_names_that_templates_give_each_other_are_known(tmp_path: Path) -> None:
     loop = "{% for each in quants %}{{ loop.index }}{% include 'row.md.j2' %}{% endfor %}"
     ask = "{% if later is defined %}{{ later }}{% endif %}{{ other | default(name) }}"
     check(tmp_path, weights_card=card + loop + ask + "{% endblock %}", row="{{ each.name }}")
+    with pytest.raises(InputError, match="no fact is called 'each'"):
+        check(tmp_path, weights_card="{{ name }}", row="{{ each.name }}")
 
 
 def test_every_shipped_card_prints_known_names_alone() -> None:
     for path in template_folder().glob("*.md.j2"):
         names = {each.name for each in template_folder().glob("*.md.j2")}
         require_known_names(path.read_text(), path.name, {"prose", "row", "super"}, names)
+    with pytest.raises(InputError, match="no fact"):
+        require_known_names("{{ nome }}", "x")
 
 
 def test_the_names_are_those_of_the_facts(make_checkpoint: Callable[[], Path], tmp_path: Path) -> None:
