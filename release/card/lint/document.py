@@ -78,9 +78,12 @@ class Document:
     def commands(self) -> Iterator[Code]:
         """Blocks of shell commands, also those that stand as plain text in a card without markup."""
         yield from (block for block in self.code if block.language.lower() in {"", "sh", "bash", "shell", "console", "text"})
+        end = 0
         for line in self.lines:
-            if not line.cells and not line.names and COMMAND.match(line.text):
-                yield Code(line.number, "sh", (line.text, *_continued(self.raw, line.number)))
+            if line.number > end and not line.cells and not line.names and COMMAND.match(line.text):
+                block = Code(line.number, "sh", (line.text, *_continued(self.raw, line.number)))
+                end = line.number + len(block.lines) - 1  # a line that a backslash took in begins no command
+                yield block
 
 
 def _continued(raw: Sequence[str], number: int) -> Iterator[str]:
