@@ -73,14 +73,19 @@ class Document:
     code: list[Code] = field(default_factory=list)
     links: list[Link] = field(default_factory=list)
     anchors: set[str] = field(default_factory=set)
+    repeated: dict[str, int] = field(default_factory=dict)
+    """The last number behind the anchor of headings of one text; counting anew for each would be quadratic."""
 
     @property
     def commands(self) -> Iterator[Code]:
         """Blocks of shell commands, also those that stand as plain text in a card without markup."""
         yield from (block for block in self.code if block.language.lower() in {"", "sh", "bash", "shell", "console", "text"})
+        end = 0
         for line in self.lines:
-            if not line.cells and not line.names and COMMAND.match(line.text):
-                yield Code(line.number, "sh", (line.text, *_continued(self.raw, line.number)))
+            if line.number > end and not line.cells and not line.names and COMMAND.match(line.text):
+                block = Code(line.number, "sh", (line.text, *_continued(self.raw, line.number)))
+                end = line.number + len(block.lines) - 1  # a line that a backslash took in begins no command
+                yield block
 
 
 def _continued(raw: Sequence[str], number: int) -> Iterator[str]:
@@ -174,7 +179,7 @@ def _inline(document: Document, token: Token, first: int, *, heading: bool) -> N
     for number, text, names in _lines_of(document, token, first):
         document.lines.append(Line(number, text, heading=heading, names=tuple(names)))
         if heading:
-            document.anchors.add(_slug(text, document.anchors))
+            document.anchors.add(_slug(text, document))
 
 
 def _lines_of(document: Document, token: Token, number: int) -> Iterator[tuple[int, str, list[str]]]:
@@ -207,11 +212,13 @@ def _html(document: Document, content: str, first: int) -> None:
     document.lines += [Line(first + i, line.strip()) for i, line in enumerate(blanked.split("\n")) if line.strip()]
 
 
-def _slug(text: str, taken: set[str]) -> str:
+def _slug(text: str, document: Document) -> str:
     """The anchor that GitHub and the Hub make of a heading."""
     base = re.sub(r"[^\w\- ]", "", text.strip().lower()).replace(" ", "-")
-    number, slug = 0, base
-    while slug in taken:
+    number = document.repeated.get(base, 0)
+    slug = f"{base}-{number}" if number else base
+    while slug in document.anchors:
         number += 1
         slug = f"{base}-{number}"
+    document.repeated[base] = number
     return slug

@@ -12,8 +12,8 @@ UNIT = r"%|pp\b|percentage points?\b|percent\b|[KMGT]i?B\b|kB\b|bytes\b|[BMT]\b"
 QUANTITY = re.compile(
     rf"(?<![\w.\-−–/_])(?P<sign>[+\-−–±])?(?P<number>{NUMBER})(?:\s?(?P<unit>{UNIT}))?(?![\w]|[.,]\d|[-–][\w])(?!/\d)"
 )
-FRACTION = re.compile(r"(?<![\w./\-])(?P<part>\d[\d,]*)(?:\s?/\s?|\s+of\s+(?:the\s+)?)(?P<whole>\d[\d,]*)(?![\w/.\-]\w)")
-STEP = re.compile(r"(?<![\w./\-])(?P<part>\d[\d,]*)\s*→\s*\d[\d,]*\s+of\s+(?P<whole>\d[\d,]*)")
+FRACTION = re.compile(r"(?<![\w./\-])(?P<part>\d[\d,]{0,20})(?:\s?/\s?|\s+of\s+(?:the\s+)?)(?P<whole>\d[\d,]*)(?![\w/.\-]\w)")
+STEP = re.compile(r"(?<![\w./\-])(?P<part>\d[\d,]{0,20})\s*→\s*\d[\d,]*\s+of\s+(?P<whole>\d[\d,]*)")
 SAME = {"percentage point": "pp", "percentage points": "pp", "percent": "%"}
 BYTES: dict[str, int] = {
     "bytes": 1,

@@ -8,7 +8,7 @@ import shlex
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from release.card.lint.document import COMMAND, Code, Document
+from release.card.lint.document import COMMAND, LONGEST_LINE, Code, Document
 from release.card.lint.finding import Finding
 from release.card.lint.knowledge import Knowledge
 from release.card.lint.rules.files import CHECKOUTS, NAME
@@ -51,7 +51,7 @@ def logical_lines(block: Code) -> Iterator[tuple[int, str]]:
     for offset, line in enumerate(block.lines):
         first = first if text else block.number + offset
         text = f"{text} {line.rstrip().removesuffix(chr(92))}".strip()
-        if not line.rstrip().endswith("\\"):
+        if not line.rstrip().endswith("\\") or len(text) > LONGEST_LINE:
             yield first, text
             text = ""
     if text:

@@ -45,8 +45,9 @@ def scores_by_percent(document: Document) -> dict[str, Fraction]:
     """Counts by the percentage that the card shows them as."""
     found: dict[str, Fraction] = {}
     for line in document.lines:
-        for count in fractions(line.text):
-            for percent in (each for each in quantities(line.text) if each.unit == "%" and not each.signed):
+        percents = [each for each in quantities(line.text) if each.unit == "%" and not each.signed]
+        for count in fractions(line.text) if percents else ():
+            for percent in percents:
                 if percent.places and percent.shows(count.percent):
                     found.setdefault(str(percent.value), count)
     return found

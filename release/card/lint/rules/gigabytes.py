@@ -19,6 +19,8 @@ BINARY = {"kB": "KiB", "KB": "KiB", "MB": "MiB", "GB": "GiB", "TB": "TiB"}
 DECIMAL = {binary: unit for unit, binary in BINARY.items() if unit != "KB"}
 SLACK = Decimal("0.01")
 """Scales, biases and buffers in another precision; GB and GiB differ by seven times that."""
+MOST_COUNTS = 50
+"""Different parameter counts of a card that are compared with its sizes."""
 QUANT = re.compile(r"(?<![A-Za-z])I?Q\d")
 
 
@@ -41,7 +43,7 @@ def parameters_of(document: Document) -> list[Quantity]:
         for each in quantities(line.text)
         if each.kind == "parameters" and not each.signed and each.unit != "T"
     ]
-    return list({(each.value, each.unit): each for each in found}.values())
+    return list({(each.value, each.unit): each for each in found}.values())[:MOST_COUNTS]
 
 
 def _weights(parameters: Quantity) -> Range:

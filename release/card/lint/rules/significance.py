@@ -25,7 +25,7 @@ DISCORDANCE = 0.1
 
 def find(document: Document, _: Knowledge) -> Iterator[Finding]:
     """Sentences with a comparing word and a difference in pp, on a card whose scores are all of one number of questions."""
-    wholes = {each.whole for line in document.lines for each in fractions(line.text) if _is_score(line.text)}
+    wholes = {each.whole for line in document.lines if _is_score(line.text) for each in fractions(line.text)}
     scores = scores_by_percent(document)
     sizes = {count.whole for count in scores.values()} or wholes
     if len(sizes) != 1:

@@ -149,6 +149,12 @@ def test_rounding_is_blamed_only_where_it_is_the_cause() -> None:
         assert (finding.kind, "rounded" in finding.message) == ("difference", blamed)
 
 
+def test_a_line_that_a_backslash_takes_in_is_no_command_of_its_own() -> None:
+    """Work grows with the text: each line of a card is in one command at most."""
+    document = parse_document("moe-release cut \\\n" * 200 + "x\n\nmoe-release plan y\n")
+    assert [len(block.lines) for block in document.commands] == [201, 1]
+
+
 def test_text_without_markup_is_read_too() -> None:
     text = "Base This Delta\nTotal params 26B 22.4B -14%\nbf16 size 50 GB 42 GB -19%\nExperts 128 109 -18"
     assert sorted(kinds(text)) == ["GB or GiB", "delta", "delta", "share"]
