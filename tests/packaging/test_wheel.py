@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import tarfile
@@ -14,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import ROOT
+from tests.conftest import MANIFESTS, ROOT
 from tests.small_release import write_small_release
 
 pytestmark = pytest.mark.slow
@@ -85,6 +86,7 @@ def test_a_release_without_extras(command: Path, manifest: Path, tmp_path: Path)
 
 
 def test_what_needs_an_extra_says_which(command: Path, manifest: Path, tmp_path: Path) -> None:
+    shutil.copytree(MANIFESTS / "tiny" / "exam", tmp_path / "tiny" / "exam")
     manifest.write_text(
         re.sub(
             r"drop_map: .*",
