@@ -6,6 +6,7 @@ import errno
 import hashlib
 import json
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
@@ -134,6 +135,17 @@ def write_atomic(target: Path, data: bytes) -> None:
     """Write `data` to `target` so that a reader sees the old content or the new, never a part."""
     with atomic_file(target) as temporary:
         temporary.write_bytes(data)
+
+
+LEFTOVER = re.compile(r"\..+\.[a-z0-9_]{8}\.tmp")
+"""A temporary name of `atomic_file`: `tempfile` puts eight characters of this set between prefix and suffix."""
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove the temporary files that killed runs of `atomic_file` left under `folder`, which nobody else may be writing in."""
+    for path in folder.rglob(".*.tmp"):
+        if LEFTOVER.fullmatch(path.name) and path.is_file():
+            path.unlink()
 
 
 @contextmanager

@@ -14,7 +14,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from pruner.errors import CheckFailedError, InputError
 from pruner.exclusive import exclusive
-from pruner.files import canonical_json, digest_of, read_json, sha256_file, write_atomic
+from pruner.files import canonical_json, digest_of, read_json, remove_leftovers, sha256_file, write_atomic
 
 Made = TypeVar("Made")
 
@@ -98,8 +98,10 @@ def own_work_folder(work: Path, name: str) -> Iterator[None]:
     work.mkdir(parents=True, exist_ok=True)
     if (owner := marker.read_text(encoding="utf-8").strip() if marker.exists() else "") not in ("", name):
         raise InputError(f"{work}: holds the release {owner}; choose another folder with --work")
-    write_atomic(marker, name.encode())
+    if not owner:
+        marker.write_text(name, encoding="utf-8")
     with exclusive(work / ".lock", f"{work}: another run works here; wait for its end or choose another folder with --work"):
+        remove_leftovers(work)
         yield
 
 
