@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shutil
 import struct
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,9 +22,14 @@ from release.processes import run_tool
 
 TOOL = "llama-perplexity"
 MODEL, TEXT, TOOL_LOG = "model.gguf", "text.txt", "progress.log"
-ATTEMPTS = 10
-"""llama.cpp's log thread may lose the last lines when the program ends; they are what the program was started for.  On a busy
-machine it loses them several times in a row."""
+ATTEMPTS, LONGEST_PAUSE = 10, 8.0
+"""How often it is run when its last lines are lost, and the longest pause before that in seconds.
+
+llama.cpp prints from a thread of its own that nobody waits for at the end: common/log.cpp leaks the logger, tools/perplexity
+never flushes it, and --log-file is written by the same thread.  The last lines are what the program was started for; on a busy
+machine they are lost several times in a row."""
+YIELDING = {"OMP_WAIT_POLICY": "passive", "GOMP_SPINCOUNT": "0"}
+"""Threads that have nothing to compute sleep instead of keeping a core from the thread that prints; results do not change."""
 LARGEST_BATCH = 512
 _MAGIC = b"_logits_"
 _HEADER = struct.Struct("<8sIii")
@@ -192,13 +198,15 @@ def compare_quant(
     """
     words: list[str | Path] = [toolchain.binary(TOOL), "-m", model.absolute(), *_shape(predictions.context, threads)]
     words += ["--kl-divergence", "--kl-divergence-base", predictions.path.absolute()]
-    for _ in range(ATTEMPTS):
+    for attempt in range(ATTEMPTS):
+        if attempt:
+            progress.note(f"{TOOL} lost its last lines; running it again")
+            time.sleep(min(2.0**attempt / 8, LONGEST_PAUSE))
         lines: list[str] = []
         with progress.task(title, predictions.chunks) as advance:
-            run_tool(words, log=log, on_line=_counting(lines, advance))
+            run_tool(words, log=log, environment=YIELDING, on_line=_counting(lines, advance))
         if is_complete("\n".join(lines)):
             return parse_divergence("\n".join(lines))
-        progress.note(f"{TOOL} lost its last lines; running it again")
     raise UnavailableError(f"{TOOL} ended {ATTEMPTS} times without its statistics (see {log}); run the same command again")
 
 
