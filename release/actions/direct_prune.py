@@ -46,7 +46,7 @@ def prune_directly(
     except ValueError as error:
         raise InputError(f"--max-shard-size: {error}") from None
     source = open_source(base_address)
-    if isinstance(source, LocalSource) and out.resolve().is_relative_to(source.folder.resolve()):
+    if isinstance(source, LocalSource) and not out.exists() and out.resolve().is_relative_to(source.folder.resolve()):
         raise InputError(f"{out}: lies in the base's folder, which nothing is written to; choose a folder beside it")
     base = open_checkpoint(source)
     drop_map = read_drop_map(drop_map_path)
