@@ -16,6 +16,7 @@ from pruner.errors import InputError
 from pruner.expert_groups import surviving_groups
 from pruner.families import MOST_EXPERTS, MTP, Architecture, is_layer_key, layer_order
 from pruner.files import digest_of, read_json, require_canonical
+from pruner.wording import counted
 
 FORMAT = "moe-release/drop-map/v1"
 
@@ -145,7 +146,7 @@ def require_fits(drop_map: DropMap, architecture: Architecture, layers: Sequence
             f"{where}: layers drop between {min(counts)} and {max(counts)} experts; config.json holds one number for all"
         )
     if (kept := experts - counts.pop()) < architecture.top_k:
-        raise InputError(f"{where}: keeps {kept} experts per layer, the router picks {architecture.top_k}")
+        raise InputError(f"{where}: keeps {counted(kept, 'expert')} per layer, the router picks {architecture.top_k}")
     surviving_groups(drop_map.drop, architecture, where)
 
 

@@ -17,6 +17,7 @@ from typing import Any
 from pruner.errors import InputError, UnavailableError
 
 BLOCK = 1 << 20
+UNWRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS)
 
 
 def sha256_bytes(data: bytes) -> str:
@@ -115,8 +116,8 @@ def atomic_file(target: Path) -> Iterator[Path]:
     Raises:
         UnavailableError: the disk is full.
     """
-    target.parent.mkdir(parents=True, exist_ok=True)
     with space_errors(target):
+        target.parent.mkdir(parents=True, exist_ok=True)
         descriptor, name = tempfile.mkstemp(prefix=f".{target.name}.", suffix=".tmp", dir=target.parent)
         os.close(descriptor)
         temporary = Path(name)
@@ -155,12 +156,12 @@ def atomic_folder(target: Path) -> Iterator[Path]:
     A folder left behind by a killed run is removed first.  The old `target` is moved aside and deleted only after the new
     one stands under its name.
     """
-    target.parent.mkdir(parents=True, exist_ok=True)
     temporary = target.with_name(f".{target.name}.tmp")
     old = target.with_name(f".{target.name}.old")
     for left in (temporary, old):
         shutil.rmtree(left, ignore_errors=True)
     with space_errors(target):
+        target.parent.mkdir(parents=True, exist_ok=True)
         temporary.mkdir()
         try:
             yield temporary
@@ -177,13 +178,22 @@ def atomic_folder(target: Path) -> Iterator[Path]:
 
 @contextmanager
 def space_errors(target: Path) -> Iterator[None]:
-    """Turn a full disk into one line."""
+    """Turn a full disk, or a place that may not be written, into one line that names the target."""
     try:
         yield
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise UnavailableError(f"{target}: no space left on the disk; free some and run again") from None
+        if error.errno in UNWRITABLE and _about(error, target):
+            remedy = f"give yourself the right to write in {target.parent}, or choose another place"
+            raise UnavailableError(f"{target}: cannot be written: {error.strerror}; {remedy}") from None
         raise
+
+
+def _about(error: OSError, target: Path) -> bool:
+    """Whether an error is about the target: itself, a folder above it, or what stands for it until it is complete."""
+    named = Path(os.fsdecode(error.filename)) if isinstance(error.filename, str | bytes) else target
+    return target.is_relative_to(named) or (named.parent == target.parent and named.name.startswith(f".{target.name}."))
 
 
 def require_space(folder: Path, needed: int, what: str) -> None:

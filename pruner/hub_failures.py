@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, TypeVar
+from urllib.parse import urlsplit
 
 if TYPE_CHECKING:
     from huggingface_hub.errors import HfHubHTTPError
 
+LOG = logging.getLogger(__name__)
 Result = TypeVar("Result")
 GARBLED = (ValueError, LookupError, TypeError, AttributeError, RecursionError)
 """What huggingface_hub raises when an answer is not what a Hub answers: no JSON, no such key, another type."""
@@ -57,13 +60,33 @@ def passes(error: BaseException) -> bool:
     return status in TRANSIENT if status is not None else connection_failure(error)
 
 
-def patiently(call: Callable[[], Result], pause: Callable[[float], None] = time.sleep) -> Result:
-    """Call something that may safely be repeated until it does not fail in passing, at most five times."""
-    for seconds in BACK_OFF:
+def endpoint_of(url: str | None) -> str:
+    """An endpoint as messages name it, without a password; None is the client's own."""
+    from huggingface_hub import constants
+
+    parts = urlsplit(url or constants.ENDPOINT)
+    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
+
+
+def say_again(url: str | None) -> None:
+    """Say that a Hub is asked again: a line on stderr unless the program that uses this library logs otherwise."""
+    LOG.warning("asking %s again", endpoint_of(url))
+
+
+def patiently(
+    call: Callable[[], Result], pause: Callable[[float], None] = time.sleep, *, endpoint: str | None = None
+) -> Result:
+    """Call something that may safely be repeated until it does not fail in passing, at most five times.
+
+    The first repetition is told, with the `endpoint` (None: the client's own), for the others may take a while.
+    """
+    for number, seconds in enumerate(BACK_OFF):
         try:
             return call()
         except Exception as error:
             if not passes(error):
                 raise
+        if number == 0:
+            say_again(endpoint)
         pause(seconds)
     return call()

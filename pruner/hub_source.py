@@ -15,7 +15,7 @@ from typing import Any
 
 from pruner.errors import InputError, MoeReleaseError, UnavailableError
 from pruner.hub_answers import limit_answers
-from pruner.hub_failures import BACK_OFF, connection_failure, garbled, http_failure, passes, patiently
+from pruner.hub_failures import BACK_OFF, connection_failure, endpoint_of, garbled, http_failure, passes, patiently, say_again
 from pruner.sources import SourceFile, is_plain_name
 
 GAP = 8 << 20
@@ -74,9 +74,11 @@ class HubSource:
             except Exception as error:
                 tries = 0 if position > begin else tries
                 if not passes(error) or tries >= len(self.pauses):
-                    if (line := _one_line(error, f"{self.label}/{name}")) is not None:
+                    if (line := _one_line(error, f"{self.label}/{name}", self.endpoint)) is not None:
                         raise line from None
                     raise
+                if tries == 1:  # a single cut is nothing to talk about
+                    say_again(self.endpoint)
                 time.sleep(max(self.pauses[tries], _asked_pause(error)))
                 tries += 1
 
@@ -178,8 +180,8 @@ def _listed(
         return commit, {item.path: _file(item) for item in plain}
 
     waits = iter(pauses)
-    with reading(f"hf://{repo}@{revision}"):
-        commit, files = patiently(listing, lambda _seconds: time.sleep(next(waits, 0.0)))
+    with reading(f"hf://{repo}@{revision}", api.endpoint):
+        commit, files = patiently(listing, lambda _seconds: time.sleep(next(waits, 0.0)), endpoint=api.endpoint)
     return HubSource(repo, commit, files, api.endpoint, token, pauses)
 
 
@@ -200,8 +202,8 @@ def whole_listing(source: HubSource) -> HubSource:
         items = api.list_repo_tree(source.repo, revision=source.commit, recursive=True)
         return {item.path: _file(item) for item in items if isinstance(item, RepoFile)}
 
-    with reading(f"hf://{source.repo}@{source.commit}"):
-        files = patiently(listing, lambda _seconds: time.sleep(next(waits, 0.0)))
+    with reading(f"hf://{source.repo}@{source.commit}", api.endpoint):
+        files = patiently(listing, lambda _seconds: time.sleep(next(waits, 0.0)), endpoint=api.endpoint)
     for name in files:
         if not all(is_plain_name(part) and part not in (".", "") for part in name.split("/")):
             raise InputError(f"{source.label}: {name!r} is no path of a file")
@@ -232,7 +234,7 @@ def _file(item: Any) -> SourceFile:
 
 
 @contextmanager
-def reading(what: str) -> Iterator[None]:
+def reading(what: str, endpoint: str | None = None) -> Iterator[None]:
     """Turn the client's errors into one line about `what`.
 
     Raises:
@@ -241,12 +243,12 @@ def reading(what: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        if (line := _one_line(error, what)) is not None:
+        if (line := _one_line(error, what, endpoint)) is not None:
             raise line from None
         raise
 
 
-def _one_line(error: Exception, what: str) -> MoeReleaseError | None:
+def _one_line(error: Exception, what: str, endpoint: str | None) -> MoeReleaseError | None:
     """The error for the user; None when it was not the Hub's doing."""
     from huggingface_hub.errors import HFValidationError
 
@@ -258,7 +260,8 @@ def _one_line(error: Exception, what: str) -> MoeReleaseError | None:
     if garbled(error):
         return UnavailableError(f"{what}: the Hub's answer cannot be understood ({type(error).__name__}); is it a Hub?")
     if failure is None:
-        cut = "the connection failed or broke off again and again; check the network and run again"
+        to = f"the connection to {endpoint_of(endpoint)}"
+        cut = f"{to} failed or broke off again and again; check the network and HF_ENDPOINT, and run again"
         return UnavailableError(f"{what}: {cut}") if connection_failure(error) else None
     status = failure.response.status_code
     said = "".join(letter for letter in " ".join((failure.server_message or "").split())[:200] if letter.isprintable())

@@ -26,6 +26,7 @@ SMALL_FILE_LIMIT = 100_000_000
 FIRST_READ = 256 << 10
 """Bytes of a shard that are read at once in the hope that they hold the whole header, which saves a request."""
 HUB_PREFIX = "hf://"
+_NEAR_ADDRESS = re.compile(r"^(?:https?:/+[^/]+/|hf:/?(?!/))(?P<repo>[\w.-]+/[\w.-]+)(?:(?:/tree/|@)(?P<revision>[^@\s/]+))?")
 _HUB_ADDRESS = re.compile(r"^hf://(?P<repo>[\w.-]+/[\w.-]+)(?:@(?P<revision>[^@\s]+))?$")
 
 
@@ -166,13 +167,32 @@ def open_source(address: str | Path, *, endpoint: str | None = None, token: str 
     """
     text = str(address)
     if isinstance(address, Path) or not text.startswith(HUB_PREFIX):
+        require_no_near_address(text)
         if not Path(address).is_dir():
-            raise InputError(f"{text}: does not exist; give a folder, or hf://org/name@revision")
+            raise InputError(f"{text}: {_no_folder(Path(address))}")
         return LocalSource(Path(address))
     from pruner.hub_source import hub_source
 
     repo, revision = parse_address(text)
     return hub_source(repo, revision, endpoint=endpoint, token=token)
+
+
+def _no_folder(path: Path) -> str:
+    """What a path that is no folder is instead, and what to give."""
+    if not path.is_file():
+        return "does not exist; give a folder, or hf://org/name@revision"
+    if path.suffix == ".gguf":
+        return "is a GGUF file; give a folder, or hf://org/name@revision (for a .gguf target, the base is a .gguf file too)"
+    if path.suffix in (".yaml", ".yml"):
+        return "is a manifest; give the folder of its weights, such as build/NAME/weights"
+    return "is a file; give a folder, or hf://org/name@revision"
+
+
+def require_no_near_address(text: str) -> None:
+    """Raise InputError for a repository's page or a misspelt address, with the address that was meant."""
+    if match := _NEAR_ADDRESS.match(text):
+        revision = f"@{match['revision']}" if match["revision"] else ""
+        raise InputError(f"{text}: write hf://{match['repo']}{revision}")
 
 
 def parse_address(text: str) -> tuple[str, str]:

@@ -197,6 +197,8 @@ def read_statistics(path: Path) -> ExpertStatistics:
     try:
         content = read_header(path)
     except InputError as error:
+        if path.suffix != ".safetensors":
+            raise InputError(f"{path}: is no statistics file; give an expert_statistics.safetensors of `analyze`") from None
         raise InputError(f"{path}: the expert statistics cannot be read: {error}; measure them again") from None
     header = _checked_header(path, content.metadata.get(HEADER_KEY))
     found = {tensor.name: tensor for tensor in content.tensors}

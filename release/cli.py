@@ -14,6 +14,7 @@ from typing import Annotated, Any
 import typer
 
 from pruner.errors import InputError, MoeReleaseError, UnavailableError, printable
+from pruner.files import UNWRITABLE
 from release import __version__
 from release.commands import analysis, attestation, cards, comparison, evaluation, pipeline, publishing, report, weights
 from release.commands.gguf import gguf_app
@@ -101,7 +102,8 @@ def main() -> None:
         sys.exit(1)
     except OSError as error:  # the disk's or the system's own reasons: permission, a folder where a file should be, …
         where = f"{error.filename}: " if error.filename else ""
-        _complain(f"{where}{error.strerror or error}")
+        remedy = "; give yourself the right to it, or choose another place" if error.errno in UNWRITABLE else ""
+        _complain(f"{where}{error.strerror or error}{remedy}")
         sys.exit(UnavailableError.exit_code)
     except Exception as error:  # a bug, or input that nobody thought of: still one line
         if os.environ.get(TRACEBACK):

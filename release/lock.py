@@ -70,6 +70,9 @@ class Lock(Document):
         return {path.removeprefix("weights/"): file for path, file in self.outputs.items() if path.startswith("weights/")}
 
 
+REMEDY = "restore it, or remove it and `cut --update-lock`"
+
+
 def read_lock(path: Path) -> Lock | None:
     """The lock, or None if there is none yet.
 
@@ -78,12 +81,14 @@ def read_lock(path: Path) -> Lock | None:
     """
     if not path.exists():
         return None
-    content = read_json(path, "the lock")
-    require_canonical(content, str(path))
     try:
+        content = read_json(path, "the lock")
+        require_canonical(content, str(path))
         return Lock.model_validate(content)
     except ValidationError as error:
-        raise InputError(f"{path}: not a usable lock: {first_problem(error)}") from None
+        raise InputError(f"{path}: not a usable lock: {first_problem(error)}; {REMEDY}") from None
+    except InputError as error:
+        raise InputError(f"{error}; {REMEDY}") from None
 
 
 def write_lock(path: Path, lock: Lock) -> None:

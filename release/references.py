@@ -11,7 +11,8 @@ from typing import Literal
 
 from pruner.errors import InputError
 from pruner.progress import SILENT, Progress
-from pruner.sources import HUB_PREFIX, Source, SourceFile, digested, open_source
+from pruner.sources import HUB_PREFIX, Source, SourceFile, digested, open_source, require_no_near_address
+from pruner.wording import counted, every
 from pruner.workers import executor_or_threads
 from release.lock import read_lock
 
@@ -49,6 +50,7 @@ def read_reference(address: str | Path, *, endpoint: str | None = None, token: s
     """
     if str(address).startswith(HUB_PREFIX):
         return listing(open_source(str(address), endpoint=endpoint, token=token))
+    require_no_near_address(str(address))
     path = Path(address)
     if path.is_dir():
         path = _record_of(path)
@@ -154,7 +156,7 @@ def comparison_table(found: tuple[Comparison, ...], target: str, reference: Refe
     width = max((len(each.name) for each in found), default=0)
     lines = [f"{each.status:<8} {each.name:<{width}}  {_detail(each)}".rstrip() for each in found]
     wrong = sum(each.status != "equal" for each in found)
-    outcome = f"{wrong} of {len(found)} files differ" if wrong else f"all {len(found)} files equal"
+    outcome = f"{wrong} of {counted(len(found), 'file')} differ" if wrong else f"{every(len(found), 'file')} equal"
     return "\n".join([*lines, f"{target} against {reference.label}: {outcome}"])
 
 

@@ -35,7 +35,7 @@ def prune_directly(
     With `lock` the base must have the digests that the lock of a release pins; they are compared in the pass that copies it.
 
     Raises:
-        InputError: base, map or options cannot be used, `out` exists, or the map was made for another base.
+        InputError: base, map or options cannot be used, `out` exists or lies in the base, or the map was made for another base.
         CheckFailedError: a file of the base is not the one that the lock pins.
         UnavailableError: a remote base cannot be reached.
     """
@@ -46,6 +46,8 @@ def prune_directly(
     except ValueError as error:
         raise InputError(f"--max-shard-size: {error}") from None
     source = open_source(base_address)
+    if isinstance(source, LocalSource) and not out.exists() and out.resolve().is_relative_to(source.folder.resolve()):
+        raise InputError(f"{out}: lies in the base's folder, which nothing is written to; choose a folder beside it")
     base = open_checkpoint(source)
     drop_map = read_drop_map(drop_map_path)
     locked = _lock_of(lock, base) if lock else None

@@ -6,6 +6,7 @@ from typing import Any
 
 from pruner.drop_map import DropMap, read_drop_map
 from pruner.errors import InputError
+from pruner.wording import counted
 from release.card.claims import format_bytes, format_parameters
 from release.context import Context
 from release.stages.preflight import absent_map, not_buildable
@@ -77,8 +78,11 @@ def plan_table(report: dict[str, Any]) -> str:
             f"base {format_bytes(size['base'])}, variant {format_bytes(size['variant'])}, "
             f"{format_parameters(parameters)} parameters"
         ),
-        f"{len(report['shards'])} shards from {_ranges(report)}:",
-        *(f"  {shard['name']}  {shard['size']:>16,} bytes  {shard['tensors']} tensors" for shard in report["shards"]),
+        f"{counted(len(report['shards']), 'shard')} from {_ranges(report)}:",
+        *(
+            f"  {shard['name']}  {shard['size']:>16,} bytes  {counted(shard['tensors'], 'tensor')}"
+            for shard in report["shards"]
+        ),
     ]
     return "\n".join([*lines, *(f"cannot be built: {reason}" for reason in report["unknown"])])
 

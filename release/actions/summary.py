@@ -69,6 +69,10 @@ def summary_text(context: Context, results: Sequence[StageResult]) -> str:
     """The summary for a person."""
     summary = summary_json(context, results)
     lines = ["", f"{summary['name']} in {summary['work']}"]
+    if context.options.limit is not None:
+        lines.append(
+            f"partial    --limit {context.options.limit}: card, lock and publish were left out; for them, run without it"
+        )
     if summary["card"]:
         lines.append(f"card       {summary['card']}")
     done = {stage["stage"] for stage in summary["stages"] if stage["status"] != "skipped"}

@@ -36,7 +36,7 @@ def map_show(
     if picture:
         write_picture(picture, [found], [drop_map.name], number)
     described = describe(found, number)
-    typer.echo(json.dumps(described, indent=2) if as_json else description_text(drop_map.name, described))
+    typer.echo(json.dumps(described, indent=2) if as_json else description_text(str(drop_map), described))
 
 
 @map_app.command("diff")
@@ -56,7 +56,7 @@ def map_diff(
     found = difference(one, two, number)
     if picture:
         write_picture(picture, [one, two], [first.name, second.name], number)
-    typer.echo(json.dumps(found, indent=2) if as_json else difference_text(first.name, second.name, found))
+    typer.echo(json.dumps(found, indent=2) if as_json else difference_text(str(first), str(second), found))
 
 
 @map_app.command("convert")

@@ -69,7 +69,7 @@ def rehearse(
     ] = None,
     work: Annotated[
         Path | None,
-        typer.Option("--work", metavar="DIR", help="Take what is finished in this work folder; default: a new one."),
+        typer.Option("--work", metavar="DIR", help="Take what is finished there, such as build/<name>; default: a new folder."),
     ] = None,
     hub: Annotated[
         str | None, typer.Option("--hub", metavar="URL", help="The real Hub to compare with; default: the public one.")
@@ -89,6 +89,9 @@ def rehearse(
     loaded = load_manifest(manifest)
     rehearsable(loaded)
     folder = scratch or Path("build") / "rehearsal" / loaded.content.name
+    finished = Path("build") / loaded.content.name
+    if work is None and (finished / "records").is_dir():
+        typer.echo(f"{finished} is not used: to take what is finished there, give --work {finished}", err=True)
     with running(
         manifest,
         work=work or folder / "work",

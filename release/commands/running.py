@@ -64,10 +64,12 @@ def running(
     if server_urls and servers != 1:
         raise InputError("--servers starts servers here, --server names running ones; give one of the two")
     context = context_of(manifest, work)
-    with console_progress() as progress, open_hub(hub, hub_folder or context.work.parent / "hub") as target:
+    place = hub_folder or context.work.parent / "hub"
+    last = "eval" if limit is not None and until is None else until
+    with console_progress() as progress, open_hub(hub, place, serve=asks_hub(last)) as target:
         context.options = Options(
             skip=frozenset(filter(None, skip.split(","))),
-            until="eval" if limit is not None and until is None else until,
+            until=last,
             hub=target,
             update_lock=update_lock,
             replace_card=replace_card,
@@ -85,6 +87,14 @@ def running(
         )
         context.progress = progress
         yield context
+
+
+def asks_hub(last: str | None) -> bool:
+    """Whether a run that ends with a stage asks the release's Hub: the card is the first that does."""
+    from release.pipeline import stage_names
+
+    names = stage_names()
+    return last not in names or names.index(last) >= names.index("card")
 
 
 def _size(text: str | None) -> int | None:
@@ -112,4 +122,4 @@ def console_line(result: StageResult) -> str:
     mark = {"done": "✓", "up to date": "=", "skipped": "-"}[result.status]
     detail = f"  {result.detail}" if result.detail else ""
     time = f"{result.seconds:10.1f} s" if result.status == "done" else f"{result.status:>12}"
-    return f"{mark} {result.title:<36}{time}{detail}"
+    return f"{mark} {result.title:<37}{time}{detail}"

@@ -9,7 +9,8 @@ from typing import Annotated, Any
 import typer
 
 from pruner.errors import InputError, printable
-from pruner.sources import HUB_PREFIX
+from pruner.sources import HUB_PREFIX, require_no_near_address
+from pruner.wording import counted
 from release.commands.options import JsonOption, LlamaOption, WorkersOption, WorkOption
 from release.commands.running import console_progress, context_of, run_stages
 
@@ -88,6 +89,7 @@ def verify(
     as_json: JsonOption = False,
 ) -> None:
     """Verify a release on the Hub, part by part; a manifest's weights against lock and priors; or any weights --against."""
+    require_no_near_address(target)
     published = against is None and target.startswith(HUB_PREFIX)
     if not published and (base or signer or exam or exam_data):
         raise InputError("verify: --base, --signer and --exam are for a release on the Hub: hf://org/name@revision")
@@ -154,7 +156,7 @@ def _verify_manifest(manifest: Path, work: Path | None, *, as_json: bool) -> Non
     require_equal(context, result)
     if not as_json:
         count = len(weights_lock(context).outputs)
-        typer.echo(f"{count} files equal to: {', '.join(result)}")
+        typer.echo(f"{counted(count, 'file')} equal to: {', '.join(result)}")
 
 
 def materialize(

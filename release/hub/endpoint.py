@@ -29,12 +29,17 @@ class HubTarget:
 
 
 @contextmanager
-def open_hub(option: str | None, folder: Path) -> Iterator[HubTarget]:
+def open_hub(option: str | None, folder: Path, *, serve: bool = True) -> Iterator[HubTarget]:
     """The Hub that `--hub` names: `local` starts one on this machine whose state is kept in `folder`.
+
+    Without `serve` none is started, for a run that asks no Hub.
 
     Raises:
         InputError: the option is neither `local` nor a URL.
     """
+    if option == "local" and not serve:
+        yield HubTarget(label="local")
+        return
     if option == "local":
         from release.hub.local import LocalHub
 

@@ -111,5 +111,5 @@ def serve(folder: Path, *, host: str = "127.0.0.1", port: int = 0, announce: Cal
     server = HubServer(folder, host=host, port=port)
     announce(f"rehearsal Hub on {server.endpoint} (folder {folder}, stop with Ctrl-C)")
     announce(f"for clients: export HF_ENDPOINT={server.endpoint} HF_TOKEN={LOCAL_TOKEN}")
-    with suppress(KeyboardInterrupt):
+    with suppress(KeyboardInterrupt, SystemExit):  # how uvicorn hands SIGINT and SIGTERM on: nothing was interrupted
         server.run()

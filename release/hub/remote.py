@@ -126,7 +126,7 @@ def remote_tree(api: HfApi, repo: str, revision: str = "main") -> RemoteTree | N
 
     with hub_errors(api.endpoint, f"read {repo}@{revision}"):
         try:
-            return patiently(read)
+            return patiently(read, endpoint=api.endpoint)
         except (RepositoryNotFoundError, RevisionNotFoundError) as error:
             if isinstance(error, GatedRepoError):
                 raise
@@ -136,7 +136,7 @@ def remote_tree(api: HfApi, repo: str, revision: str = "main") -> RemoteTree | N
 def tag_tree(api: HfApi, repo: str, tag: str) -> RemoteTree | None:
     """What a tag of a model repo holds, None when the repo has no such tag."""
     with hub_errors(api.endpoint, f"list the tags of {repo}"):
-        tags = patiently(lambda: api.list_repo_refs(repo)).tags
+        tags = patiently(lambda: api.list_repo_refs(repo), endpoint=api.endpoint).tags
     return remote_tree(api, repo, tag) if any(found.name == tag for found in tags) else None
 
 

@@ -48,7 +48,7 @@ def account_of(api: HfApi) -> Account:
         UnavailableError: the token is missing or not known, or the Hub cannot be reached.
     """
     with hub_errors(api.endpoint, "ask whose token this is"):
-        return read_account(patiently(api.whoami))
+        return read_account(patiently(api.whoami, endpoint=api.endpoint))
 
 
 def read_account(said: Mapping[str, Any]) -> Account:
@@ -116,4 +116,4 @@ def require_repo_name(repo: str) -> None:
 def repo_exists(api: HfApi, repo: str) -> bool:
     """Whether a model repo exists and may be seen."""
     with hub_errors(api.endpoint, f"look at {repo}"):
-        return patiently(lambda: api.repo_exists(repo))
+        return patiently(lambda: api.repo_exists(repo), endpoint=api.endpoint)

@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
+from pruner.wording import counted
+
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
 
@@ -85,7 +87,7 @@ def _inference_parts(result: Inference) -> Iterator[RenderableType]:
     compared = f"{result.proof.tensors:,} tensors, {result.proof.bytes:,} bytes"
     yield f"compared with the base's bytes: {compared}; {len(differences):,} differ"
     if result.proof.by_digest:
-        yield f"{len(result.proof.by_digest):,} shards by the digests that the Hub lists for them, without fetching them"
+        yield f"{counted(len(result.proof.by_digest), 'shard')} by the digests that the Hub lists for them, not fetched"
     if differences:
         yield f"A is {result.base} without the dropped experts, B is {result.target}"
         yield _difference_table(differences[:ROWS])

@@ -127,12 +127,12 @@ def experts_of(maps: Mapping[str, DropMap], stated: int | None) -> int | None:
         InputError: these contradict each other, or an id is not below the number.
     """
     known = {name: found.experts for name, found in maps.items() if found.experts is not None}
-    if stated is not None:
-        known["--experts"] = stated
     if len(set(known.values())) > 1:
         words = ", ".join(f"{name} says {number}" for name, number in known.items())
         raise InputError(f"the maps are of different bases: {words} experts per layer")
-    experts = next(iter(known.values()), None)
+    experts = next(iter(known.values()), stated)
+    if stated is not None and stated != experts:
+        raise InputError(f"--experts {stated} disagrees with {next(iter(known))}, which says {experts}; leave the option out")
     for name, found in maps.items():
         for layer, ids in found.drop.items():
             if bad := [expert for expert in ids if expert < 0 or (experts is not None and expert >= experts)]:

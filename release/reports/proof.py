@@ -6,6 +6,7 @@ from typing import Any
 
 from pruner.proof import Proof, Verdict
 from pruner.spot import FRACTIONS, SpotCheck
+from pruner.wording import counted, every
 
 
 def proof_json(found: Proof | SpotCheck) -> dict[str, Any]:
@@ -36,7 +37,7 @@ def proof_text(found: Proof | SpotCheck) -> str:
 def _proof_text(proof: Proof) -> str:
     lines = [_line("GOOD" if each.good else "BAD", each, f"{each.size:,} bytes") for each in proof.verdicts]
     bad = sum(not each.good for each in proof.verdicts)
-    outcome = f"{bad} of {len(proof.verdicts)} files BAD" if bad else f"all {len(proof.verdicts)} files GOOD"
+    outcome = f"{bad} of {counted(len(proof.verdicts), 'file')} BAD" if bad else f"{every(len(proof.verdicts), 'file')} GOOD"
     lines.append(f"{proof.target} against {proof.base}: {outcome}")
     if others := [name for name in proof.unplanned if not name.endswith(".safetensors")]:
         lines.append(f"not part of the proof: {', '.join(others)}")
@@ -45,7 +46,7 @@ def _proof_text(proof: Proof) -> str:
 
 def _spot_text(found: SpotCheck) -> str:
     lines = [
-        _line("SAMPLED" if each.good else "BAD", each, f"{found.drawn.get(each.name, 0)} blocks")
+        _line("SAMPLED" if each.good else "BAD", each, f"{counted(found.drawn.get(each.name, 0), 'block')}")
         for each in found.proof.verdicts
     ]
     lines.append(f"{found.blocks:,} blocks drawn out of {found.of_blocks:,} (--seed {found.seed}); the others were not read.")

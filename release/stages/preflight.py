@@ -145,7 +145,15 @@ def require_extra(extra: str) -> None:
             raise UnavailableError(f"{module} is not installed; run: pip install 'moe-release[{extra}]'")
 
 
+def _require_buildable(loaded: LoadedManifest) -> None:
+    """Raise InputError for a manifest of which it says itself that nothing can be built from it."""
+    if reasons := not_buildable(loaded):
+        remedy = "give what is missing, or use --from-headers with `plan` or `card`"
+        raise InputError(f"{loaded.path}: cannot be built: {'; '.join(reasons)}; {remedy}")
+
+
 def _run(context: Context) -> str | None:
+    _require_buildable(context.loaded)
     check_inputs(context.loaded)
     manifest = context.manifest
     if manifest.prune and manifest.prune.analysis and _ahead(context, "analyze"):

@@ -13,6 +13,7 @@ from pruner.errors import InputError
 from pruner.files import canonical_json, write_atomic
 from pruner.plan import Plan, plan_build
 from pruner.sources import Source
+from pruner.wording import counted
 from release.context import Context
 from release.records import read_made
 from release.stages.resolve import base_digest, locked_base
@@ -40,7 +41,7 @@ def plan_of(context: Context, drop_map: DropMap) -> Plan:
         where=prune.drop_map.path if prune.drop_map else "drop map",
     )
     if plan.experts != prune.experts:
-        raise InputError(f"the drop map keeps {plan.experts} experts per layer, the manifest says {prune.experts}")
+        raise InputError(f"the drop map keeps {counted(plan.experts, 'expert')} per layer, the manifest says {prune.experts}")
     return plan
 
 
@@ -60,7 +61,7 @@ def _run(context: Context) -> str:
         plan, source, target, workers=context.options.workers, progress=context.progress, verify_base=_pins(context, source)
     )
     write_atomic(_result_path(context), canonical_json(asdict(result)))
-    return f"{len(plan.shards)} shards, {plan.total_bytes:,} bytes of tensors, {plan.total_parameters:,} parameters"
+    return f"{counted(len(plan.shards), 'shard')}, {plan.total_bytes:,} bytes of tensors, {plan.total_parameters:,} parameters"
 
 
 def _pins(context: Context, source: Source) -> dict[str, str]:

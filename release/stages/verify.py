@@ -12,7 +12,7 @@ from pruner.files import canonical_json, git_blob_id, read_json, sha256_file, wr
 from pruner.hub_source import hub_source
 from pruner.sources import SourceFile
 from pruner.tensor_digests import ShardDigests, TensorDigests, digest_shard
-from pruner.wording import some
+from pruner.wording import counted, some
 from pruner.workers import executor_or_threads
 from release.context import Context
 from release.lock import (
@@ -139,7 +139,7 @@ def _run(context: Context) -> str:
     write_atomic(_verified_path(context), canonical_json(_equal_files(context, result)))
     shards = sum(path.endswith(".safetensors") for path in weights_lock(context).outputs)
     against = ", ".join(name for name in result if name != "build") or "nothing yet: no lock and no prior build"
-    return f"{shards} shards equal to {against}" if len(result) > 1 else f"compared with {against}"
+    return f"{counted(shards, 'shard')} equal to {against}" if len(result) > 1 else f"compared with {against}"
 
 
 def _verified_path(context: Context) -> Path:

@@ -21,7 +21,7 @@ from release.verification.published import Published, PublishedRepository, open_
 from release.verification.verdict import Finding, Pieces, Verdict
 
 PART = "ggufs"
-NOT_REBUILT = "as locked; not rebuilt: use --requantize"
+NOT_REBUILT = "as locked; not rebuilt: use --requantize, which makes it again here with llama.cpp, to know"
 
 
 @dataclass(frozen=True)

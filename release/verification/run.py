@@ -23,6 +23,9 @@ from release.verification.signature import check_signature
 from release.verification.verdict import Finding, Verdict, Verification
 from release.verification.weights import check_weights
 
+OPTIONAL = ("attestations",)
+"""Parts whose absence is worth a line."""
+
 
 @dataclass(frozen=True)
 class Request:
@@ -71,7 +74,9 @@ def verify_published(request: Request, *, progress: Progress = SILENT) -> Verifi
             "signature": partial(check_signature, published, request.signer),
         }
         findings = [_guarded(part, published, check) for part, check in checks.items()]
-    return Verification(f"hf://{request.repo}", repository.source.commit, tuple(each for each in findings if each))
+    found = {part: finding for part, finding in zip(checks, findings, strict=True) if finding}
+    absent = tuple(part for part in OPTIONAL if part not in found)
+    return Verification(f"hf://{request.repo}", repository.source.commit, tuple(found.values()), absent)
 
 
 def _guarded(part: str, published: Published, check: Callable[[], Finding | None]) -> Finding | None:

@@ -81,6 +81,8 @@ class Verification:
     target: str
     commit: str
     findings: tuple[Finding, ...]
+    absent: tuple[str, ...] = ()
+    """Parts that the release need not have and has not; they do not count."""
 
     @property
     def verdict(self) -> Verdict:
@@ -109,6 +111,7 @@ class Verification:
                 }
                 for finding in self.findings
             ],
+            "absent": list(self.absent),
         }
 
     def text(self) -> str:
@@ -118,4 +121,5 @@ class Verification:
             lines.append(f"{finding.verdict:<8}{finding.part:<14}{finding.reason}")
             if finding.verdict is not Verdict.GOOD and len(finding.items) > 1:
                 lines += [f"  {verdict:<8}{name}  {reason}".rstrip() for name, verdict, reason in finding.items]
+        lines += [f"{part}: none" for part in self.absent]
         return "\n".join([*lines, f"{self.verdict}"])

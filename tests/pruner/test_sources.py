@@ -117,6 +117,24 @@ def test_an_address_that_is_none_is_refused(address: str) -> None:
         open_source(address)
 
 
+NEAR = {
+    "https://huggingface.co/org/x": "hf://org/x",
+    "https://huggingface.co/org/x/tree/v1": "hf://org/x@v1",
+    "hf:/org/x@v1": "hf://org/x@v1",
+    "hf:org/x": "hf://org/x",
+}
+
+
+@pytest.mark.parametrize(("name", "what"), [("b.gguf", "is a GGUF file"), ("m.yaml", "is a manifest"), ("x.bin", "is a file")])
+def test_a_file_is_not_said_to_be_missing(tmp_path: Path, name: str, what: str) -> None:
+    (tmp_path / name).write_bytes(b"x")
+    with pytest.raises(InputError, match=what):
+        open_source(tmp_path / name)
+
+
 def test_a_folder_that_is_missing_is_refused(tmp_path: Path) -> None:
+    for text, meant in NEAR.items():
+        with pytest.raises(InputError, match=f"write {meant}$"):
+            open_source(text)
     with pytest.raises(InputError, match="does not exist; give a folder, or hf://"):
         open_source(str(tmp_path / "nothing"))

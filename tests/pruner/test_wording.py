@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from pruner.wording import some
+from pruner.wording import counted, every, some
 
 
 @pytest.mark.parametrize(
@@ -11,3 +11,8 @@ from pruner.wording import some
 )
 def test_the_first_words_and_how_many_more_there_are(count: int, most: int, expected: str):
     assert some([f"w{number}" for number in range(count)], most) == expected
+
+
+def test_one_is_no_plural() -> None:
+    assert [counted(number, "shard") for number in (0, 1, 1200)] == ["0 shards", "1 shard", "1,200 shards"]
+    assert [every(number, "file") for number in (1, 3)] == ["the 1 file", "all 3 files"]

@@ -208,6 +208,7 @@ def test_direct_prune_prints_digests_like_sha256sum(manifest: Path, tmp_path: Pa
         (("prune", "nothing", "map.json", "out"), 2, "nothing: does not exist"),
         (("prune", "base", "nothing.json", "out"), 2, "nothing.json: the drop map does not exist"),
         (("prune", "base", "map.json", "base"), 2, "base: already exists"),
+        (("prune", "base", "map.json", "base/sub"), 2, "base/sub: lies in the base's folder"),
         (("prune", "base", "map.json"), 2, "give MANIFEST, or BASE DROP_MAP OUT"),
         (("prune", "base", "map.json", "out", "--metadata", "xml"), 2, "give none or pt"),
         (("prune", "base", "map.json", "out", "--max-shard-size", "huge"), 2, "is no size"),

@@ -9,9 +9,10 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pruner.errors import InputError, UnavailableError
+from pruner.errors import InputError, UnavailableError, printable
 from pruner.exclusive import exclusive
 from pruner.files import canonical_json, read_json, write_atomic
+from release.hub.local import LOCAL_TOKEN
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
     from release.hub.server.call import Settings
 
 LOOPBACK = "127.0.0.1"
+ADDRESS = "server.url"
+"""File beside the lock with the address of the server that holds it."""
 SCHEMA = "moe-release/hub/v1"
 HIGHEST_PORT = 65535
 
@@ -57,10 +60,11 @@ class HubServer:
             raise InputError(f"{host}: the rehearsal Hub only serves loopback; use --host {LOOPBACK}")
         with ExitStack() as stack:
             prepare_folder(folder)
-            busy = f"{folder}: another rehearsal Hub serves this folder; use that one or stop it"
-            stack.enter_context(exclusive(folder / "server.lock", busy))
+            stack.enter_context(exclusive(folder / "server.lock", _busy(folder)))
             self._sockets = [stack.enter_context(bind(number)) for number in (port, 0)]
             self.endpoint, self.storage = (f"http://{LOOPBACK}:{sock.getsockname()[1]}" for sock in self._sockets)
+            stack.callback((folder / ADDRESS).unlink, missing_ok=True)
+            write_atomic(folder / ADDRESS, f"{self.endpoint}\n".encode())
             store = Store(folder)
             store.blobs.discard_partial()
             hub = Hub(
@@ -104,6 +108,18 @@ class HubServer:
     def close(self) -> None:
         """Release the ports and the folder."""
         self._resources.close()
+
+
+def _busy(folder: Path) -> str:
+    """What to do when another process serves the folder; its address stands there while it runs."""
+    try:
+        address = (folder / ADDRESS).read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError):
+        address = ""
+    known = address if printable(address) == address and address.startswith(f"http://{LOOPBACK}:") else "URL"
+    at = "" if known == "URL" else f" at {known}"
+    use = f"use it with HF_TOKEN={LOCAL_TOKEN} and --hub {known}, or stop it"
+    return f"{folder}: another rehearsal Hub serves this folder{at}; {use}"
 
 
 def prepare_folder(folder: Path) -> None:

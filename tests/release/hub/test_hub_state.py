@@ -20,6 +20,8 @@ import httpx
 import pytest
 
 from pruner.errors import InputError, UnavailableError
+from release.commands.running import asks_hub
+from release.hub.endpoint import open_hub
 from release.hub.local import LOCAL_TOKEN, LocalHub
 from release.hub.server.run import HubServer
 
@@ -184,10 +186,19 @@ def test_an_occupied_port_is_one_clear_line(tmp_path: Path) -> None:
 
 def test_a_folder_has_one_server(tmp_path: Path) -> None:
     with LocalHub(tmp_path / "hub") as hub:
-        with pytest.raises(UnavailableError, match="another rehearsal Hub serves this folder"):
+        expected = f"another rehearsal Hub serves this folder at {hub.endpoint}; .*--hub {hub.endpoint}"
+        with pytest.raises(UnavailableError, match=expected):
             HubServer(hub.folder)
         with connect(hub.endpoint) as client:
             assert client.get("/api/whoami-v2").status_code == 200
+    assert not (tmp_path / "hub" / "server.url").exists()
+
+
+def test_no_hub_is_started_for_a_run_that_asks_none(tmp_path: Path) -> None:
+    assert [asks_hub(last) for last in ("prune", "eval", "card", "publish", None)] == [False, False, True, True, True]
+    with open_hub("local", tmp_path / "hub", serve=False) as target:
+        assert (target.endpoint, target.label) == (None, "local")
+    assert not (tmp_path / "hub").exists()
 
 
 def test_only_loopback_and_only_its_own_folder(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from pruner.drop_map import drop_map_from_keep, read_drop_map
+from pruner.drop_map import DropMap, drop_map_from_keep, read_drop_map
 from pruner.errors import InputError
 from pruner.files import canonical_json
 from release.cli import app
@@ -47,9 +47,9 @@ def said(*words: Any) -> str:
 
 
 def test_show_counts(bare: Path, envelope: Path) -> None:
-    assert said("show", bare).splitlines()[0] == "a.json: 3 experts are dropped in each of 2 layers (6 drops in all)"
+    assert said("show", bare).splitlines()[0] == f"{bare}: 3 experts are dropped in each of 2 layers (6 drops in all)"
     lines = said("show", envelope).splitlines()
-    assert lines[0] == "e.json: 3 of 8 experts are dropped in each of 2 layers, 5 are kept (6 drops in all)"
+    assert lines[0] == f"{envelope}: 3 of 8 experts are dropped in each of 2 layers, 5 are kept (6 drops in all)"
     assert lines[1] == "form    envelope"
     assert lines[2] == f"digest  {read_drop_map(bare).digest}"
     assert lines[3] == 'ranking: {"method": "reap"}'
@@ -77,8 +77,6 @@ def test_diff_says_of_what_it_is_a_share(bare: Path, other: Path) -> None:
 
 
 def test_diff_of_unequal_counts_is_not_symmetric() -> None:
-    from pruner.drop_map import DropMap
-
     found = difference(DropMap({"0": (1, 2, 3)}), DropMap({"0": (1,), "9": (4,)}), 4)
     assert found["total"] == {"first": 3, "second": 1, "both": 1, "only_first": 2, "only_second": 0}
     assert (found["layers_only_in_first"], found["layers_only_in_second"]) == ([], ["9"])
@@ -115,7 +113,7 @@ def test_an_mtp_layer_survives_conversion(tmp_path: Path) -> None:
         (("convert", "a.json", "out.json"), "does not say how many experts"),
         (("show", "a.json", "--picture", "out.svg"), "does not say how many experts"),
         (("show", "e.json", "--picture", "out.jpg"), r"a picture ends in \.svg or \.png"),
-        (("show", "e.json", "--experts", "9"), "e.json says 8, --experts says 9"),
+        (("show", "e.json", "--experts", "9"), "--experts 9 disagrees with .*e.json, which says 8"),
         (("show", "a.json", "--experts", "5"), "layer 1: expert 5 is out of range"),
         (("diff", "a.json", "none.json"), "does not exist"),
     ],
@@ -165,3 +163,10 @@ def test_a_picture_shows_the_map(tmp_path: Path) -> None:
     few, many = (mpl.imread(str(tmp_path / f"{name}.png"))[..., :3] for name in ("few", "many"))
     blue = [abs(image - [0x1F / 255, 0x4E / 255, 0x79 / 255]).max(axis=-1).__lt__(0.01).sum() for image in (few, many)]
     assert 10 * blue[0] < blue[1]
+
+
+def test_the_option_is_blamed_when_the_maps_agree() -> None:
+    found = DropMap({"0": (1,)}, 16)
+    with pytest.raises(InputError, match=r"--experts 128 disagrees with a/m\.json, which says 16"):
+        experts_of({"a/m.json": found, "b/m.json": found}, 128)
+    assert experts_of({"m.json": DropMap({"0": (1,)})}, 16) == 16
