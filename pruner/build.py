@@ -20,8 +20,8 @@ from pruner.files import (
     require_space,
     sha256_bytes,
     sha256_file,
-    space_errors,
     write_atomic,
+    write_errors,
 )
 from pruner.plan import Plan, PlannedShard
 from pruner.progress import SILENT, Progress
@@ -99,7 +99,8 @@ def _write_shards(
     plan: Plan, source: Source, partial: Path, pins: Pins, pool: Executor, progress: Progress, *, shared: bool
 ) -> list[FileDigest]:
     """All shards, in any order of completion.  Workers of this process report bytes as they go, others whole chains."""
-    chains = list(_chains(plan.shards, pins))
+    # The largest first, so that no worker is left with a large one while the others have nothing to do.
+    chains = sorted(_chains(plan.shards, pins), key=lambda pair: sum(shard.size for shard in pair[0]), reverse=True)
     with progress.task("writing shards", sum(shard.size for shard in plan.shards), "bytes") as advance:
         pending = [
             pool.submit(write_chain, chain, source, partial, chain_pins, advance if shared else None)
@@ -232,7 +233,7 @@ def _claim(partial: Path, names: Collection[str]) -> None:
 
     A build that was killed just before its last rename has no marker any more, but only files of the plan.
     """
-    with space_errors(partial):
+    with write_errors(partial):
         partial.mkdir(parents=True, exist_ok=True)
         left = [path for path in partial.iterdir() if path.name not in names]
         if left and not (partial / MARKER).exists():

@@ -116,7 +116,7 @@ def atomic_file(target: Path) -> Iterator[Path]:
     Raises:
         UnavailableError: the disk is full.
     """
-    with space_errors(target):
+    with write_errors(target):
         target.parent.mkdir(parents=True, exist_ok=True)
         descriptor, name = tempfile.mkstemp(prefix=f".{target.name}.", suffix=".tmp", dir=target.parent)
         os.close(descriptor)
@@ -160,7 +160,7 @@ def atomic_folder(target: Path) -> Iterator[Path]:
     old = target.with_name(f".{target.name}.old")
     for left in (temporary, old):
         shutil.rmtree(left, ignore_errors=True)
-    with space_errors(target):
+    with write_errors(target):
         target.parent.mkdir(parents=True, exist_ok=True)
         temporary.mkdir()
         try:
@@ -177,7 +177,7 @@ def atomic_folder(target: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def space_errors(target: Path) -> Iterator[None]:
+def write_errors(target: Path) -> Iterator[None]:
     """Turn a full disk, or a place that may not be written, into one line that names the target."""
     try:
         yield

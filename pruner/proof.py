@@ -125,7 +125,7 @@ def _compare_shards(
             return future
 
         pairs = {}
-        for shard in comparable:
+        for shard in sorted(comparable, key=lambda shard: shard.size, reverse=True):  # the last work to end is short
             known = listed_digest(files[shard.name])
             kind = known.kind if known else "sha256"
             ours: Digest | Future[Digest]

@@ -17,7 +17,7 @@ from typing import Any, Literal
 from pydantic import Field, ValidationError
 
 from pruner.errors import CheckFailedError, InputError
-from pruner.files import digest_of, space_errors, write_atomic
+from pruner.files import digest_of, write_atomic, write_errors
 from release.documents import Document
 
 Kind = Literal["raw", "patch"]
@@ -119,7 +119,7 @@ class Ledger:
     def append(self, reply: Reply) -> None:
         """Write a reply and wait until it is on disk.  Threads may call this: one line is written after the other."""
         with self._writing:
-            with space_errors(self._path):
+            with write_errors(self._path):
                 self._file.write(_line(reply.model_dump(mode="json")))
                 self._file.flush()
                 os.fsync(self._file.fileno())

@@ -14,7 +14,7 @@ from typing import Any, BinaryIO, Literal
 
 from pruner.base_check import FollowingSource, require_digest
 from pruner.errors import CheckFailedError, InputError, UnavailableError
-from pruner.files import BLOCK, canonical_json, fsync_folder, require_space, sha256_file, space_errors, write_atomic
+from pruner.files import BLOCK, canonical_json, fsync_folder, require_space, sha256_file, write_atomic, write_errors
 from pruner.progress import SILENT, Advance, Progress
 from release.gguf.cut_plan import CutPlan, after, read_parts
 from release.gguf.located import LocatedGguf
@@ -65,7 +65,7 @@ def cut(
     if (kept := _kept(base, plan, target, record, checked)) is not None:
         return kept
     _require_space(plan, target)
-    with space_errors(target):
+    with write_errors(target):
         target.parent.mkdir(parents=True, exist_ok=True)
         with _partial_file(target) as partial:
             follower = FollowingSource(base.source, {base.name: pinned} if pinned and checked == "read" else {})

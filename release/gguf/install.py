@@ -20,7 +20,7 @@ from pathlib import Path
 
 from pruner.errors import CheckFailedError, UnavailableError
 from pruner.exclusive import exclusive
-from pruner.files import atomic_folder, canonical_json, digest_of, require_space, sha256_file, space_errors, write_atomic
+from pruner.files import atomic_folder, canonical_json, digest_of, require_space, sha256_file, write_atomic, write_errors
 from pruner.progress import SILENT, Advance, Progress
 from pruner.workers import usable_cores
 from release.gguf.toolchain import (
@@ -241,7 +241,7 @@ def build_tools(
     """
     # git must not look for a repository around the cache folder: its commit would get into the binaries.
     environment = {**inherited(BUILD_VARIABLES), "GIT_CEILING_DIRECTORIES": str(source.absolute().parent)}
-    with space_errors(build):
+    with write_errors(build):
         with progress.task("configuring llama.cpp", None):
             run_tool(configure_command(tools, source, build, flags), log=log, environment=environment)
         with progress.task("building llama.cpp", 100) as advance:

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from pruner.errors import CheckFailedError, InputError, UnavailableError
-from pruner.files import fsync_folder, space_errors
+from pruner.files import fsync_folder, write_errors
 from release.gguf.reader import GgufHeader, read_header
 
 OUTPUT = "output.gguf"
@@ -29,7 +29,7 @@ def scratch_folder(target: Path) -> Iterator[Path]:
         UnavailableError: the disk is full.
     """
     folder = target.with_name(f".{target.name}.scratch")
-    with space_errors(target):
+    with write_errors(target):
         target.parent.mkdir(parents=True, exist_ok=True)
         _remove(folder)
         folder.mkdir()

@@ -33,6 +33,27 @@ def run_build(base: Path, out: Path, drop: dict[str, tuple[int, ...]] = DROP, *,
     return build(plan, base, out, **options)
 
 
+class Recording(ThreadPoolExecutor):
+    """Threads that note how many bytes each piece of work writes, in the order in which it was given."""
+
+    def __init__(self) -> None:
+        super().__init__(2)
+        self.sizes: list[int] = []
+
+    def submit(self, function: Any, /, chain: Any, *words: Any, **options: Any) -> Any:
+        self.sizes.append(sum(shard.size for shard in chain))
+        return super().submit(function, chain, *words, **options)
+
+
+def test_large_shards_are_begun_first(make_checkpoint: CheckpointFactory, tmp_path: Path) -> None:
+    with Recording() as threads:
+        result = run_build(make_checkpoint(), tmp_path / "out", executor=threads)
+    assert threads.sizes == sorted(threads.sizes, reverse=True)
+    sizes = [file.size for file in result.files if file.name.endswith(".safetensors")]
+    assert sorted(threads.sizes) == sorted(sizes)
+    assert sizes != threads.sizes, "the order of the names would do as well"
+
+
 def expected_tensors(drop: dict[str, tuple[int, ...]], seed: int = 0) -> dict[str, np.ndarray[Any, Any]]:
     """Slices taken by numpy, independently of plans and byte ranges."""
     result = {}

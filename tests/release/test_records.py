@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pruner.errors import CheckFailedError
+from pruner.errors import CheckFailedError, InputError
 from pruner.files import sha256_bytes
-from release.records import make_record, outputs_hold, read_made, read_record, record_path, write_record
+from release.records import make_record, outputs_hold, own_work_folder, read_made, read_record, record_path, write_record
 from tests.hostile import FUZZ, assert_read_or_refused, changed_json
 
 
@@ -78,3 +78,25 @@ def test_a_damaged_file_of_the_work_folder_is_one_line(tmp_path: Path, content: 
         read_made(tmp_path / "published.json", dict[str, str])
     (tmp_path / "published.json").write_text('{"org/a": "x"}')
     assert read_made(tmp_path / "published.json", dict[str, str]) == {"org/a": "x"}
+
+
+def test_temporary_files_of_a_killed_run_are_removed_when_the_next_takes_the_folder(tmp_path: Path) -> None:
+    with own_work_folder(tmp_path / "work", "v"):
+        pass
+    left = [".ranking_report.json.ljmhjlg5.tmp", "analysis/.00017.safetensors.k_3abcd9.tmp"]
+    kept = ["notes.tmp", ".weights.partial/.moe-release-build", ".weights.partial/model-00001-of-00002.safetensors"]
+    for name in (*left, *kept):
+        (tmp_path / "work" / name).parent.mkdir(exist_ok=True)
+        (tmp_path / "work" / name).write_text("x")
+    with own_work_folder(tmp_path / "work", "v"):
+        assert [name for name in left if (tmp_path / "work" / name).exists()] == []
+        assert [name for name in kept if (tmp_path / "work" / name).exists()] == kept
+
+
+def test_a_folder_whose_first_run_was_killed_at_once_is_used(tmp_path: Path) -> None:
+    (tmp_path / "work").mkdir()
+    (tmp_path / "work" / ".moe-release").touch()
+    with own_work_folder(tmp_path / "work", "v"):
+        pass
+    with pytest.raises(InputError, match="holds the release v"), own_work_folder(tmp_path / "work", "other"):
+        pass

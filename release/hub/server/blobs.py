@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from pruner.files import BLOCK, fsync_folder, space_errors
+from pruner.files import BLOCK, fsync_folder, write_errors
 from release.hub.server.errors import HubError
 
 
@@ -76,7 +76,7 @@ class BlobStore:
         Raises:
             UnavailableError: the disk is full.
         """
-        with space_errors(self._blobs):
+        with write_errors(self._blobs):
             descriptor, name = tempfile.mkstemp(dir=self._partial)
             incoming = Incoming(descriptor, Path(name))
             try:

@@ -310,7 +310,7 @@ def test_names_that_lead_out_of_the_folder_are_not_listed(
 
 
 def test_a_hub_that_is_not_there_is_one_line() -> None:
-    with pytest.raises(UnavailableError, match="the connection to http://127.0.0.1:9 failed"):
+    with pytest.raises(UnavailableError, match=r"the connection to http://127\.0\.0\.1:9 failed"):
         hub_source(BASE, endpoint="http://127.0.0.1:9", token="hf_x", pauses=NO_PAUSES)
 
 

@@ -29,7 +29,9 @@ def context(folder: Path, shard_size: int) -> Context:
 
 
 def test_a_disk_that_is_too_small_is_found_before_the_build(tmp_path: Path) -> None:
-    too_many = 1 + shutil.disk_usage(tmp_path).free  # a file of holes may be larger than the disk, not larger than its file system's limit
+    too_many = (
+        1 + shutil.disk_usage(tmp_path).free
+    )  # a file of holes may be larger than the disk, not larger than its file system's limit
     with pytest.raises(UnavailableError, match=f"this release needs {too_many:,} bytes"):
         STAGE.run(context(tmp_path, too_many))
 
