@@ -2,6 +2,9 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 # On a machine without a GPU, outside a mirror that prefers CPU builds: TORCH_INDEX=https://download.pytorch.org/whl/cpu
 TORCH_INDEX ?=
+# Whole files are handed out, so that what the tests of one file share is made once.
+TEST_WORKERS ?= 2
+SIDE_BY_SIDE := --numprocesses $(TEST_WORKERS) --dist loadfile
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/pip --disable-pip-version-check --quiet
@@ -12,7 +15,7 @@ demo: setup toolchain  ## cut a release of the tiny model, end to end, and publi
 	$(BIN)/moe-release cut manifests/tiny-gemma4-4e.yaml --hub local
 
 test: setup toolchain browser lint types  ## the whole test suite
-	$(BIN)/pytest
+	$(BIN)/pytest $(SIDE_BY_SIDE)
 
 lint: setup
 	$(BIN)/ruff format --check .
@@ -25,7 +28,7 @@ type: types
 
 coverage: setup toolchain browser  ## the share of lines and branches that the tests run, and the holes
 	$(BIN)/coverage erase
-	$(BIN)/coverage run -m pytest $(TESTS)
+	$(BIN)/coverage run -m pytest $(SIDE_BY_SIDE) $(TESTS)
 	$(BIN)/coverage combine --quiet
 	$(BIN)/coverage report
 

@@ -20,7 +20,7 @@ for name, value in {
     "HF_HUB_DISABLE_UPDATE_CHECK": "1",
     "HF_HUB_DISABLE_XET": "1",
     "HF_DATASETS_OFFLINE": "1",
-    "OMP_NUM_THREADS": "2",
+    "OMP_NUM_THREADS": "1",  # two test processes whose threads wait for each other slow down a hundredfold
     "GOMP_SPINCOUNT": "0",
     "TOKENIZERS_PARALLELISM": "false",
 }.items():
