@@ -1,0 +1,39 @@
+"""Values that several sections of a manifest hold: names, digests, sizes, pinned files."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Any
+
+from pydantic import BeforeValidator, Field, PositiveInt, StringConstraints
+
+from release import patterns
+from release.documents import Document
+
+Sha256 = Annotated[str, StringConstraints(pattern=patterns.SHA256)]
+Revision = Annotated[str, StringConstraints(pattern=patterns.REVISION)]
+Name = Annotated[str, StringConstraints(pattern=patterns.NAME)]
+RepoId = Annotated[str, StringConstraints(pattern=patterns.REPO_ID)]
+
+_UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30}
+
+
+def parse_size(value: Any) -> Any:
+    """Bytes of a size such as `5GiB`; a number is bytes already."""
+    if isinstance(value, str):
+        match = re.fullmatch(r"(\d+)\s*([KMG]i?B|B|)", value.strip())
+        if not match:
+            raise ValueError(f"{value!r} is no size; write for example 5GiB, 4GB or a number of bytes")
+        return int(match[1]) * _UNITS[match[2]]
+    return value
+
+
+SizeText = Annotated[str, StringConstraints(pattern=r"^\s*\d+\s*([KMG]i?B|B|)\s*$")]
+Size = Annotated[int, BeforeValidator(parse_size, json_schema_input_type=SizeText | PositiveInt), Field(gt=0)]
+
+
+class PinnedFile(Document):
+    """A file beside the manifest, with the digest that it must have."""
+
+    path: str = Field(description="Relative to the manifest's folder, and inside it.")
+    sha256: Sha256 | None = Field(None, description="Refuse the file when it has another SHA-256.")
