@@ -23,8 +23,7 @@ from release.attestation.keyless import own_identity, sign_keyless
 from release.attestation.keys import load_signer
 from release.attestation.provenance import PROJECT, STATEMENT, subject
 from release.documents import Document
-from release.verification.published import Published, PublishedRepository, fetch, open_repository
-from release.verification.weights import base_of
+from release.hub.published import Published, PublishedRepository, base_of, fetch, open_repository
 
 if TYPE_CHECKING:
     from release.hub.pull_request import Proposal

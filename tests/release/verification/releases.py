@@ -17,8 +17,9 @@ from pruner.files import sha256_bytes, sha256_file
 from release.attestation.rebuild import Attestation, AttestRequest, attest, propose_attestation
 from release.hub.local import LocalHub
 from release.hub.remote import hub_api
-from release.verification.run import Request, verify_published
-from release.verification.verdict import Finding, Verification
+from release.verdict import Finding, Verification
+from release.verification.request import Request
+from release.verification.run import verify_published
 from tests.conftest import MANIFESTS, ROOT
 from tests.end_to_end.conftest import run_command
 

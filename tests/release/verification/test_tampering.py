@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from release.verification.verdict import Verdict
+from release.verdict import Verdict
 from tests.release.verification.releases import DROPPED, Stage, part
 
 SHARD = "model-00001-of-00003.safetensors"
