@@ -11,13 +11,14 @@ from pydantic import Field, model_validator
 from pruner.errors import InputError
 from pruner.files import path_inside, sha256_file
 from release.documents import Document, load_document, place_of
+from release.patterns import Name
 from release.sections.base import Base, Prior
 from release.sections.card import Card, Leaderboard
 from release.sections.evaluation import Compare, Eval
 from release.sections.gguf import BaseQuant, Gguf, Imatrix, QualityCheck, Quant
 from release.sections.prune import Analysis, DataSource, PinnedMap, Prune, Weights
 from release.sections.publish import Publish
-from release.sections.values import Name, PinnedFile, parse_size
+from release.sections.values import PinnedFile, parse_size
 
 __all__ = [
     "Analysis",

@@ -24,6 +24,7 @@ from release.attestation.keys import load_signer
 from release.attestation.provenance import PROJECT, STATEMENT, subject
 from release.documents import Document
 from release.hub.published import Published, PublishedRepository, base_of, fetch, open_repository
+from release.patterns import Sha256
 
 if TYPE_CHECKING:
     from release.hub.pull_request import Proposal
@@ -35,7 +36,6 @@ SHORT = 12
 MESSAGE = "attestation: rebuilt by {builder}"
 
 Text = Annotated[str, StringConstraints(min_length=1, max_length=200, pattern=r"^[^\x00-\x1f\x7f]+$")]
-Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 
 
 class Builder(Document):

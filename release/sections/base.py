@@ -7,7 +7,8 @@ from pathlib import Path
 from pydantic import Field, model_validator
 
 from release.documents import Document
-from release.sections.values import PinnedFile, RepoId, Revision, Sha256
+from release.patterns import RepoId, Revision, Sha256
+from release.sections.values import PinnedFile
 
 
 class Base(Document):

@@ -5,7 +5,8 @@ from __future__ import annotations
 from pydantic import Field
 
 from release.documents import Document
-from release.sections.values import Name, PinnedFile, RepoId
+from release.patterns import Name, RepoId
+from release.sections.values import PinnedFile
 
 
 class Leaderboard(Document):

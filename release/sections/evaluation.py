@@ -5,8 +5,9 @@ from __future__ import annotations
 from pydantic import Field, model_validator
 
 from release.documents import Document
+from release.patterns import Name
 from release.reported import Reported
-from release.sections.values import Name, PinnedFile
+from release.sections.values import PinnedFile
 
 
 class Eval(Document):

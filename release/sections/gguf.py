@@ -8,7 +8,8 @@ from pydantic import BeforeValidator, Field, model_validator
 
 from release.documents import Document
 from release.gguf.quality import MINIMUM_TOKENS
-from release.sections.values import Name, PinnedFile, RepoId, Revision, Sha256, Size
+from release.patterns import Name, RepoId, Revision, Sha256
+from release.sections.values import PinnedFile, Size
 
 
 class Imatrix(Document):

@@ -11,7 +11,8 @@ from pruner.ranking_options import CoverageRanking, Gates, Ranking
 from pruner.safetensors_format import Metadata
 from release.documents import Document
 from release.hub_file import HubAddress, RepoFile, with_hub_address
-from release.sections.values import PinnedFile, RepoId, Revision, Sha256, Size
+from release.patterns import RepoId, Revision, Sha256
+from release.sections.values import PinnedFile, Size
 
 
 class PinnedMap(PinnedFile):

@@ -7,7 +7,8 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, StringConstraints
 
 from release.documents import Document
-from release.sections.values import Name, PinnedFile, RepoId
+from release.patterns import Name, RepoId
+from release.sections.values import PinnedFile
 
 
 class Supersedes(Document):

@@ -1,4 +1,4 @@
-"""Values that several sections of a manifest hold: names, digests, sizes, pinned files."""
+"""Values that several sections of a manifest hold: sizes, pinned files."""
 
 from __future__ import annotations
 
@@ -7,13 +7,8 @@ from typing import Annotated, Any
 
 from pydantic import BeforeValidator, Field, PositiveInt, StringConstraints
 
-from release import patterns
 from release.documents import Document
-
-Sha256 = Annotated[str, StringConstraints(pattern=patterns.SHA256)]
-Revision = Annotated[str, StringConstraints(pattern=patterns.REVISION)]
-Name = Annotated[str, StringConstraints(pattern=patterns.NAME)]
-RepoId = Annotated[str, StringConstraints(pattern=patterns.REPO_ID)]
+from release.patterns import Sha256
 
 _UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30}
 

@@ -22,11 +22,7 @@ from release.hub.remote import hub_api
 from release.verdict import Verdict
 from tests.conftest import ROOT
 from tests.end_to_end.conftest import run_command
-from tests.release.verification.releases import Stage, part
-
-
-def last_byte(data: bytes) -> bytes:
-    return data[:-1] + bytes([data[-1] ^ 1])
+from tests.release.verification.releases import Stage, last_byte, part
 
 
 def shard_of(stage: Stage) -> str:
