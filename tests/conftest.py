@@ -45,6 +45,17 @@ main()
 """The command as the base install has it: none of the extras' packages can be imported."""
 
 
+CLIENTS = tuple(ROOT / "tests" / folder for folder in ("documentation", "release/hub", "release/verification"))
+"""Tests that upload with huggingface_hub themselves."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """huggingface_hub 2.4.0 itself uses a parameter that its HTTP library has deprecated; everything else stays an error."""
+    for item in items:
+        if any(folder in item.path.parents for folder in CLIENTS):
+            item.add_marker(pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning"))
+
+
 @pytest.fixture(scope="session")
 def manifests() -> Path:
     """The committed manifests."""

@@ -119,7 +119,7 @@ def load_measured(folder: Path, *, dtype: str = "auto", device: str = "cpu") -> 
         InputError: the checkpoint cannot be loaded, is incomplete, or has no experts that transformers' registry runs.
     """
     register()
-    model, problems = _load(folder, dtype, experts=IMPLEMENTATION)
+    model, problems = _load(folder, dtype)
     missing = sorted({*problems["missing_keys"], *(str(key) for key in problems.get("mismatched_keys", ()))})
     if missing:
         raise InputError(f"{folder}: the base lacks {len(missing)} of its model's tensors, the first is {missing[0]}")
@@ -153,15 +153,10 @@ def measured_model(model: Any, folder: Path) -> MeasuredModel:
     )
 
 
-def load_plain(folder: Path, *, dtype: str = "auto", experts: str | None = None) -> Any:
-    """The same model with another experts implementation (None: the model's default), for comparisons."""
-    return _load(folder, dtype, experts=experts)[0].eval()
-
-
-def _load(folder: Path, dtype: str, experts: str | None) -> tuple[Any, dict[str, Any]]:
+def _load(folder: Path, dtype: str) -> tuple[Any, dict[str, Any]]:
     if dtype not in DTYPES:
         raise InputError(f"dtype {dtype!r}: must be one of {', '.join(DTYPES)}")
-    options: dict[str, Any] = {"attn_implementation": attention_for(folder), "experts_implementation": experts}
+    options: dict[str, Any] = {"attn_implementation": attention_for(folder), "experts_implementation": IMPLEMENTATION}
     with loading_errors(folder), no_progress_bars():
         result: tuple[Any, dict[str, Any]] = model_class(config_of(folder)).from_pretrained(
             folder,

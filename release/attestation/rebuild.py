@@ -23,8 +23,8 @@ from release.attestation.keyless import own_identity, sign_keyless
 from release.attestation.keys import load_signer
 from release.attestation.provenance import PROJECT, STATEMENT, subject
 from release.documents import Document
-from release.verification.published import Published, PublishedRepository, fetch, open_repository
-from release.verification.weights import base_of
+from release.hub.published import Published, PublishedRepository, base_of, fetch, open_repository
+from release.patterns import Sha256
 
 if TYPE_CHECKING:
     from release.hub.pull_request import Proposal
@@ -36,7 +36,6 @@ SHORT = 12
 MESSAGE = "attestation: rebuilt by {builder}"
 
 Text = Annotated[str, StringConstraints(min_length=1, max_length=200, pattern=r"^[^\x00-\x1f\x7f]+$")]
-Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 
 
 class Builder(Document):

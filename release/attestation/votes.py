@@ -15,9 +15,9 @@ from release.attestation.keyless import is_bundle, verified_bundle
 from release.attestation.keys import Rebuilder, read_rebuilders
 from release.attestation.model_signature import NAME, PUBLIC_KEY
 from release.attestation.rebuild import FOLDER, PREDICATE, Rebuild, published_shards
+from release.hub.published import Published, PublishedRepository
 from release.reproduce import REBUILDERS
-from release.verification.published import Published, PublishedRepository
-from release.verification.verdict import Verdict
+from release.verdict import Verdict
 
 STATEMENT_LIMIT = 1 << 20
 MOST_STATEMENTS = 1000

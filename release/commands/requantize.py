@@ -16,8 +16,8 @@ def requantize_manifest(
     manifest: Path, work: Path | None, *, imatrix: Path | None, llama_cpp: Path | None, workers: int | None, as_json: bool
 ) -> None:
     """Run the pipeline to the unquantized GGUF, make the quants again and compare; exit code 1 unless all are GOOD."""
-    from release.actions.requantize import requantize, requantize_table
     from release.pipeline import run_pipeline
+    from release.verification.requantize import requantize, requantize_table
 
     if manifest.is_dir():
         raise InputError(f"{manifest}: a folder: --requantize wants a manifest")

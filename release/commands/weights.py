@@ -130,7 +130,8 @@ def _verify_against(target: str, against: str, workers: int | None, *, as_json: 
 def _verify_published(target: str, *, as_json: bool, **chosen: Any) -> None:
     from pruner.sources import parse_address
     from release.gguf.toolchain import cache_folder
-    from release.verification.run import Request, verify_published
+    from release.verification.request import Request
+    from release.verification.run import verify_published
 
     repo, revision = parse_address(target)
     cache = cache_folder() / "planned-digests"

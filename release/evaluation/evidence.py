@@ -17,8 +17,9 @@ from pruner.files import canonical_json, digest_of, read_json, write_atomic
 from release.documents import Document
 from release.evaluation.consistency import contradictions, disagreements
 from release.evaluation.outcomes import Cause, breakdown
-from release.evaluation.protocol import MOST_REPEATS, OutcomeName, Sha256
+from release.evaluation.protocol import MOST_REPEATS, OutcomeName
 from release.evaluation.stats import clustered_interval, clustered_mean, wilson_interval
+from release.patterns import Sha256
 
 DECIMALS = 6
 """Of shares and intervals: coarser than any difference between two machines' floating point, finer than any use."""

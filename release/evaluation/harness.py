@@ -183,17 +183,17 @@ def _model_class() -> type[LM]:
 
         def loglikelihood(self, requests: list[Instance]) -> list[tuple[float, bool]]:
             """A chat server has no log-likelihoods of given texts."""
-            raise InputError(
-                f"a task that needs log-likelihoods cannot be asked through a chat server ({len(requests)} requests)"
-            )
+            raise _no_likelihoods(len(requests))
 
         def loglikelihood_rolling(self, requests: list[Instance]) -> list[float]:
             """A chat server has no log-likelihoods of given texts."""
-            raise InputError(
-                f"a task that needs log-likelihoods cannot be asked through a chat server ({len(requests)} requests)"
-            )
+            raise _no_likelihoods(len(requests))
 
     return AskingModel
+
+
+def _no_likelihoods(requests: int) -> InputError:
+    return InputError(f"a task that needs log-likelihoods cannot be asked through a chat server ({requests} requests)")
 
 
 @contextmanager

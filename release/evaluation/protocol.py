@@ -17,11 +17,11 @@ from pruner.errors import InputError
 from pruner.files import digest_of, path_inside, sha256_bytes
 from release.documents import Document, load_document
 from release.hub_file import RepoFile, with_hub_address
+from release.patterns import Revision, Sha256
 
 OutcomeName = Literal["valid", "empty", "truncated", "unparsable", "failed"]
 """What became of a question; see `release.evaluation.outcomes`."""
 
-Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Share = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=1, lt=2**31)]
 Seconds = Annotated[float, Field(gt=0)]
@@ -49,7 +49,7 @@ class DataSet(Document):
 
     path: str | None = None
     repository: Annotated[str, Field(pattern=r"^[\w.-]+/[\w.-]+$")] | None = None
-    revision: Annotated[str, Field(pattern=r"^[0-9a-f]{40}$")] | None = None
+    revision: Revision | None = None
     config: str | None = None
     file: RepoFile | None = None
     sha256: Sha256

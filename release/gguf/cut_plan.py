@@ -60,7 +60,6 @@ class CutPlan:
 
     name: str
     experts: int
-    base_experts: int
     header: tuple[Part, ...]
     tensors: tuple[CutTensor, ...]
     alignment: int
@@ -126,7 +125,6 @@ def plan_cut(base: LocatedGguf, drop_map: DropMap, *, name: str, where: str) -> 
     return CutPlan(
         name=name,
         experts=experts,
-        base_experts=found.architecture.experts,
         header=tuple(_merged(_header(base, tensors, _changes(header, name, tensors, experts, groups)))),
         tensors=tensors,
         alignment=header.alignment,

@@ -10,13 +10,13 @@ import re
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import AllowInfNan, Field, StringConstraints, ValidationError
+from pydantic import AllowInfNan, Field, ValidationError
 
 from pruner.errors import CheckFailedError, InputError, first_problem
 from pruner.files import canonical_json, read_json, write_atomic
 from release.documents import Document
+from release.patterns import Sha256
 
-Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 Finite = Annotated[float, AllowInfNan(allow_inf_nan=False)]
 MINIMUM_TOKENS = 100
 """llama-perplexity makes no statistics of fewer scored tokens."""

@@ -13,6 +13,7 @@ from release.card.facts import Facts
 from release.card.inputs import CardInputs, card_texts, facts_of, prose_of, table_entries, weights_repository
 from release.card.metadata import leaderboard_yaml
 from release.card.pictures.canvas import libraries
+from release.card.pictures.gallery import draw_pictures, picture_facts, picture_files
 from release.card.render import own_templates, template_folder
 from release.context import Context
 from release.evaluation.gates import require_reference
@@ -23,7 +24,6 @@ from release.manifest import Leaderboard
 from release.stages.calibrate import imatrix_of
 from release.stages.evaluate import calibration_digests, evidence_of, protocol_of
 from release.stages.lock_draft import draft_lock
-from release.stages.pictures import draw_pictures, picture_facts, picture_files
 from release.stages.prune import drop_map_path, plan_of, skip_base_release
 from release.stages.quality import quality_path, wants_quality
 from release.stages.quantize import read_summaries

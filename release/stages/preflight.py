@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 from pathlib import Path
 
 from pruner.errors import InputError, UnavailableError
@@ -16,6 +15,7 @@ from release.card.written import check_texts
 from release.context import Context
 from release.documents import place_of
 from release.evaluation.remote import check_url
+from release.extras import require_extra
 from release.gguf.experts import find_experts
 from release.gguf.names import check_tags
 from release.gguf.quantize import check_type
@@ -28,7 +28,6 @@ from release.stages.calibrate import imatrix_path
 from release.stages.cut_quant import base_quant
 from release.stages.stage import Stage
 
-MODULES = {"analysis": ("torch", "transformers"), "eval": ("lm_eval",)}
 LARGEST_QUANT = 8.5 / 16
 """Size of a Q8_0 in relation to bf16: 34 bytes for 32 weights."""
 UNQUANTIZED = ("F16", "BF16", "F32")
@@ -136,13 +135,6 @@ def unknown_license(loaded: LoadedManifest) -> str | None:
 def _ahead(context: Context, stage: str) -> bool:
     """Whether this run will reach a stage that has never completed here: only then must its tools be there."""
     return stage in context.planned and read_record(context.work, stage) is None
-
-
-def require_extra(extra: str) -> None:
-    """Raise UnavailableError with the install command when an extra's packages are missing."""
-    for module in MODULES[extra]:
-        if importlib.util.find_spec(module) is None:
-            raise UnavailableError(f"{module} is not installed; run: pip install 'moe-release[{extra}]'")
 
 
 def _require_buildable(loaded: LoadedManifest) -> None:

@@ -20,7 +20,7 @@ def counted_rebuilds(context: Context) -> tuple[int, int] | None:
         return None
     from release.attestation.rebuild import published_shards
     from release.attestation.votes import verified_rebuilds
-    from release.verification.published import fetch, open_repository
+    from release.hub.published import fetch, open_repository
 
     hub = context.options.hub
     try:

@@ -10,6 +10,7 @@ from pruner.files import read_json, sha256_bytes, write_atomic
 from release.card.compared import reference_of
 from release.card.concerns import Concern, lock_warnings, overlap_warnings, run_warnings, table_warnings
 from release.card.facts import Facts
+from release.card.pictures.gallery import FOLDER
 from release.card.render import own_templates, template_folder
 from release.card.report import (
     InlinePicture,
@@ -31,7 +32,6 @@ from release.stages.evaluate import evidence_of
 from release.stages.lock import STAGES as LOCKED_STAGES
 from release.stages.lock import changed_inputs
 from release.stages.lock_draft import draft_lock
-from release.stages.pictures import FOLDER
 from release.stages.prune import skip_base_release
 from release.stages.stage import Stage
 

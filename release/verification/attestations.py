@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from release.attestation.rebuild import FOLDER
 from release.attestation.votes import verified_rebuilds
-from release.verification.published import Published
-from release.verification.verdict import Finding, Verdict
+from release.hub.published import Published
+from release.verdict import Finding, Verdict
 
 PART = "attestations"
 

@@ -16,12 +16,12 @@ from release.card.inputs import CardInputs, card_texts, facts_of, table_entries
 from release.card.lint.document import read_document
 from release.card.lint.knowledge import Knowledge
 from release.card.lint.rules import claims as number_claims
-from release.stages.pictures import draw_pictures, picture_facts
-from release.verification.ggufs import GgufRequest, open_gguf_repository
-from release.verification.published import Published, PublishedRepository
+from release.card.pictures.gallery import draw_pictures, picture_facts
+from release.hub.published import Published, PublishedRepository, base_of
+from release.verdict import Finding, Pieces, Verdict
+from release.verification.ggufs import open_gguf_repository
 from release.verification.recollected import recollect
-from release.verification.verdict import Finding, Pieces, Verdict
-from release.verification.weights import base_of
+from release.verification.request import Request
 
 PART = "card"
 CARD = "README.md"
@@ -30,7 +30,7 @@ CONTAMINATION, REBUILDS = "contamination", "rebuilds"
 """Claims that nobody can recompute from what is published: calibration questions are withheld; others may join later."""
 
 
-def check_card(published: Published, request: GgufRequest) -> Finding:
+def check_card(published: Published, request: Request) -> Finding:
     """The finding on cards and claims.
 
     Raises:
@@ -115,7 +115,7 @@ def _require_votes(published: Published, claims: dict[str, dict[str, Any]]) -> N
         raise CheckFailedError(f"the card counts {claimed['shown']} independent rebuilds, {counted} are verified")
 
 
-def _compare_cards(published: Published, request: GgufRequest, inputs: CardInputs, facts: Facts, pieces: Pieces) -> None:
+def _compare_cards(published: Published, request: Request, inputs: CardInputs, facts: Facts, pieces: Pieces) -> None:
     """Render the cards and compare them, byte for byte but for hand-written parts."""
     made_with = inputs.lock.inputs.tools.get("moe-release")
     if inputs.manifest.card.templates:
@@ -124,7 +124,7 @@ def _compare_cards(published: Published, request: GgufRequest, inputs: CardInput
     texts = card_texts(inputs, facts)
     cards = {CARD: (published.weights, texts["README.md"])}
     if "README.gguf.md" in texts and inputs.manifest.publish and inputs.manifest.publish.gguf:
-        repository = open_gguf_repository(published, request.revision, endpoint=request.endpoint, token=request.token)
+        repository = open_gguf_repository(published, request)
         cards["README.md of the GGUFs"] = (repository, texts["README.gguf.md"])
     for name, (repository, rendered) in cards.items():
         with pieces.checking(name):

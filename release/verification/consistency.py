@@ -8,10 +8,10 @@ from pruner.files import path_inside, sha256_file
 from pruner.sources import read_small
 from release import reproduce
 from release.attestation.provenance import provenance
+from release.hub.published import Published, PublishedRepository
 from release.lock import Lock
 from release.references import parse_sums
-from release.verification.published import Published, PublishedRepository
-from release.verification.verdict import Finding, Pieces, Verdict
+from release.verdict import Finding, Pieces, Verdict
 
 CARD = "README.md"
 

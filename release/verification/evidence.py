@@ -5,8 +5,8 @@ from __future__ import annotations
 from pruner.errors import CheckFailedError
 from release import reproduce
 from release.evaluation.evidence import read_evidence
-from release.verification.published import Published
-from release.verification.verdict import Finding, Pieces, Verdict
+from release.hub.published import Published
+from release.verdict import Finding, Pieces, Verdict
 
 PART = "evidence"
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import shutil
 import tempfile
 from contextlib import ExitStack
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,10 +15,11 @@ from release import reproduce
 from release.evaluation.compare import compare
 from release.evaluation.evidence import Evidence, evidence_bytes, read_evidence
 from release.evaluation.protocol import Protocol, load_protocol
+from release.hub.published import Published, PublishedRepository
 from release.processes import processor
+from release.verdict import Finding, Verdict
 from release.verification.ggufs import open_gguf_repository, quant_files
-from release.verification.published import Published, PublishedRepository
-from release.verification.verdict import Finding, Verdict
+from release.verification.request import Request
 
 if TYPE_CHECKING:
     from release.gguf.toolchain import Toolchain
@@ -27,19 +27,7 @@ if TYPE_CHECKING:
 PART = "exam"
 
 
-@dataclass(frozen=True)
-class ExamRequest:
-    """With what to take the exam again: `work` keeps the download and the replies, so that a killed exam goes on."""
-
-    work: Path | None = None
-    data: Path | None = None
-    llama_cpp: Path | None = None
-    revision: str = "main"
-    endpoint: str | None = None
-    token: str | None = None
-
-
-def check_exam(published: Published, request: ExamRequest, *, progress: Progress = SILENT) -> Finding:
+def check_exam(published: Published, request: Request, *, progress: Progress = SILENT) -> Finding:
     """The finding on the first evaluated quant.
 
     Equal evidence is GOOD.  Other replies are BAD only where toolchain and processor are those of the published run, which must
@@ -74,7 +62,7 @@ def judged(theirs: Evidence, ours: Evidence, *, same_tools: bool) -> Finding:
     return Finding(PART, Verdict.UNKNOWN, f"{words}; another toolchain or processor may answer otherwise")
 
 
-def _repeated(published: Published, quant: str, request: ExamRequest, progress: Progress) -> tuple[Evidence, Toolchain]:
+def _repeated(published: Published, quant: str, request: Request, progress: Progress) -> tuple[Evidence, Toolchain]:
     """Take the exam.
 
     Raises:
@@ -82,21 +70,21 @@ def _repeated(published: Published, quant: str, request: ExamRequest, progress: 
         InputError, CheckFailedError: the data set is another, or the exam fails its gates here.
     """
     from release.evaluation.runner import evaluate
+    from release.extras import require_extra
     from release.gguf.toolchain import find_toolchain
-    from release.stages.preflight import require_extra
 
     section = published.manifest.content.eval
     if section is None:
         raise InputError("the release was not evaluated")
     root = published.manifest.root
     protocol = load_protocol(path_inside(root, section.protocol), root)
-    _place_data(protocol, root, request.data)
+    _place_data(protocol, root, request.exam_data)
     require_extra("eval")
     toolchain = find_toolchain(request.llama_cpp)
     server = toolchain.binary("llama-server")
     with ExitStack() as exits:
         work = request.work or Path(exits.enter_context(tempfile.TemporaryDirectory(prefix="moe-release-exam-")))
-        repository = open_gguf_repository(published, request.revision, endpoint=request.endpoint, token=request.token)
+        repository = open_gguf_repository(published, request)
         files = [_download(published, repository, name, work / "quant", request) for name in quant_files(published, quant)]
         digests = [published.lock.outputs[f"gguf/{file.name}"].sha256 for file in files]
         evidence = evaluate(
@@ -136,7 +124,7 @@ def _place_data(protocol: Protocol, root: Path, given: Path | None) -> None:
         )
 
 
-def _download(published: Published, repository: PublishedRepository, name: str, folder: Path, request: ExamRequest) -> Path:
+def _download(published: Published, repository: PublishedRepository, name: str, folder: Path, request: Request) -> Path:
     """A file of the GGUF repository on this disk, by the real client, which goes on with what a killed run left.
 
     Raises:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 from pruner.drop_map import read_drop_map
@@ -14,32 +13,18 @@ from pruner.progress import SILENT, Progress
 from release import reproduce
 from release.gguf.cut_proof import prove_cut
 from release.gguf.located import locate_on_hub
+from release.hub.published import Published, PublishedRepository, base_of, open_repository
 from release.manifest import BaseQuant, Quant
+from release.verdict import Finding, Pieces, Verdict
 from release.verification.consistency import check_listing
 from release.verification.names import gguf_names
-from release.verification.published import Published, PublishedRepository, open_repository
-from release.verification.verdict import Finding, Pieces, Verdict
+from release.verification.request import Request
 
 PART = "ggufs"
 NOT_REBUILT = "as locked; not rebuilt: use --requantize, which makes it again here with llama.cpp, to know"
 
 
-@dataclass(frozen=True)
-class GgufRequest:
-    """How far to go: `requantize` makes the quants again in `work`, which needs the base on this disk and llama.cpp."""
-
-    base: str | None = None
-    requantize: bool = False
-    llama_cpp: Path | None = None
-    work: Path | None = None
-    workers: int | None = None
-    revision: str = "main"
-    """Of the weights; quants are read at the same branch or tag."""
-    endpoint: str | None = None
-    token: str | None = None
-
-
-def check_ggufs(published: Published, request: GgufRequest, *, progress: Progress = SILENT) -> Finding | None:
+def check_ggufs(published: Published, request: Request, *, progress: Progress = SILENT) -> Finding | None:
     """The finding on the GGUF repository; None when the release has none.
 
     A file that is not the locked one is BAD.  A quant that was cut is proved by streaming the base's GGUF.  Others are
@@ -49,7 +34,7 @@ def check_ggufs(published: Published, request: GgufRequest, *, progress: Progres
     if manifest.publish is None or manifest.publish.gguf is None or manifest.gguf is None:
         return None
     try:
-        repository = open_gguf_repository(published, request.revision, endpoint=request.endpoint, token=request.token)
+        repository = open_gguf_repository(published, request)
     except (InputError, UnavailableError) as error:
         return Finding(PART, Verdict.UNKNOWN, str(error))
     names = gguf_names(published.lock)
@@ -69,9 +54,7 @@ def check_ggufs(published: Published, request: GgufRequest, *, progress: Progres
     return pieces.finding(f"{len(names)} files as locked; {len(manifest.gguf.quants)} quants made again with the same bytes")
 
 
-def open_gguf_repository(
-    published: Published, revision: str = "main", *, endpoint: str | None = None, token: str | None = None
-) -> PublishedRepository:
+def open_gguf_repository(published: Published, request: Request) -> PublishedRepository:
     """The release's GGUF repository at the branch or tag that the weights are read at.
 
     A commit of the weights names none of the quants: then they are read at the release's tag, where it has one.
@@ -83,9 +66,8 @@ def open_gguf_repository(
     publish = published.manifest.content.publish
     if publish is None or publish.gguf is None:
         raise InputError(f"{published.weights.source.label}: the release has no GGUF repository")
-    if COMMIT.match(revision):
-        revision = publish.tag or "main"
-    return open_repository(publish.gguf, revision, endpoint=endpoint, token=token)
+    revision = (publish.tag or "main") if COMMIT.match(request.revision) else request.revision
+    return open_repository(publish.gguf, revision, endpoint=request.endpoint, token=request.token)
 
 
 def quant_files(published: Published, quant: str) -> list[str]:
@@ -107,7 +89,7 @@ def _prove(
     repository: PublishedRepository,
     quant: Quant,
     source: BaseQuant,
-    request: GgufRequest,
+    request: Request,
     progress: Progress,
 ) -> None:
     """Raise CheckFailedError unless a quant is the cut of the base's GGUF, UnavailableError when that is not to be had."""
@@ -126,7 +108,7 @@ def _prove(
 
 
 def _requantize(
-    published: Published, repository: PublishedRepository, request: GgufRequest, pieces: Pieces, progress: Progress
+    published: Published, repository: PublishedRepository, request: Request, pieces: Pieces, progress: Progress
 ) -> None:
     """Rebuild the weights, convert them, and make every quant again from the published imatrix."""
     names = [quant.name for quant in published.manifest.content.gguf.quantized] if published.manifest.content.gguf else []
@@ -148,13 +130,12 @@ def _attempt(work: Callable[[], None]) -> Exception | None:
 
 
 def _made_again(
-    published: Published, repository: PublishedRepository, request: GgufRequest, progress: Progress
+    published: Published, repository: PublishedRepository, request: Request, progress: Progress
 ) -> list[tuple[str, Verdict, str]]:
     from pruner.materialize import materialize
-    from release.actions.requantize import requantize
     from release.context import Context, Options
     from release.stages.convert import STAGE
-    from release.verification.weights import base_of
+    from release.verification.requantize import requantize
 
     with tempfile.TemporaryDirectory(prefix="moe-release-requantize-", dir=request.work) as folder:
         work = Path(folder)

@@ -25,11 +25,12 @@ from release.gguf.located import LocatedGguf, locate_on_hub
 from release.gguf.quality import Quality, read_quality
 from release.gguf.summary import GgufSummary, TensorSummary, fallbacks
 from release.gguf.tensor_types import assign, read_tensor_types
+from release.hub.published import Published, PublishedRepository
 from release.lock import Lock
 from release.manifest import Prior, Quant
 from release.references import listing, read_reference
-from release.verification.ggufs import GgufRequest, fetch_imatrix, open_gguf_repository, quant_files
-from release.verification.published import Published, PublishedRepository
+from release.verification.ggufs import fetch_imatrix, open_gguf_repository, quant_files
+from release.verification.request import Request
 
 QUALITY, QUALITY_LIMIT = "quality.json", 16 << 20
 SELF_TEST = "golden self-test"
@@ -44,7 +45,7 @@ class _Quants:
     imatrix: ImatrixSummary | None
 
 
-def recollect(published: Published, base: Source, request: GgufRequest) -> CardInputs:
+def recollect(published: Published, base: Source, request: Request) -> CardInputs:
     """The card's inputs.
 
     Raises:
@@ -104,11 +105,11 @@ def _equal_shards(published: Published, prior: Prior) -> tuple[int, int]:
     return sum(name in files and files[name].sha256 == digest for name, digest in shards.items()), len(shards)
 
 
-def _read_quants(published: Published, request: GgufRequest) -> _Quants:
+def _read_quants(published: Published, request: Request) -> _Quants:
     section = published.manifest.content.gguf
     if section is None:
         raise InputError("the release has no quants")
-    repository = open_gguf_repository(published, request.revision, endpoint=request.endpoint, token=request.token)
+    repository = open_gguf_repository(published, request)
     summaries = {quant.name: _summary(published, repository, quant, request) for quant in section.quants}
     with tempfile.TemporaryDirectory() as folder:
         matrix = fetch_imatrix(published, repository, Path(folder) / "imatrix.gguf")
@@ -121,7 +122,7 @@ def _read_quants(published: Published, request: GgufRequest) -> _Quants:
     return _Quants(summaries, quality, imatrix)
 
 
-def _summary(published: Published, repository: PublishedRepository, quant: Quant, request: GgufRequest) -> dict[str, Any]:
+def _summary(published: Published, repository: PublishedRepository, quant: Quant, request: Request) -> dict[str, Any]:
     """What the card says of a quant, from the headers of its files and from the lock."""
     names = quant_files(published, quant.name)
     where = {"endpoint": request.endpoint, "token": request.token}

@@ -4,50 +4,27 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 from pruner.digest_cache import DigestCache
 from pruner.errors import CheckFailedError, InputError, UnavailableError
 from pruner.progress import SILENT, Progress
+from release.hub.published import Published, fetch, open_repository
+from release.verdict import Finding, Verdict, Verification
 from release.verification.attestations import check_attestations
 from release.verification.card import check_card
 from release.verification.consistency import check_consistency, check_listing
 from release.verification.evidence import check_evidence
-from release.verification.exam import ExamRequest, check_exam
-from release.verification.ggufs import GgufRequest, check_ggufs
+from release.verification.exam import check_exam
+from release.verification.ggufs import check_ggufs
 from release.verification.names import weights_names
-from release.verification.published import Published, fetch, open_repository
+from release.verification.request import Request
 from release.verification.signature import check_signature
-from release.verification.verdict import Finding, Verdict, Verification
 from release.verification.weights import check_weights
 
 OPTIONAL = ("attestations",)
 """Parts whose absence is worth a line."""
-
-
-@dataclass(frozen=True)
-class Request:
-    """What to verify, and with what."""
-
-    repo: str
-    revision: str = "main"
-    base: str | None = None
-    workers: int | None = None
-    endpoint: str | None = None
-    token: str | None = None
-    signer: Path | None = None
-    """The publisher's public key, from a place that one trusts."""
-    requantize: bool = False
-    llama_cpp: Path | None = None
-    work: Path | None = None
-    """Folder for what needs a disk; default: the system's temporary one."""
-    exam: bool = False
-    exam_data: Path | None = None
-    """The exam's questions, when they are not published."""
-    cache: Path | None = None
-    """Folder that remembers digests of proved shards, so that a killed run goes on."""
 
 
 def verify_published(request: Request, *, progress: Progress = SILENT) -> Verification:
@@ -66,9 +43,9 @@ def verify_published(request: Request, *, progress: Progress = SILENT) -> Verifi
             "consistency": partial(check_consistency, published),
             "files": partial(check_files, published),
             "weights": partial(_weights, published, request, progress),
-            "ggufs": partial(check_ggufs, published, _gguf_request(request), progress=progress),
+            "ggufs": partial(check_ggufs, published, request, progress=progress),
             "evidence": partial(check_evidence, published),
-            "card": partial(check_card, published, _gguf_request(request)),
+            "card": partial(check_card, published, request),
             "exam": partial(_exam, published, request, progress),
             "attestations": partial(check_attestations, published),
             "signature": partial(check_signature, published, request.signer),
@@ -100,27 +77,4 @@ def _weights(published: Published, request: Request, progress: Progress) -> Find
 
 
 def _exam(published: Published, request: Request, progress: Progress) -> Finding | None:
-    if not request.exam:
-        return None
-    exam = ExamRequest(
-        work=request.work,
-        data=request.exam_data,
-        llama_cpp=request.llama_cpp,
-        revision=request.revision,
-        endpoint=request.endpoint,
-        token=request.token,
-    )
-    return check_exam(published, exam, progress=progress)
-
-
-def _gguf_request(request: Request) -> GgufRequest:
-    return GgufRequest(
-        base=request.base,
-        requantize=request.requantize,
-        llama_cpp=request.llama_cpp,
-        work=request.work,
-        workers=request.workers,
-        revision=request.revision,
-        endpoint=request.endpoint,
-        token=request.token,
-    )
+    return check_exam(published, request, progress=progress) if request.exam else None

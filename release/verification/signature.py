@@ -9,8 +9,8 @@ from pruner.files import sha256_bytes
 from pruner.sources import read_small
 from release.attestation.keys import read_key
 from release.attestation.model_signature import NAME, PUBLIC_KEY, UNSIGNED, require_signature, signed_digests
-from release.verification.published import Published
-from release.verification.verdict import Finding, Verdict
+from release.hub.published import Published
+from release.verdict import Finding, Verdict
 
 PART = "signature"
 LIMIT = 16 << 20

@@ -6,9 +6,8 @@ from pruner.digest_cache import DigestCache
 from pruner.errors import CheckFailedError, InputError, UnavailableError
 from pruner.progress import SILENT, Progress
 from pruner.proof import prove
-from pruner.sources import Source, open_source
-from release.verification.published import Published
-from release.verification.verdict import Finding, Pieces, Verdict
+from release.hub.published import Published, base_of
+from release.verdict import Finding, Pieces, Verdict
 
 PART = "weights"
 
@@ -41,19 +40,3 @@ def check_weights(
     for verdict in proof.verdicts:
         pieces.add(verdict.name, Verdict.GOOD if verdict.good else Verdict.BAD, verdict.reason or "")
     return pieces.finding(f"{len(proof.verdicts)} files are what {proof.base} and the drop map make")
-
-
-def base_of(published: Published, given: str | None) -> Source:
-    """The base to hold the weights against.
-
-    Raises:
-        UnavailableError: the release names a base by path, which nobody else has, and none is given; or it cannot be read.
-    """
-    if given is not None:
-        return open_source(given)
-    base = published.manifest.content.base
-    if base.repo is None:
-        raise UnavailableError(f"the release names its base, {base.label}, by path: give your copy with --base FOLDER")
-    from release.base import cached_or_remote
-
-    return cached_or_remote(base.repo, str(base.revision))

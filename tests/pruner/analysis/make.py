@@ -1,7 +1,8 @@
-"""Hand-made expert statistics."""
+"""Hand-made expert statistics, and the model that they are checked against."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -77,3 +78,14 @@ def random_statistics(questions: int = 5, layers: int = 3, experts: int = 8, see
         truncated=random.integers(0, 2, questions),
         question=question,
     )
+
+
+def load_plain(folder: Path) -> Any:
+    """The model of a base with transformers' own experts, which nothing measures."""
+    from pruner.analysis.model import attention_for, config_of, model_class
+
+    chosen = {"attn_implementation": attention_for(folder)} if attention_for(folder) else {}
+    model = model_class(config_of(folder)).from_pretrained(
+        folder, dtype="auto", experts_implementation="eager", local_files_only=True, **chosen
+    )
+    return model.eval()

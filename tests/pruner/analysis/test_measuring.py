@@ -16,7 +16,7 @@ from pruner.ranking import coverage, reap
 from pruner.statistics import QuestionSums, Sums
 
 from .conftest import EXPERTS, FAMILIES, TOP_K, naive_sums, watch
-from .make import header_for, statistics_of
+from .make import header_for, load_plain, statistics_of
 
 torch = pytest.importorskip("torch", reason="needs the analysis extra")
 pytestmark = pytest.mark.torch
@@ -43,14 +43,14 @@ def assert_close(sums: Sums, wanted: dict[str, Any], rtol: float = 1e-6) -> None
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_numbers_equal_a_naive_recompute(family: str, make_model: Callable[..., Path], calibration: CalibrationSet):
-    from pruner.analysis.model import load_measured, load_plain
+    from pruner.analysis.model import load_measured
     from pruner.analysis.run import forward, measure_question
 
     folder = make_model(family)
     question = rendered_by(folder, calibration)
     measured = load_measured(folder)
     record = measure_question(measured, question)
-    plain = load_plain(folder, experts="eager")
+    plain = load_plain(folder)
     seen = watch(plain)
     forward(plain, question)
     assert measured.layers == ((0, 2) if family == "qwen3_moe" else (0, 1, 2))
@@ -70,13 +70,13 @@ def test_numbers_equal_a_naive_recompute(family: str, make_model: Callable[..., 
 def test_logits_are_those_of_the_eager_experts(
     family: str, dtype: str, make_model: Callable[..., Path], calibration: CalibrationSet
 ):
-    from pruner.analysis.model import load_measured, load_plain
+    from pruner.analysis.model import load_measured
 
     folder = make_model(family, dtype)
     token_ids = torch.tensor([rendered_by(folder, calibration).token_ids])
     with torch.inference_mode():
         ours = load_measured(folder).model(input_ids=token_ids, use_cache=False).logits
-        eager = load_plain(folder, experts="eager")(input_ids=token_ids, use_cache=False).logits
+        eager = load_plain(folder)(input_ids=token_ids, use_cache=False).logits
     assert torch.equal(ours, eager)
     assert ours.isfinite().all()
 
@@ -97,7 +97,7 @@ def test_per_expert_scale_is_part_of_the_weight(make_model: Callable[..., Path],
 def test_bfloat16_overflow(make_model: Callable[..., Path], calibration: CalibrationSet):
     """Real bfloat16 activations whose norm overflows when it is reduced in bfloat16; ours equals float64's."""
     from pruner.analysis.experts import _expert_output
-    from pruner.analysis.model import load_measured, load_plain
+    from pruner.analysis.model import load_measured
     from pruner.analysis.run import forward, measure_question
 
     def enlarge(model: Any) -> None:
@@ -106,7 +106,7 @@ def test_bfloat16_overflow(make_model: Callable[..., Path], calibration: Calibra
     folder = make_model(dtype="bfloat16", change=enlarge)
     question = rendered_by(folder, calibration)
     record = measure_question(load_measured(folder), question)
-    plain = load_plain(folder, experts="eager")
+    plain = load_plain(folder)
     seen = watch(plain)
     forward(plain, question)
     module, states, index, weights = seen[1]
@@ -167,12 +167,12 @@ def spoil(layer: int, token: int, argument: int, value: float) -> Callable[[Any]
 def test_a_spoilt_token_is_as_if_absent(
     argument: int, value: float, make_model: Callable[..., Path], calibration: CalibrationSet
 ):
-    from pruner.analysis.model import load_measured, load_plain
+    from pruner.analysis.model import load_measured
     from pruner.analysis.run import forward, measure_question
 
     folder, token, layer = make_model(), 40, 2  # the last layer, so that attention carries nothing on
     question = rendered_by(folder, calibration)
-    plain = load_plain(folder, experts="eager")
+    plain = load_plain(folder)
     seen = watch(plain)
     forward(plain, question)
     measured = load_measured(folder)

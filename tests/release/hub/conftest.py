@@ -58,10 +58,3 @@ def faulty(tmp_path: Path, faults: Faults) -> Iterator[LocalHub]:
 @pytest.fixture
 def faulty_api(faulty: LocalHub) -> HfApi:
     return api_of(faulty)
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """huggingface_hub 2.4.0 itself uses a parameter that its HTTP library has deprecated; everything else stays an error."""
-    for item in items:
-        if Path(__file__).parent in item.path.parents:
-            item.add_marker(pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning"))

@@ -19,7 +19,8 @@ from pruner.errors import MoeReleaseError, UnavailableError
 from pruner.hub_source import hub_source, whole_listing
 from release.gguf.located import locate_on_hub
 from release.hub.remote import hub_api, remote_tree
-from release.verification.run import Request, verify_published
+from release.verification.request import Request
+from release.verification.run import verify_published
 from tests.hostile import FUZZ, assert_one_line, changed_json
 
 COMMIT, DIGEST = "c" * 40, "d" * 64

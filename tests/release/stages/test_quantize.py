@@ -14,7 +14,6 @@ import typer
 
 from pruner.errors import CheckFailedError, InputError, MoeReleaseError, UnavailableError
 from pruner.files import sha256_file
-from release.actions.requantize import requantize
 from release.commands.requantize import requantize_manifest
 from release.context import Context, Options
 from release.gguf.quality import read_quality
@@ -25,6 +24,7 @@ from release.pipeline import StageResult, run_pipeline
 from release.stages.evaluate import model_digest
 from release.stages.lock_draft import draft_lock
 from release.stages.quantize import model_file, quant_files
+from release.verification.requantize import requantize
 from tests.digests import digests
 from tests.release.gguf.test_gguf_imatrix import write_imatrix
 

@@ -47,10 +47,3 @@ def small(small_release: PublishedRelease, tmp_path: Path) -> Iterator[Stage]:
 def tiny(tiny_release: PublishedRelease, tmp_path: Path) -> Iterator[Stage]:
     with tiny_release.staged(tmp_path) as stage:
         yield stage
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """huggingface_hub 2.4.0 itself uses a parameter that its HTTP library has deprecated; everything else stays an error."""
-    for item in items:
-        if Path(__file__).parent in item.path.parents:
-            item.add_marker(pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning"))

@@ -17,17 +17,18 @@ from pruner.files import sha256_bytes, sha256_file
 from release.attestation.rebuild import Attestation, AttestRequest, attest, propose_attestation
 from release.hub.local import LocalHub
 from release.hub.remote import hub_api
-from release.verification.run import Request, verify_published
-from release.verification.verdict import Finding, Verification
+from release.verdict import Finding, Verification
+from release.verification.request import Request
+from release.verification.run import verify_published
 from tests.conftest import MANIFESTS, ROOT
 from tests.end_to_end.conftest import run_command
+from tests.small_release import DROPPED
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp
 
 SMALL = "moe-release/small-4e"
 TINY = "moe-release/tiny-gemma4-4e"
-DROPPED = {str(layer): list(range(4, 16)) for layer in range(4)}
 MANIFEST = """schema: moe-release/v1
 name: small-4e
 base: {{path: tiny/model, name: tiny-gemma4-16e}}
@@ -155,3 +156,7 @@ def publish_tiny(folder: Path) -> PublishedRelease:
 
 def part(found: Verification, name: str) -> Finding:
     return next(finding for finding in found.findings if finding.part == name)
+
+
+def last_byte(data: bytes) -> bytes:
+    return data[:-1] + bytes([data[-1] ^ 1])

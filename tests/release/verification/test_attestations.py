@@ -19,14 +19,10 @@ from release.attestation.envelope import PAYLOAD_TYPE, require_statement, sign
 from release.attestation.keys import PASSPHRASE, load_signer, read_rebuilders
 from release.attestation.rebuild import propose_attestation
 from release.hub.remote import hub_api
-from release.verification.verdict import Verdict
+from release.verdict import Verdict
 from tests.conftest import ROOT
 from tests.end_to_end.conftest import run_command
-from tests.release.verification.releases import Stage, part
-
-
-def last_byte(data: bytes) -> bytes:
-    return data[:-1] + bytes([data[-1] ^ 1])
+from tests.release.verification.releases import Stage, last_byte, part
 
 
 def shard_of(stage: Stage) -> str:

@@ -6,7 +6,7 @@ import shutil
 from pathlib import Path
 
 from release.hub.remote import hub_api
-from release.verification.verdict import Verdict
+from release.verdict import Verdict
 from tests.conftest import ROOT
 from tests.end_to_end.conftest import run_command
 from tests.release.verification.releases import PublishedRelease, Stage, part

@@ -12,7 +12,7 @@ import pytest
 from pruner.files import sha256_file
 from release.hub.local import LocalHub
 from release.hub.remote import hub_api
-from release.verification.verdict import Verdict
+from release.verdict import Verdict
 from tests.conftest import MANIFESTS, ROOT
 from tests.end_to_end.conftest import run_command
 from tests.release.gguf.moe_gguf import BASE_NAMES, arrays_of, write_moe

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from pruner.errors import InputError
-from release.verification.verdict import Verdict
+from release.verdict import Verdict
 from tests.conftest import ROOT
 from tests.end_to_end.conftest import run_command
 from tests.release.verification.hostile import Lying, a_file

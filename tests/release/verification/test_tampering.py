@@ -8,14 +8,10 @@ from typing import Any
 
 import pytest
 
-from release.verification.verdict import Verdict
-from tests.release.verification.releases import DROPPED, Stage, part
+from release.verdict import Verdict
+from tests.release.verification.releases import DROPPED, Stage, last_byte, part
 
 SHARD = "model-00001-of-00003.safetensors"
-
-
-def last_byte(data: bytes) -> bytes:
-    return data[:-1] + bytes([data[-1] ^ 1])
 
 
 def test_an_honest_release_is_good_in_every_part(small: Stage) -> None:

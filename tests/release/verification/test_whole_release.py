@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from release.evaluation.evidence import Evidence, evidence_bytes, read_evidence, totals
+from release.verdict import Verdict
 from release.verification.exam import judged
-from release.verification.verdict import Verdict
 from tests.conftest import MANIFESTS
 from tests.release.verification.releases import Stage, part
 

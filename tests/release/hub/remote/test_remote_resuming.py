@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,29 +14,11 @@ from pruner.proof import prove
 from pruner.sources import LocalSource
 from release.hub.local import LocalHub
 from tests.pruner.test_proof import sparse_checkpoint
-from tests.release.hub.test_remote_base import BASE, TARGET, Faults, upload
-from tests.release.hub.test_remote_release import built_locally
+from tests.release.hub.remote.repositories import BASE, TARGET, Faults, upload
+from tests.release.hub.remote.test_remote_release import built_locally
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
-
-
-@pytest.fixture
-def faults() -> Faults:
-    return Faults()
-
-
-@pytest.fixture
-def hub(tmp_path: Path, faults: Faults) -> Iterator[LocalHub]:
-    with LocalHub(tmp_path / "hub", wrap=faults) as running:
-        yield running
-
-
-@pytest.fixture
-def api(hub: LocalHub) -> HfApi:
-    from huggingface_hub import HfApi
-
-    return HfApi(endpoint=hub.endpoint, token=hub.token)
 
 
 @pytest.fixture

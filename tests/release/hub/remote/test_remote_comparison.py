@@ -4,39 +4,17 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
-
-import pytest
 
 from pruner.comparison.diff import diff
 from pruner.comparison.inference import infer
 from release.hub.local import LocalHub
-from tests.conftest import CheckpointFactory
 from tests.pruner.comparison.test_diff import DROP, LAYERS, all_tensors, copied, flip, pruned, rewrite
-from tests.release.hub.test_remote_base import BASE, CARD, TARGET, Faults, remote, run_cli, upload
+from tests.release.hub.remote.repositories import BASE, TARGET, Faults, remote, run_cli, upload
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
-
-
-@pytest.fixture
-def faults() -> Faults:
-    return Faults()
-
-
-@pytest.fixture
-def hub(tmp_path: Path, faults: Faults) -> Iterator[LocalHub]:
-    with LocalHub(tmp_path / "hub", wrap=faults) as running:
-        yield running
-
-
-@pytest.fixture
-def base(make_checkpoint: CheckpointFactory) -> Path:
-    folder = make_checkpoint()
-    (folder / "README.md").write_text(CARD)
-    return folder
 
 
 def test_a_folder_equal_to_a_repository_is_told_by_digests(hub: LocalHub, api: HfApi, base: Path, faults: Faults) -> None:

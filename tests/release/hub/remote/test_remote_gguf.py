@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,22 +18,10 @@ from release.gguf.cut_plan import CutPlan, plan_cut
 from release.gguf.cut_proof import prove_cut
 from release.gguf.located import LocatedGguf, locate
 from release.hub.local import LocalHub
-from release.hub.server.call import Settings
 from tests.release.gguf.moe_gguf import DROP, base_and_variant
-from tests.release.hub.test_remote_base import Faults
+from tests.release.hub.remote.repositories import Faults
 
 REPO = "org/base-GGUF"
-
-
-@pytest.fixture
-def faults() -> Faults:
-    return Faults()
-
-
-@pytest.fixture
-def hub(tmp_path: Path, faults: Faults) -> Iterator[LocalHub]:
-    with LocalHub(tmp_path / "hub", wrap=faults, settings=Settings(page_size=3)) as running:
-        yield running
 
 
 @pytest.fixture

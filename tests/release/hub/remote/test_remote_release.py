@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,24 +13,14 @@ from pruner.checkpoint import open_checkpoint
 from pruner.drop_map import DropMap
 from pruner.plan import plan_build
 from release.hub.local import LocalHub
+from tests.digests import digests
 from tests.pruner.test_proof import sparse_checkpoint
-from tests.release.hub.test_remote_base import BASE, TARGET, Faults, digests, run_cli, upload
+from tests.release.hub.remote.repositories import BASE, TARGET, Faults, run_cli, upload
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
 
 DROP = {"0": [1, 2, 7]}
-
-
-@pytest.fixture
-def faults() -> Faults:
-    return Faults()
-
-
-@pytest.fixture
-def hub(tmp_path: Path, faults: Faults) -> Iterator[LocalHub]:
-    with LocalHub(tmp_path / "hub", wrap=faults) as running:
-        yield running
 
 
 @pytest.fixture

@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
-import os
 import pickle
-import subprocess
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -27,102 +23,17 @@ from pruner.proof import Proof, prove
 from pruner.sources import LocalSource, open_source, read_source_header
 from pruner.spot import spot_check
 from release.hub.local import LocalHub
-from release.hub.server.call import Settings
 from release.references import compare, read_reference
 from tests.conftest import CheckpointFactory
 from tests.digests import digests
 from tests.pruner.test_proof import sparse_checkpoint
+from tests.release.hub.remote.repositories import BASE, CARD, NO_PAUSES, TARGET, Faults, remote, run_cli, upload
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
-    from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-BASE, TARGET = "org/base", "org/pruned"
 DROP = {"0": (1, 2, 7), "1": (0, 3, 4), "2": (5, 6, 7)}
 SHARD = "model-00001-of-00002.safetensors"
-NO_PAUSES = (0.0, 0.0, 0.0)
-CARD = "---\nlicense: apache-2.0\n---\n# Card\n"
-
-
-class Faults:
-    """Stands before the Hub's downloads (`/resolve/` and storage) and does to each what the test says."""
-
-    def __init__(self) -> None:
-        self.status: Callable[[], int | None] = lambda: None
-        self.ranges: Callable[[bytes], bytes | None] = lambda wanted: wanted
-        self.cut_after: int | None = None
-        self.seen: list[tuple[str, str, str]] = []
-        self.sent = 0
-        self.tokens_at_storage = 0
-
-    def __call__(self, app: ASGIApp) -> ASGIApp:
-        async def guarded(scope: Scope, receive: Receive, send: Send) -> None:
-            headers = dict(scope["headers"])
-            wanted = headers.get(b"range", b"")
-            self.seen.append((scope["method"], scope["path"], wanted.decode()))
-            self.tokens_at_storage += scope["path"].startswith("/objects/") and b"authorization" in headers
-            if "/resolve/" not in scope["path"] and not scope["path"].startswith("/objects/"):
-                await app(scope, receive, send)
-                return
-            if (status := self.status()) is not None:
-                await send({"type": "http.response.start", "status": status, "headers": [(b"content-length", b"0")]})
-                await send({"type": "http.response.body", "body": b""})
-                return
-            if wanted:
-                changed = self.ranges(wanted)
-                kept = [(name, value) for name, value in scope["headers"] if name != b"range"]
-                scope = {**scope, "headers": kept + ([(b"range", changed)] if changed is not None else [])}
-            left = [self.cut_after]
-
-            async def altered(message: Message) -> None:
-                if message["type"] == "http.response.body":
-                    body = message.get("body", b"")
-                    self.sent += len(body)
-                    if left[0] is not None and len(body) > left[0]:
-                        await send({**message, "body": body[: left[0]], "more_body": True})
-                        await asyncio.sleep(0.01)
-                        raise ConnectionAbortedError
-                    if left[0] is not None:
-                        left[0] -= len(body)
-                await send(message)
-
-            await app(scope, receive, altered)
-
-        return guarded
-
-    def downloads(self, end: str = "") -> list[str]:
-        """Ranges of the requests to storage or, for paths with that end, to the Hub."""
-        return [wanted for _, path, wanted in self.seen if (path.endswith(end) if end else path.startswith("/objects/"))]
-
-
-@pytest.fixture
-def faults() -> Faults:
-    return Faults()
-
-
-@pytest.fixture
-def hub(tmp_path: Path, faults: Faults) -> Iterator[LocalHub]:
-    with LocalHub(tmp_path / "hub", wrap=faults, settings=Settings(page_size=3)) as running:
-        yield running
-
-
-@pytest.fixture
-def base(make_checkpoint: CheckpointFactory) -> Path:
-    folder = make_checkpoint()
-    (folder / "README.md").write_text(CARD)
-    return folder
-
-
-def upload(api: HfApi, repo: str, folder: Path, *, private: bool = False) -> str:
-    from huggingface_hub import CommitOperationAdd
-
-    api.create_repo(repo, private=private, exist_ok=True)
-    operations = [CommitOperationAdd(path.name, path) for path in sorted(folder.iterdir())]
-    return str(api.create_commit(repo, operations, commit_message="weights").oid)
-
-
-def remote(hub: LocalHub, repo: str = BASE, revision: str = "main", token: str | None = None) -> HubSource:
-    return hub_source(repo, revision, endpoint=hub.endpoint, token=token or hub.token, pauses=NO_PAUSES)
 
 
 def plan_of(checkpoint: Checkpoint) -> Plan:
@@ -400,14 +311,6 @@ def test_verify_against_a_repository_reads_nothing(
     assert wrong == {"config.json": "changed", "new.json": "new", "tokenizer.json": "missing"}
     assert {each.status for each in compare(remote(hub, TARGET), reference)} == {"equal"}
     assert faults.seen[-1][1].startswith("/api/")
-
-
-def run_cli(hub: LocalHub, *words: object) -> subprocess.CompletedProcess[str]:
-    code = "from release.cli import main; main()"
-    environment = {**os.environ, **hub.environment()}
-    return subprocess.run(
-        [sys.executable, "-c", code, *map(str, words)], capture_output=True, text=True, check=False, env=environment
-    )
 
 
 def test_the_commands_take_addresses(hub: LocalHub, api: HfApi, base: Path, built: Path, tmp_path: Path) -> None:

@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from pruner.errors import InputError
+from pruner.errors import InputError, UnavailableError
 from pruner.files import path_inside, write_atomic
 from pruner.hub_source import HubSource, hub_source, whole_listing
-from pruner.sources import SourceFile, digested, read_small
+from pruner.sources import Source, SourceFile, digested, open_source, read_small
 from release.lock import Lock, read_lock
 from release.manifest import LoadedManifest, load_manifest
 from release.reproduce import FOLDER, LOCK, MANIFEST
@@ -111,3 +111,19 @@ def fetch(repository: PublishedRepository, folder: Path) -> Published:
         target.parent.mkdir(parents=True, exist_ok=True)
         write_atomic(target, read_small(repository.source, name, "a file of the release", FILE_LIMIT))
     return Published(repository, folder)
+
+
+def base_of(published: Published, given: str | None) -> Source:
+    """The base to hold the weights against.
+
+    Raises:
+        UnavailableError: the release names a base by path, which nobody else has, and none is given; or it cannot be read.
+    """
+    if given is not None:
+        return open_source(given)
+    base = published.manifest.content.base
+    if base.repo is None:
+        raise UnavailableError(f"the release names its base, {base.label}, by path: give your copy with --base FOLDER")
+    from release.base import cached_or_remote
+
+    return cached_or_remote(base.repo, str(base.revision))
