@@ -176,10 +176,13 @@ def test_ended_in_the_middle_the_next_run_ends_with_the_same_evidence(
     assert run.returncode != 0
     assert not psutil.wait_procs(started, 10)[1]
     assert not (tmp_path / "run" / "evidence.json").exists()
-    before = len(ledger_lines(tmp_path / "run", "raw"))
-    assert 4 < before < QUESTIONS
+    before = {line["question"]: round(line["seconds"], 3) for line in ledger_lines(tmp_path / "run", "raw")}
+    assert 4 < len(before) < QUESTIONS
     resumed = bench.run(protocol, tmp_path / "run")
     assert len(ledger_lines(tmp_path / "run", "raw")) == QUESTIONS
+    timed = {each.question_digest: each.raw for each in read_timing(tmp_path / "run" / "timing.json").questions}
+    assert len(timed) == QUESTIONS
+    assert before.items() <= timed.items(), "seconds of the questions that were asked before"
     assert evidence_bytes(resumed) == evidence_bytes(bench.run(protocol, tmp_path / "quiet"))
 
 
