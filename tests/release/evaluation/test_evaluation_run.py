@@ -17,6 +17,7 @@ import pytest
 from pruner.errors import CheckFailedError, InputError, UnavailableError
 from release.evaluation.compare import compare
 from release.evaluation.evidence import evidence_bytes, read_evidence
+from release.evaluation.timing import read_timing
 from release.evaluation.tokenizer import tokenizer_digest
 
 from .conftest import QUESTIONS, Bench, MakeProtocol, Steps
