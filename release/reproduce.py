@@ -10,7 +10,7 @@
     reproduce/rebuilders.json         keys of those whose statements count   (with publish.rebuilders)
     reproduce/protocol.yaml           the locked exam           (with an eval section)
     reproduce/evidence/<quant>.json   one scored run per quant  (with an eval section)
-    reproduce/timing/<quant>.json     the seconds that each of its questions took: the one file that differs from run to run
+    reproduce/timing/<quant>.json     the seconds of its questions; they, and their digests in the lock, differ from run to run
     reproduce/<path>                  every other file that the manifest names, at the path that the manifest gives it
 
 So `reproduce/manifest.yaml` resolves from its own folder, and its lock stands beside it.  Withheld are tables of questions and

@@ -21,7 +21,8 @@ from pruner.files import digest_of, write_atomic, write_errors
 from release.documents import Document
 
 Kind = Literal["raw", "patch"]
-Seconds = Annotated[float, Field(strict=True, ge=0, lt=2**31)]
+Elapsed = Annotated[float, Field(strict=True, ge=0, lt=2**31)]
+"""Seconds from request to reply."""
 
 
 class Header(Document):
@@ -67,7 +68,7 @@ class Reply(Document):
     completion_tokens: int | None = None
     timings: dict[str, Any] = Field(default_factory=dict)
     text: str = ""
-    seconds: Seconds
+    seconds: Elapsed
     server: int = 0
     elsewhere: bool = False
 

@@ -18,7 +18,7 @@ from pruner.errors import InputError, first_problem
 from pruner.files import canonical_json, read_json, write_atomic
 from release.documents import Document
 from release.evaluation.evidence import Answered, Evidence
-from release.evaluation.ledger import Kind, Reply, Seconds
+from release.evaluation.ledger import Elapsed, Kind, Reply
 from release.evaluation.protocol import MOST_REPEATS, Protocol, Sha256
 
 DECIMALS = 3
@@ -36,8 +36,8 @@ class QuestionSeconds(Document):
 
     question_digest: Sha256
     repeat: Annotated[int, Field(strict=True, ge=0, lt=MOST_REPEATS)] = 0
-    raw: Seconds
-    patch: Seconds | None = None
+    raw: Elapsed
+    patch: Elapsed | None = None
 
 
 class Timing(Document):
