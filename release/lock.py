@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, model_validator
 
 from pruner.build import FileDigest
 from pruner.errors import InputError, first_problem
@@ -16,13 +17,17 @@ from pruner.tensor_digests import TensorDigests, tensor_data_digest
 from pruner.wording import some
 from release.documents import Document
 
+VARYING = re.compile(r"eval/[^/]+/timing\.json")
+"""The outputs that differ from run to run whatever made them: seconds.  No other file may be exempt from a comparison."""
+
 
 class LockedFile(Document):
     """A file's digest and size.
 
     `listed` marks the digest that a Hub lists of a file of which only ranges were read.  `tensors` stands for shards only.
     `cut_from` names the base's GGUF that a quant was cut from.  `made_with` names the tools that a file's bytes depend on
-    beside its inputs: two builds with other tools cannot be expected to agree, two with the same must.
+    beside its inputs: two builds with other tools cannot be expected to agree, two with the same must.  `varies` marks what no
+    two builds agree on: the digest is that of one build, which published it.
     """
 
     sha256: str
@@ -32,6 +37,7 @@ class LockedFile(Document):
     tensor_data: str | None = None
     cut_from: str | None = None
     made_with: dict[str, str] | None = None
+    varies: Literal[True] | None = None
 
 
 class LockedBase(Document):
@@ -60,6 +66,16 @@ class Lock(Document):
     inputs: LockedInputs
     tensor_data: str | None = Field(None, description="Digest over the weights' tensors alone, whatever their packaging.")
     outputs: dict[str, LockedFile] = Field(default_factory=dict, description="By path in the work folder.")
+
+    @model_validator(mode="after")
+    def _only_seconds_vary(self) -> Self:
+        """A lock that could exempt a shard from a comparison would prove nothing."""
+        files = {**self.inputs.base.files, **self.inputs.files}
+        exempt = [path for path, file in files.items() if file.varies]
+        exempt += [path for path, file in self.outputs.items() if file.varies and not VARYING.fullmatch(path)]
+        if exempt:
+            raise ValueError(f"varies stands at {exempt[0]!r}, and only seconds vary: eval/QUANT/timing.json")
+        return self
 
     def to_bytes(self) -> bytes:
         """The lock's canonical form."""
@@ -124,16 +140,27 @@ class Difference:
 
 
 def differences(locked: Mapping[str, LockedFile], found: Mapping[str, LockedFile]) -> tuple[Difference, ...]:
-    """Compare two sets of files by digest, in path order."""
+    """Compare two sets of files by digest, in path order; of those that vary, only whether both sets have them."""
     result = []
     for path in sorted({*locked, *found}):
         if path not in found:
             result.append(Difference(path, "missing"))
         elif path not in locked:
             result.append(Difference(path, "new"))
-        elif locked[path].sha256 != found[path].sha256:
+        elif locked[path].sha256 != found[path].sha256 and not (locked[path].varies and found[path].varies):
             result.append(Difference(path, "changed", _other_tools(locked[path], found[path])))
     return tuple(result)
+
+
+def equal_but_for_seconds(one: Lock, other: Lock) -> bool:
+    """Whether two builds are of the same release: all their inputs and outputs are equal but for what varies."""
+    return _without_seconds(one) == _without_seconds(other)
+
+
+def _without_seconds(lock: Lock) -> Lock:
+    blank = {"sha256": "", "size": 0}
+    outputs = {path: file.model_copy(update=blank) if file.varies else file for path, file in lock.outputs.items()}
+    return lock.model_copy(update={"outputs": outputs})
 
 
 def _other_tools(locked: LockedFile, found: LockedFile) -> str | None:

@@ -10,6 +10,7 @@
     reproduce/rebuilders.json         keys of those whose statements count   (with publish.rebuilders)
     reproduce/protocol.yaml           the locked exam           (with an eval section)
     reproduce/evidence/<quant>.json   one scored run per quant  (with an eval section)
+    reproduce/timing/<quant>.json     the seconds of its questions; they, and their digests in the lock, differ from run to run
     reproduce/<path>                  every other file that the manifest names, at the path that the manifest gives it
 
 So `reproduce/manifest.yaml` resolves from its own folder, and its lock stands beside it.  Withheld are tables of questions and
@@ -42,6 +43,11 @@ REBUILDERS = f"{FOLDER}/rebuilders.json"
 def evidence_name(quant: str) -> str:
     """Where the evidence of a quant stands in the weights repository."""
     return f"{FOLDER}/evidence/{quant}.json"
+
+
+def timing_name(quant: str) -> str:
+    """Where the seconds of a quant's run stand; a folder of their own, since a quant may be called anything."""
+    return f"{FOLDER}/timing/{quant}.json"
 
 
 def named_files(manifest: Manifest) -> list[PinnedFile]:

@@ -6,6 +6,7 @@ import base64
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from statistics import median
 from typing import Any, Literal
 
 from release.card.claims import format_bytes
@@ -13,6 +14,7 @@ from release.card.concerns import Concern
 from release.card.render import NO_TEMPLATES, render, template_folder
 from release.card.table import Row
 from release.evaluation.evidence import Answered, Evidence
+from release.evaluation.timing import Timing
 from release.lock import Lock, LockedFile
 from release.records import Record
 
@@ -152,7 +154,10 @@ def times_table(records: Sequence[Record]) -> Table:
 
 def digests_table(lock: Lock, changed: Mapping[str, str]) -> Table:
     """Every input and output with its SHA-256, and how it compares with the lock beside the manifest."""
-    cells = [_digest("output", path, file, changed.get(path, "as locked")) for path, file in lock.outputs.items()]
+    cells = [
+        _digest("output", path, file, changed.get(path, "varies" if file.varies else "as locked"))
+        for path, file in lock.outputs.items()
+    ]
     cells += [_digest("base", path, file, "") for path, file in lock.inputs.base.files.items()]
     cells += [_digest("input", path, file, "") for path, file in lock.inputs.files.items()]
     return Table("digests", "Digests", ("Kind", "File", "Size", "Against the lock", "SHA-256"), cells)
@@ -170,6 +175,24 @@ def questions_table(runs: Mapping[str, Evidence]) -> Table:
     cells = [(Cell(each, style="code"), *(_answer(answers.get(each)) for answers in found.values())) for each in ids]
     note = "Right or wrong after the patch, which asks again only for the outcomes that the protocol names in advance."
     return Table("questions", "Questions", ("Question", *found), cells, note)
+
+
+def seconds_table(timings: Mapping[str, Timing]) -> Table:
+    """How long the questions of each run took, first replies and patches apart."""
+    cells = []
+    for quant, timing in timings.items():
+        patches = [each.patch for each in timing.questions if each.patch is not None]
+        kinds = {"first reply": [each.raw for each in timing.questions], "patch": patches}
+        cells += [(Cell(quant), Cell(kind), *_spread(seconds)) for kind, seconds in kinds.items() if seconds]
+    columns = ("Quant", "Reply", "Questions", "Median", "Longest", "In all")
+    note = "From request to reply, on the machine of this run: another run takes other seconds, and gives the same answers."
+    return Table("seconds", "Seconds per question", columns, cells, note)
+
+
+def _spread(seconds: Sequence[float]) -> tuple[Cell, ...]:
+    """Number, median, maximum and sum."""
+    shown = (Cell(f"{each:,.3f}", each, "number") for each in (median(seconds), max(seconds), sum(seconds)))
+    return Cell(f"{len(seconds):,}", len(seconds), "number"), *shown
 
 
 def _asked(run: Evidence, answered: Answered) -> str:

@@ -1,6 +1,7 @@
 """Evidence: a finished run, scored.  Canonical JSON without texts, clocks or paths: equal runs give equal bytes.
 
-How many seconds a reply took differs from run to run; it stands beside the evidence, in the run's run.json.
+How many seconds a reply took differs from run to run; it stands beside the evidence, in a file of its own:
+`release.evaluation.timing`.
 """
 
 from __future__ import annotations

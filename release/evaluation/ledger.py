@@ -12,7 +12,7 @@ import os
 import threading
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationError
 
@@ -21,6 +21,8 @@ from pruner.files import digest_of, write_atomic, write_errors
 from release.documents import Document
 
 Kind = Literal["raw", "patch"]
+Elapsed = Annotated[float, Field(strict=True, ge=0, lt=2**31)]
+"""Seconds from request to reply."""
 
 
 class Header(Document):
@@ -66,7 +68,7 @@ class Reply(Document):
     completion_tokens: int | None = None
     timings: dict[str, Any] = Field(default_factory=dict)
     text: str = ""
-    seconds: float
+    seconds: Elapsed
     server: int = 0
     elsewhere: bool = False
 

@@ -14,8 +14,8 @@ from release.evaluation.pool import Server
 def write_run_record(path: Path, replies: Iterable[Reply], servers: Sequence[Server], tokenizer: str) -> None:
     """Write run.json: the seconds of every reply by its question's digest, what failed on the way, and what each server did.
 
-    It stands beside the evidence, whose bytes hold no clock.  A failed attempt's error may quote the reply, and a release's
-    bytes may not depend on the machine: so it is never published.
+    It stands beside the evidence, whose bytes hold no clock.  A failed attempt's error may quote the reply, so it is never
+    published; the seconds of the replies that count are, by `release.evaluation.timing`.
     """
     write_atomic(path, canonical_json(_record(list(replies), servers, tokenizer)))
 

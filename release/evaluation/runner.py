@@ -35,6 +35,7 @@ from release.evaluation.remote import UNSEEN, RemoteServer, check_url, identity_
 from release.evaluation.run_record import write_run_record
 from release.evaluation.server import LlamaServer
 from release.evaluation.settings import SHORTEST_COMMIT, build_commit, template_digest
+from release.evaluation.timing import timing_of, write_timing
 from release.evaluation.tokenizer import require_tokenizer
 
 
@@ -68,7 +69,8 @@ def evaluate(
         model: the GGUF file.
         model_sha256: its digest.
         quant: its label.
-        folder: gets ledger.jsonl, run.json (the seconds of each reply), server.log, lm-eval.log and evidence.json.
+        folder: gets ledger.jsonl, run.json (all that happened on the way), server.log, lm-eval.log, evidence.json and
+            timing.json (the seconds of each question).
         progress: shows the questions.
         limit: ask only the first questions; gives evidence.partial.json, marked partial, whatever the gates say of it.
         servers: how many llama-servers to start on this machine.
@@ -135,6 +137,7 @@ def _scored(run: _Run, ledger: Ledger, answered: tuple[Answered, ...], about: di
     path = run.folder / ("evidence.partial.json" if partial else "evidence.json")
     if not partial:
         _tell_changes(path, evidence, run.progress)
+        write_timing(run.folder / "timing.json", timing_of(evidence, ledger.last))
     write_evidence(path, evidence)
     return evidence
 

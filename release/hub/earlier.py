@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from release.hub.read_back import downloaded_digest
 from release.hub.remote import RemoteTree
 from release.hub.small_files import remote_text
-from release.reproduce import LOCK, SUMS, evidence_name
+from release.reproduce import LOCK, SUMS, evidence_name, timing_name
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
@@ -77,8 +77,9 @@ def _place(path: str) -> str | None:
     for prefix, place in PLACES:
         if path.startswith(prefix):
             return place + path.removeprefix(prefix)
-    evidence = re.fullmatch(r"eval/([^/]+)/evidence\.json", path)
-    return evidence_name(evidence[1]) if evidence else None
+    run = re.fullmatch(r"eval/([^/]+)/(evidence|timing)\.json", path)
+    names = {"evidence": evidence_name, "timing": timing_name}
+    return names[run[2]](run[1]) if run else None
 
 
 def _text(api: HfApi, repo: str, tree: RemoteTree, path: str) -> str | None:

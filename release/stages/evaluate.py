@@ -12,6 +12,7 @@ from release.context import Context
 from release.evaluation.evidence import Evidence, read_evidence, require_whole
 from release.evaluation.gates import failed_gates
 from release.evaluation.protocol import Protocol, load_protocol, protocol_digest
+from release.evaluation.timing import Timing, read_timing
 from release.stages.analyze import statistics_path
 from release.stages.quantize import model_digest, model_file
 from release.stages.resolve import dataset_path
@@ -21,6 +22,11 @@ from release.stages.stage import Stage
 def evidence_path(context: Context, quant: str) -> Path:
     """The evidence of one quant's run."""
     return context.work / "eval" / quant / "evidence.json"
+
+
+def timing_path(context: Context, quant: str) -> Path:
+    """The seconds of each question of one quant's run."""
+    return context.work / "eval" / quant / "timing.json"
 
 
 def protocol_of(context: Context) -> Protocol:
@@ -44,6 +50,16 @@ def evidence_of(context: Context) -> dict[str, Evidence]:
     return found
 
 
+def timings_of(context: Context) -> dict[str, Timing]:
+    """Seconds of every quant that was evaluated here; a work folder from before they were kept has none.
+
+    Raises:
+        InputError: one was damaged.
+    """
+    paths = {quant: timing_path(context, quant) for quant in context.eval.quants}
+    return {quant: read_timing(path) for quant, path in paths.items() if path.exists()}
+
+
 def _skip(context: Context) -> str | None:
     return None if context.manifest.eval else "the manifest has no eval section"
 
@@ -52,7 +68,8 @@ def _inputs(context: Context) -> Any:
     if context.options.limit is not None:
         return None
     models = {quant: model_digest(context, quant) for quant in context.eval.quants}
-    return [protocol_digest(protocol_of(context)), models, context.toolchain_inputs(), calibration_digests(context)]
+    made = ["evidence", "timing"]  # work folders from before have no seconds; the ledger gives them
+    return [protocol_digest(protocol_of(context)), models, context.toolchain_inputs(), calibration_digests(context), made]
 
 
 def calibration_digests(context: Context) -> tuple[str, ...] | None:
@@ -85,7 +102,7 @@ def _run_folder(context: Context, quant: str) -> Path:
 def _outputs(context: Context) -> list[Path]:
     if context.options.limit is not None:
         return []  # partial evidence is nothing that a later stage may find
-    return [evidence_path(context, quant) for quant in context.eval.quants]
+    return [path(context, quant) for quant in context.eval.quants for path in (evidence_path, timing_path)]
 
 
 def _run(context: Context) -> str:

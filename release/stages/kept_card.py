@@ -16,6 +16,7 @@ from release.card.handwritten import LARGEST, difference, merge, only_parts_chan
 from release.context import Context
 from release.hub.card_check import CARD
 from release.reproduce import LOCK
+from release.stages.kept_seconds import keep_seconds, with_kept_seconds
 from release.stages.publication import Repository
 
 if TYPE_CHECKING:
@@ -37,6 +38,7 @@ def with_kept_parts(context: Context, repository: Repository) -> Repository:
     hub = context.options.hub
     api = hub_api(hub.endpoint, hub.token)
     tree = remote_tree(api, repository.repo)
+    repository = keep_seconds(context, repository, api, tree)
     existing = remote_text(api, repository.repo, tree, CARD, LARGEST)
     rendered = repository.files[CARD].read_text(encoding="utf-8")
     kept = _kept_path(context, repository.repo)
@@ -58,6 +60,7 @@ def with_kept_parts(context: Context, repository: Repository) -> Repository:
 
 def with_kept_card(context: Context, repository: Repository) -> Repository:
     """The repository with the card that the publish stage merged, if it did, and if that is of this very release."""
+    repository = with_kept_seconds(context, repository)
     kept = _kept_path(context, repository.repo)
     if not kept.exists():
         return repository

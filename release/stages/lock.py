@@ -80,9 +80,12 @@ def _compare(locked: Lock, found: Lock, *, everything: bool) -> str:
     if wrong:
         shown = some([str(each) for each in wrong])
         raise CheckFailedError(f"{len(wrong)} outputs differ from the lock: {shown}; accept them with --update-lock")
+    varying = sum(file.varies is not None for file in found.outputs.values())
+    beside = f"; {varying} with seconds, which vary" if varying else ""
     if changed:
-        return f"{len(found.outputs) - len(changed)} outputs equal, {len(changed)} not comparable: {changed[0]}"
-    return f"all {len(found.outputs)} outputs equal"
+        equal = len(found.outputs) - len(changed) - varying
+        return f"{equal} outputs equal, {len(changed)} not comparable: {changed[0]}{beside}"
+    return f"all {len(found.outputs) - varying} outputs equal{beside}"
 
 
 def changed_inputs(locked: Lock, found: Lock) -> list[str]:

@@ -6,7 +6,7 @@ from pruner.drop_map import read_drop_map
 from release import __version__
 from release.card.pictures.canvas import libraries
 from release.context import Context
-from release.lock import Lock, LockedFile, LockedInputs, locked_weights, tensor_data_of
+from release.lock import VARYING, Lock, LockedFile, LockedInputs, locked_weights, tensor_data_of
 from release.processes import processor
 from release.records import read_record
 from release.stages.calibrate import imatrix_of
@@ -80,6 +80,7 @@ def _made_by(context: Context, stage: str) -> dict[str, LockedFile]:
             tensor_data=tensor_data.get(path),
             cut_from=cut_from.get(path),
             made_with=_tools_of(path, made_with, cut=path in cut_from),
+            varies=VARYING.fullmatch(path) is not None or None,
         )
         for path, output in record.outputs.items()
         if path not in UNPUBLISHED
@@ -87,8 +88,11 @@ def _made_by(context: Context, stage: str) -> dict[str, LockedFile]:
 
 
 def _tools_of(path: str, made_with: dict[str, str] | None, *, cut: bool) -> dict[str, str] | None:
-    """What one file depends on: a cut's bytes are the base's on every machine, a picture's depend on what draws it too."""
-    if cut:
+    """What one file depends on: a cut's bytes are the base's on every machine, a picture's depend on what draws it too.
+
+    Seconds depend on more than could be named.
+    """
+    if cut or VARYING.fullmatch(path):
         return None
     return {**(made_with or {}), **libraries()} if path.startswith(PICTURES) else made_with
 

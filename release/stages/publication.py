@@ -11,6 +11,7 @@ from release import reproduce
 from release.context import Context
 from release.lock import read_lock
 from release.stages.card import LEADERBOARD_FOLDER, card_folder
+from release.stages.evaluate import evidence_path, timing_path
 from release.stages.lock import gguf_sums_path, page_path, provenance_path, sums_path, work_lock_path
 from release.stages.quality import quality_path, wants_quality
 
@@ -93,5 +94,6 @@ def _reproduce_files(context: Context) -> dict[str, Path]:
     if context.manifest.eval:
         made[reproduce.PROTOCOL] = context.loaded.root / context.eval.protocol
         for quant in context.eval.quants:
-            made[reproduce.evidence_name(quant)] = context.work / "eval" / quant / "evidence.json"
+            made[reproduce.evidence_name(quant)] = evidence_path(context, quant)
+            made[reproduce.timing_name(quant)] = timing_path(context, quant)
     return reproduce.reproduce_files(context.loaded, made)

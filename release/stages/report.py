@@ -22,13 +22,14 @@ from release.card.report import (
     questions_table,
     render_report,
     results_table,
+    seconds_table,
     times_table,
 )
 from release.context import Context
 from release.lock import Lock, differences, read_lock
 from release.records import Record, read_record
 from release.stages.card import card_folder, collect_facts
-from release.stages.evaluate import evidence_of
+from release.stages.evaluate import evidence_of, timings_of
 from release.stages.lock import STAGES as LOCKED_STAGES
 from release.stages.lock import changed_inputs
 from release.stages.lock_draft import draft_lock
@@ -57,6 +58,8 @@ def collect_report(context: Context) -> Report:
     tables.append(claims_table(claims))
     if context.manifest.eval:
         tables.append(questions_table(evidence_of(context)))
+        if timings := timings_of(context):
+            tables.append(seconds_table(timings))
     return Report(
         name=context.manifest.name,
         summary=_summary(context, facts),

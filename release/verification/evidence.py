@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from pruner.errors import CheckFailedError
+from pruner.files import path_inside
 from release import reproduce
-from release.evaluation.evidence import read_evidence
+from release.evaluation.evidence import Evidence, read_evidence
+from release.evaluation.protocol import load_protocol
+from release.evaluation.timing import longest_wait, misfits, read_timing
 from release.hub.published import Published
 from release.verdict import Finding, Pieces, Verdict
 
@@ -12,22 +15,28 @@ PART = "evidence"
 
 
 def check_evidence(published: Published) -> Finding | None:
-    """The finding on the evidence; None when the release was not evaluated."""
+    """The finding on the evidence and its seconds; None when the release was not evaluated."""
     section = published.manifest.content.eval
     if section is None:
         return None
     pieces = Pieces(PART, published.folder)
     shown = []
     for quant in section.quants:
-        name = reproduce.evidence_name(quant)
+        name, timing = reproduce.evidence_name(quant), reproduce.timing_name(quant)
+        evidence = None
         with pieces.checking(name):
-            shown.append(_check(published, quant, name))
+            evidence = _checked(published, quant, name)
+            shown.append(f"{quant}: {evidence.patched_correct} of {evidence.total}")
             pieces.add(name, Verdict.GOOD)
+        if evidence and _has_timing(published, quant):
+            with pieces.checking(timing):
+                _check_timing(published, evidence, section.protocol)
+                pieces.add(timing, Verdict.GOOD)
     return pieces.finding("; ".join(shown))
 
 
-def _check(published: Published, quant: str, name: str) -> str:
-    """Totals are recomputed on reading; here the run is tied to the release.
+def _checked(published: Published, quant: str, name: str) -> Evidence:
+    """The evidence of a quant.  Totals are recomputed on reading; here the run is tied to the release.
 
     Raises:
         InputError, CheckFailedError: it does not add up, or is a run of something else.
@@ -45,4 +54,30 @@ def _check(published: Published, quant: str, name: str) -> str:
         raise CheckFailedError(f"is a run of a file with SHA-256 {evidence.model_sha256}, which the lock does not list")
     if evidence.unverified:
         raise CheckFailedError(f"names what its servers did not show: {', '.join(evidence.unverified)}")
-    return f"{quant}: {evidence.patched_correct} of {evidence.total}"
+    return evidence
+
+
+def _has_timing(published: Published, quant: str) -> bool:
+    """Whether seconds are published of a run; releases from before they were have none, and may have that name for others."""
+    name = reproduce.timing_name(quant)
+    named = {f"{reproduce.FOLDER}/{file.path}" for file in reproduce.named_files(published.manifest.content)}
+    return _locked(published, quant) or (published.path(name).is_file() and name not in named)
+
+
+def _locked(published: Published, quant: str) -> bool:
+    return f"eval/{quant}/timing.json" in published.lock.outputs
+
+
+def _check_timing(published: Published, evidence: Evidence, protocol: str) -> None:
+    """The seconds are of the questions of their evidence, and such as the protocol's time-out allows.
+
+    Raises:
+        InputError, CheckFailedError: they are not, or nobody locked them.
+    """
+    if not _locked(published, evidence.quant):
+        raise CheckFailedError("stands there, and the lock does not list it")
+    timing = read_timing(published.path(reproduce.timing_name(evidence.quant)))
+    root = published.manifest.root
+    longest = longest_wait(load_protocol(path_inside(root, protocol), root))
+    if problem := next(misfits(timing, evidence, longest), None):
+        raise CheckFailedError(f"does not fit its evidence: {problem}")

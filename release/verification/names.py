@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from release import reproduce
-from release.lock import Lock
+from release.lock import VARYING, Lock
 
 
 def weights_names(lock: Lock) -> dict[str, str]:
@@ -15,6 +15,8 @@ def weights_names(lock: Lock) -> dict[str, str]:
         parts = path.split("/")
         if parts[0] == "eval" and parts[-1] == "evidence.json":
             names[path] = reproduce.evidence_name(parts[1])
+        if VARYING.fullmatch(path):
+            names[path] = reproduce.timing_name(parts[1])
     return names
 
 

@@ -72,6 +72,14 @@ def test_the_published_repositories_hold_what_the_lock_says(release: Release, tm
     assert expected.items() <= found.items()
     assert not [name for name in found if "ledger" in name or "run.json" in name], "replies stay in the work folder"
     assert found["README.md"] == locked["card/README.md"]["sha256"]
+    for quant in ("Q6_K", "Q4_K_M"):
+        entry = locked[f"eval/{quant}/timing.json"]
+        assert found[f"reproduce/timing/{quant}.json"] == entry["sha256"]
+        assert entry == {"sha256": entry["sha256"], "size": entry["size"], "varies": True}
+    assert [path for path, entry in locked.items() if "varies" in entry] == [
+        "eval/Q4_K_M/timing.json",
+        "eval/Q6_K/timing.json",
+    ]
     assert {
         "reproduce/lock.json",
         "reproduce/manifest.yaml",
@@ -81,7 +89,8 @@ def test_the_published_repositories_hold_what_the_lock_says(release: Release, tm
 
 
 def test_no_path_of_this_machine_and_no_token_leaves_it(release: Release) -> None:
-    folders = [release.work / name for name in ("weights", "card", "gguf", "imatrix", "eval/Q6_K/evidence.json", "lock.json")]
+    names = ("weights", "card", "gguf", "imatrix", "eval/Q6_K/evidence.json", "eval/Q6_K/timing.json", "lock.json")
+    folders = [release.work / name for name in names]
     files = [file for folder in folders for file in (folder.rglob("*") if folder.is_dir() else [folder]) if file.is_file()]
     assert len(files) > 12
     for file in files:
@@ -175,6 +184,14 @@ def test_what_a_card_says_about_rebuilding_works(release: Release, tmp_path: Pat
     assert len(checked.stdout.splitlines()) == len(list((release.work / "weights").iterdir()))
 
 
+def asked(run: Path) -> dict[str, float]:
+    """The seconds of the questions whose replies a run, however it ended, has on its disk."""
+    ledger = run / "ledger.jsonl"
+    content = ledger.read_bytes() if ledger.exists() else b""
+    replies = [json.loads(line) for line in content[: content.rfind(b"\n") + 1].splitlines()[1:]]
+    return {each["question"]: round(each["seconds"], 3) for each in replies if each["kind"] == "raw" and not each["error"]}
+
+
 MOMENTS = {
     "in the analysis": lambda work: len(list((work / "analysis").glob("*.safetensors"))) > 20,
     "after the map": lambda work: (work / "drop_map.json").exists(),
@@ -201,6 +218,7 @@ def test_killed_in_the_middle_the_next_cut_ends_with_the_same_digests(release: R
         time.sleep(0.002)
     os.killpg(process.pid, signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL
+    before = {quant: asked(work / "eval" / quant) for quant in ("Q6_K", "Q4_K_M")}
     run_command(*words[1:])
     for folder in ("weights", "gguf", "imatrix"):
         assert sums(work / folder) == sums(release.work / folder)
@@ -208,6 +226,10 @@ def test_killed_in_the_middle_the_next_cut_ends_with_the_same_digests(release: R
         for quant in ("Q6_K", "Q4_K_M"):
             name = f"eval/{quant}/evidence.json"
             assert (work / name).read_bytes() == (release.work / name).read_bytes()
+            timing = json.loads((work / "eval" / quant / "timing.json").read_text())["questions"]
+            assert before[quant].items() <= {each["question_digest"]: each["raw"] for each in timing}.items()
+            assert len(timing) == 240
+        assert before["Q6_K"], "something was asked before the end"
     assert not list(work.glob(".*tmp*"))
 
 

@@ -85,6 +85,47 @@ def test_what_was_damaged_on_the_hub_is_not_promoted(copy: Copy) -> None:
     assert [copy.api.model_info(repo).private for repo in (WEIGHTS, GGUF)] == [True, True]
 
 
+TIMING = "reproduce/timing/Q6_K.json"
+
+
+def published(copy: Copy, path: str) -> bytes:
+    local = copy.api.hf_hub_download(WEIGHTS, path, local_dir=copy.work.parent / "read", force_download=True)
+    return Path(local).read_bytes()
+
+
+def slower(copy: Copy) -> None:
+    """Another build of the same release: the same replies, each a second later."""
+    run = copy.work / "eval" / "Q6_K"
+    header, *replies = (run / "ledger.jsonl").read_text().splitlines(keepends=True)
+    later = [{**reply, "seconds": reply["seconds"] + 1} for reply in map(json.loads, replies)]
+    (run / "ledger.jsonl").write_text(header + "".join(json.dumps(reply, sort_keys=True) + "\n" for reply in later))
+    (run / "timing.json").unlink()
+
+
+def test_another_build_with_other_seconds_changes_nothing_on_the_hub(copy: Copy) -> None:
+    copy.run("publish")
+    head, first = copy.api.model_info(WEIGHTS).sha, published(copy, TIMING)
+    assert first == (copy.work / "eval/Q6_K/timing.json").read_bytes()
+    assert copy.run("publish").count("nothing to change") >= 2, "from an unchanged work folder"
+    slower(copy)
+    assert copy.run("publish").count("nothing to change") >= 2
+    assert copy.api.model_info(WEIGHTS).sha == head
+    assert (copy.work / "eval/Q6_K/timing.json").read_bytes() != first == published(copy, TIMING)
+    assert "files as locked" in copy.run("promote")
+
+
+def test_seconds_that_somebody_changed_on_the_hub_are_replaced(copy: Copy) -> None:
+    copy.run("publish")
+    tampered = published(copy, TIMING).replace(b'"raw": 0.', b'"raw": 9.')
+    copy.api.upload_file(path_or_fileobj=tampered, path_in_repo=TIMING, repo_id=WEIGHTS)
+    slower(copy)
+    copy.declare(tag="v2")
+    copy.run("publish")
+    ours = (copy.work / "eval/Q6_K/timing.json").read_bytes()
+    assert published(copy, TIMING) == ours
+    assert published(copy, "reproduce/lock.json") == (copy.work / "lock.json").read_bytes()
+
+
 def test_a_release_as_pull_requests(copy: Copy) -> None:
     for repo in (WEIGHTS, GGUF):
         copy.api.create_repo(repo)
@@ -165,6 +206,8 @@ def test_reproduce_is_enough_for_a_stranger(copy: Copy, tmp_path: Path) -> None:
         "reproduce/drop_map.json",
         "reproduce/evidence/Q4_K_M.json",
         "reproduce/evidence/Q6_K.json",
+        "reproduce/timing/Q4_K_M.json",
+        "reproduce/timing/Q6_K.json",
         "reproduce/lock.json",
         "reproduce/manifest.yaml",
         "reproduce/protocol.yaml",

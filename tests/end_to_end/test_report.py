@@ -34,6 +34,7 @@ def test_the_report_of_a_release_in_a_browser(release: Release, tmp_path: Path, 
         assert page.locator("main img").count() == len(PICTURES)
         assert page.locator("main img").evaluate_all("all => all.every(each => each.complete && each.naturalWidth > 0)")
         assert page.locator("#questions-count").inner_text() == "240 rows"
+        assert page.locator("#seconds-count").inner_text() == "4 rows"
         claims = json.loads((release.work / "card" / "claims.json").read_text())
         assert page.locator("#claims-count").inner_text() == f"{len(claims)} rows"
         assert page.locator("#warnings li").count() > 0

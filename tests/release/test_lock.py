@@ -13,6 +13,7 @@ from release.lock import (
     LockedInputs,
     contradiction,
     differences,
+    equal_but_for_seconds,
     explain_weights,
     read_lock,
     write_lock,
@@ -110,3 +111,83 @@ def test_a_damaged_lock_is_not_taken_for_a_difference_of_the_build(locked: Lock,
 def test_honest_locks_contradict_nothing() -> None:
     honest = (lock(), lock(shard="other", size=2), lock(shard="other", tensor="other", drop=[3]))
     assert [contradiction(locked, lock()) for locked in honest] == [None, None, None]
+
+
+def with_output(path: str, entry: LockedFile) -> Lock:
+    return lock().model_copy(update={"outputs": {**lock().outputs, path: entry}})
+
+
+def timed() -> Lock:
+    """A lock with the seconds of a run."""
+    return with_output("eval/Q6_K/timing.json", LockedFile(sha256="s", size=1, varies=True))
+
+
+def test_seconds_may_differ_and_may_not_be_missing() -> None:
+    seconds = {path: entry for path, entry in timed().outputs.items() if entry.varies}
+    others = {path: entry.model_copy(update={"sha256": "t", "size": 2}) for path, entry in seconds.items()}
+    (path,) = seconds
+    assert differences(seconds, others) == ()
+    assert [str(each) for each in differences(seconds, {})] == [f"{path} (missing)"]
+    assert [str(each) for each in differences({}, seconds)] == [f"{path} (new)"]
+    unmarked = {path: entry.model_copy(update={"varies": None}) for path, entry in others.items()}
+    assert [str(each) for each in differences(seconds, unmarked)] == [f"{path} (changed)"]
+
+
+def test_a_lock_with_seconds_survives_a_round_trip_and_older_locks_stay_as_they_were(tmp_path: Path) -> None:
+    write_lock(tmp_path / "x.lock.json", timed())
+    assert read_lock(tmp_path / "x.lock.json") == timed()
+    assert b'"varies": true' in timed().to_bytes()
+    assert b"varies" not in lock().to_bytes()
+
+
+VARIES = LockedFile(sha256="x", size=1, varies=True)
+
+
+def with_inputs(**inputs: object) -> Lock:
+    return lock().model_copy(update={"inputs": lock().inputs.model_copy(update=inputs)})
+
+
+@pytest.mark.parametrize(
+    ("exempt", "path"),
+    [
+        *[
+            (with_output(path, VARIES), path)
+            for path in (
+                "weights/a.safetensors",
+                "weights/eval/Q6_K/timing.json",
+                "gguf/x-Q6_K.gguf",
+                "card/README.md",
+                "eval/Q6_K/evidence.json",
+                "eval/timing.json",
+                "eval/a/b/timing.json",
+                "eval/Q6_K/timing.json/x",
+                "eval/Q6_K/timing_json",
+            )
+        ],
+        (with_inputs(files={"eval/Q6_K/timing.json": VARIES}), "eval/Q6_K/timing.json"),
+        (with_inputs(base=LockedBase(name="b", files={"model.safetensors": VARIES})), "model.safetensors"),
+    ],
+)
+def test_a_lock_that_exempts_anything_but_seconds_is_refused(tmp_path: Path, exempt: Lock, path: str) -> None:
+    write_lock(tmp_path / "x.lock.json", exempt)
+    with pytest.raises(InputError, match=r"x\.lock\.json: not a usable lock: .*only seconds vary") as refused:
+        read_lock(tmp_path / "x.lock.json")
+    assert path in str(refused.value)
+
+
+@pytest.mark.parametrize("mark", ["false", "0", '"yes"', "[]"])
+def test_a_mark_is_there_or_not(tmp_path: Path, mark: str) -> None:
+    text = timed().to_bytes().replace(b'"varies": true', f'"varies": {mark}'.encode())
+    (tmp_path / "x.lock.json").write_bytes(text)
+    with pytest.raises(InputError, match="varies"):
+        read_lock(tmp_path / "x.lock.json")
+
+
+def test_another_build_of_the_same_release_has_other_seconds_and_nothing_else() -> None:
+    slower = with_output("eval/Q6_K/timing.json", LockedFile(sha256="t", size=2, varies=True))
+    assert equal_but_for_seconds(timed(), slower)
+    assert not equal_but_for_seconds(timed(), lock())
+    assert not equal_but_for_seconds(
+        timed(), timed().model_copy(update={"outputs": {**timed().outputs, **lock(shard="u").outputs}})
+    )
+    assert not equal_but_for_seconds(timed(), timed().model_copy(update={"inputs": with_inputs(protocol="p").inputs}))

@@ -18,6 +18,7 @@ from tests.conftest import MANIFESTS, TINY_MODEL
 from tests.hostile import FUZZ, NAMES, assert_read_or_refused, changed_bytes, changed_json
 
 LOCK = json.loads((MANIFESTS / "tiny-gemma4-4e.lock.json").read_text())
+LOCK["outputs"].setdefault("eval/Q6_K/timing.json", {"sha256": "0" * 64, "size": 1, "varies": True})
 SUMS = "".join(f"{'0123456789abcdef' * 4}  {name}\n" for name in ("config.json", "model.safetensors"))
 
 
@@ -40,6 +41,16 @@ def written_again(path: Path) -> None:
     lock = read_lock(path)
     assert isinstance(lock, Lock)
     lock.to_bytes()
+
+
+@FUZZ
+@given(path=st.sampled_from(sorted(LOCK["outputs"])), data=st.data())
+def test_no_lock_exempts_anything_but_seconds(tmp_path: Path, path: str, data: st.DataObject) -> None:
+    target = tmp_path / "x.lock.json"
+    outputs = {**LOCK["outputs"], path: {**LOCK["outputs"][path], "varies": data.draw(st.sampled_from([True, 1, 1.0]))}}
+    target.write_text(json.dumps({**LOCK, "outputs": outputs}))
+    accepted = assert_read_or_refused(lambda: read_lock(target), str(target), target.stat().st_size)
+    assert not accepted or path.endswith("/timing.json")
 
 
 @FUZZ

@@ -21,10 +21,12 @@ from release.card.report import (
     questions_table,
     render_report,
     results_table,
+    seconds_table,
     times_table,
 )
 from release.card.table import Entry, Row, rows
 from release.evaluation.evidence import Evidence, read_evidence, totals
+from release.evaluation.timing import QuestionSeconds, Timing
 from release.lock import Difference, Lock, LockedBase, LockedFile, LockedInputs
 from release.records import Output, Record
 from release.reported import Reported
@@ -33,6 +35,13 @@ from tests.conftest import MANIFESTS
 
 REFERENCE = read_evidence(MANIFESTS / "tiny" / "evidence" / "tiny-gemma4-16e-Q6_K.json")
 HOSTILE = "<script>document.title='owned'</script><img src=x onerror=alert(1)>\"'"
+SECONDS = (
+    QuestionSeconds(question_digest="a" * 64, raw=0.25),
+    QuestionSeconds(question_digest="b" * 64, raw=0.5),
+    QuestionSeconds(question_digest="c" * 64, raw=1200.25, patch=0.125),
+)
+TIMING = Timing(protocol_digest="d" * 64, model_sha256="e" * 64, questions=SECONDS)
+UNPATCHED = TIMING.model_copy(update={"questions": SECONDS[:2]})
 SVG = (
     b'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 2 1"><script>parent.document.title="owned"</script>'
     b'<rect width="2" height="1"/></svg>'
@@ -79,6 +88,7 @@ def report() -> Report:
             results_table(entries()),
             claims_table({"a.b": {"shown": "7", "value": 7, "unit": "count", "source": HOSTILE}}),
             questions_table({"Q6_K": REFERENCE, "Q4_K_M": changed(wrong=60)}),
+            seconds_table({"Q6_K": TIMING}),
             times_table(records),
             digests_table(lock, {"weights/model-3.safetensors": "changed"}),
         ],
@@ -123,7 +133,24 @@ def test_the_page_stands_alone_and_foreign_text_is_text(file: Path) -> None:
 
 def test_warnings_come_first(file: Path) -> None:
     order = re.findall(r"<h2 id=\"([a-z]+)-title\"", file.read_text(encoding="utf-8"))
-    assert order == ["warnings", "results", "pictures", "claims", "questions", "times", "digests"]
+    assert order == ["warnings", "results", "pictures", "claims", "questions", "seconds", "times", "digests"]
+
+
+def test_seconds_per_question_are_shown_first_replies_and_patches_apart() -> None:
+    shown = [[cell.text for cell in row] for row in seconds_table({"Q6_K": TIMING, "Q4_K_M": UNPATCHED}).rows]
+    assert shown == [
+        ["Q6_K", "first reply", "3", "0.500", "1,200.250", "1,201.000"],
+        ["Q6_K", "patch", "1", "0.125", "0.125", "0.125"],
+        ["Q4_K_M", "first reply", "2", "0.375", "0.500", "0.750"],
+    ]
+
+
+def test_seconds_are_not_called_as_locked() -> None:
+    entry = LockedFile(sha256="a" * 64, size=1)
+    outputs = {"eval/Q6_K/timing.json": entry.model_copy(update={"varies": True}), "eval/Q6_K/evidence.json": entry}
+    lock = Lock(name="x", inputs=LockedInputs(base=LockedBase(name="base", files={})), outputs=outputs)
+    assert [row[3].text for row in digests_table(lock, {}).rows] == ["varies", "as locked"]
+    assert digests_table(lock, {"eval/Q6_K/timing.json": "new"}).rows[0][3].text == "new"
 
 
 def test_no_text_of_a_question_stands_in_it(file: Path, manifests: Path) -> None:

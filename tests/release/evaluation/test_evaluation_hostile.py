@@ -22,11 +22,22 @@ from release.evaluation.outcomes import classify
 from release.evaluation.protocol import load_protocol, protocol_digest
 from release.evaluation.remote import RemoteServer
 from release.evaluation.settings import build_commit, differing_settings, template_digest
+from release.evaluation.timing import misfits, read_timing, timing_bytes
 from tests.conftest import MANIFESTS
 from tests.hostile import FUZZ, assert_read_or_refused, changed_json, changed_yaml, hostile, spoiled
 
 EVIDENCE = json.loads((MANIFESTS / "tiny" / "evidence" / "tiny-gemma4-16e-Q6_K.json").read_text())
 EVIDENCE["questions"] = EVIDENCE["questions"][:3]
+RUN = read_evidence(MANIFESTS / "tiny" / "evidence" / "tiny-gemma4-16e-Q6_K.json")
+TIMING = {
+    "schema_name": "moe-release/timing/v1",
+    "protocol_digest": RUN.protocol_digest,
+    "model_sha256": RUN.model_sha256,
+    "questions": [
+        {"question_digest": each.question_digest, "repeat": 0, "raw": 0.5, **({"patch": 0.1} if each.patched else {})}
+        for each in RUN.questions[:5]
+    ],
+}
 PROTOCOL_TEXT = (MANIFESTS / "protocols" / "tiny-exam.yaml").read_text()
 PROTOCOL = yaml.safe_load(PROTOCOL_TEXT)
 SAMPLE = {
@@ -64,6 +75,21 @@ def test_evidence(tmp_path: Path, data: st.DataObject):
     path = tmp_path / "evidence.json"
     path.write_bytes(data.draw(changed_json(EVIDENCE)))
     assert_read_or_refused(lambda: evidence_bytes(read_evidence(path)), str(path), path.stat().st_size)
+
+
+@FUZZ
+@given(st.data())
+def test_a_timing(tmp_path: Path, data: st.DataObject):
+    path = tmp_path / "timing.json"
+    path.write_bytes(data.draw(changed_json(TIMING)))
+
+    def read() -> None:
+        timing = read_timing(path)
+        timing_bytes(timing)
+        if problem := next(misfits(timing, RUN, 60.0), None):
+            raise CheckFailedError(f"{path}: {problem}")
+
+    assert_read_or_refused(read, str(path), path.stat().st_size)
 
 
 @FUZZ

@@ -57,6 +57,15 @@ def test_any_text_survives(tmp_path: Path, content: str):
         assert len(ledger) == 2
 
 
+@pytest.mark.parametrize("seconds", ["-0.5", "1e999", "NaN", '"0.5"', "true", "null"])
+def test_seconds_that_cannot_be_are_a_damaged_line(tmp_path: Path, seconds: str):
+    path = tmp_path / "ledger.jsonl"
+    fill(path, reply())
+    path.write_text(path.read_text().replace('"seconds": 0.5', f'"seconds": {seconds}'))
+    with pytest.raises(InputError, match=r"ledger\.jsonl:2: damaged ledger line"):
+        Ledger(path, HEADER)
+
+
 def test_a_torn_last_line_is_dropped_wherever_it_tears(tmp_path: Path):
     path = tmp_path / "ledger.jsonl"
     fill(path, reply("one"), reply("two"))

@@ -17,6 +17,7 @@ import pytest
 from pruner.errors import CheckFailedError, InputError, UnavailableError
 from release.evaluation.compare import compare
 from release.evaluation.evidence import evidence_bytes, read_evidence
+from release.evaluation.timing import read_timing
 from release.evaluation.tokenizer import tokenizer_digest
 
 from .conftest import QUESTIONS, Bench, MakeProtocol, Steps
@@ -176,10 +177,13 @@ def test_ended_in_the_middle_the_next_run_ends_with_the_same_evidence(
     assert run.returncode != 0
     assert not psutil.wait_procs(started, 10)[1]
     assert not (tmp_path / "run" / "evidence.json").exists()
-    before = len(ledger_lines(tmp_path / "run", "raw"))
-    assert 4 < before < QUESTIONS
+    before = {line["question"]: round(line["seconds"], 3) for line in ledger_lines(tmp_path / "run", "raw")}
+    assert 4 < len(before) < QUESTIONS
     resumed = bench.run(protocol, tmp_path / "run")
     assert len(ledger_lines(tmp_path / "run", "raw")) == QUESTIONS
+    timed = {each.question_digest: each.raw for each in read_timing(tmp_path / "run" / "timing.json").questions}
+    assert len(timed) == QUESTIONS
+    assert before.items() <= timed.items(), "seconds of the questions that were asked before"
     assert evidence_bytes(resumed) == evidence_bytes(bench.run(protocol, tmp_path / "quiet"))
 
 

@@ -41,6 +41,8 @@ def older(folder: Path) -> Release:
         outputs[f"weights/{name}"] = {"sha256": made.digests[name], "size": 1000}
     made.add("reproduce/evidence/Q6_K.json", b"[1]\n")
     outputs["eval/Q6_K/evidence.json"] = {"sha256": made.digests["reproduce/evidence/Q6_K.json"], "size": 4}
+    made.add("reproduce/timing/Q6_K.json", b"[2]\n")
+    outputs["eval/Q6_K/timing.json"] = {"sha256": made.digests["reproduce/timing/Q6_K.json"], "size": 4, "varies": True}
     made.add("pictures/old.svg", b"<svg/>")
     outputs["card/pictures/old.svg"] = {"sha256": made.digests["pictures/old.svg"], "size": 6}
     made.add("reproduce/lock.json", canonical_json({"outputs": outputs}))
@@ -58,7 +60,7 @@ def test_stale_shards_of_our_older_release_go_and_nothing_else(
     notes = Notes()
     plan = plan_publication(release.files, release.digests, api, REPO)
     shards = ("model-0.safetensors", "model-1.safetensors", "model-2.safetensors")
-    stale = (*shards, "pictures/old.svg", "reproduce/evidence/Q6_K.json")
+    stale = (*shards, "pictures/old.svg", "reproduce/evidence/Q6_K.json", "reproduce/timing/Q6_K.json")
     assert plan.stale == stale
     assert plan.foreign == (".gitattributes", "model-3.safetensors", "notes.txt", "reproduce/SHA256SUMS")
     push(hub, release, tag="v2", message="v2", progress=notes)

@@ -10,8 +10,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pruner.files import sha256_file
 from pruner.hub_source import HubSource
 from release import reproduce
+from release.evaluation.evidence import read_evidence, write_evidence
+from release.evaluation.ledger import Reply
+from release.evaluation.timing import timing_of, write_timing
 from release.hub.published import Published, PublishedRepository
 from release.verdict import Verification
 from release.verification.consistency import check_consistency
@@ -24,7 +28,8 @@ from tests.hostile import FUZZ, assert_read_or_refused, changed_json, changed_ya
 
 LOCK = json.loads((MANIFESTS / "tiny-gemma4-4e.lock.json").read_text())
 REPOSITORY = PublishedRepository("org/tiny", HubSource("org/tiny", "c" * 40, {}))
-JSONS = (reproduce.LOCK, reproduce.DROP_MAP, reproduce.evidence_name("Q6_K"))
+TIMING = reproduce.timing_name("Q6_K")
+JSONS = (reproduce.LOCK, reproduce.DROP_MAP, reproduce.evidence_name("Q6_K"), TIMING)
 YAMLS = (reproduce.MANIFEST, reproduce.PROTOCOL)
 
 
@@ -37,10 +42,15 @@ def folder(tmp_path: Path) -> Path:
     shutil.copytree(MANIFESTS / "tiny" / "evidence", place / "tiny" / "evidence")
     shutil.copy(MANIFESTS / "tiny-gemma4-4e.md", place)
     shutil.copy(MANIFESTS / "tiny-gemma4-4e.yaml", tmp_path / reproduce.MANIFEST)
-    shutil.copy(MANIFESTS / "tiny-gemma4-4e.lock.json", tmp_path / reproduce.LOCK)
     shutil.copy(place / "protocols" / "tiny-exam.yaml", tmp_path / reproduce.PROTOCOL)
-    evidence = next((place / "evidence").glob("*.json"))
-    shutil.copy(evidence, tmp_path / reproduce.evidence_name("Q6_K"))
+    run = read_evidence(next((place / "evidence").glob("*.json")))
+    run = run.model_copy(update={"model_sha256": LOCK["outputs"]["gguf/tiny-gemma4-4e-Q6_K.gguf"]["sha256"]})
+    write_evidence(tmp_path / reproduce.evidence_name("Q6_K"), run)
+    reply = Reply(kind="raw", question="q", prompt="p", attempt=1, seed=1, status=200, error=None, seconds=0.5)
+    write_timing(tmp_path / TIMING, timing_of(run, lambda *_: reply))
+    seconds = {"sha256": sha256_file(tmp_path / TIMING), "size": (tmp_path / TIMING).stat().st_size, "varies": True}
+    lock = {**LOCK, "outputs": {**LOCK["outputs"], "eval/Q6_K/timing.json": seconds}}
+    (tmp_path / reproduce.LOCK).write_text(json.dumps(lock))
     (tmp_path / reproduce.DROP_MAP).write_text(json.dumps(LOCK["inputs"]["drop_map"]))
     weights = {name.removeprefix("weights/"): file for name, file in LOCK["outputs"].items() if name.startswith("weights/")}
     (tmp_path / reproduce.SUMS).write_text("".join(f"{file['sha256']}  {name}\n" for name, file in weights.items()))
@@ -66,6 +76,8 @@ def verified(folder: Path) -> Verification:
 def test_the_sound_one_agrees_with_itself(folder: Path) -> None:
     findings = {finding.part: finding for finding in verified(folder).findings}
     assert findings["consistency"].verdict == "GOOD", findings["consistency"]
+    pieces = {name: verdict for name, verdict, _ in findings["evidence"].items}
+    assert (pieces[reproduce.evidence_name("Q6_K")], pieces[TIMING]) == ("GOOD", "GOOD")
 
 
 @settings(FUZZ, max_examples=30)

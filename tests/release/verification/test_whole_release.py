@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from tests.release.verification.releases import Stage, part
 pytestmark = [pytest.mark.llama, pytest.mark.slow]
 
 EVIDENCE = "reproduce/evidence/Q6_K.json"
+TIMING = "reproduce/timing/Q6_K.json"
 GGUFS = "moe-release/tiny-gemma4-4e-GGUF"
 QUESTIONS = MANIFESTS / "tiny" / "exam" / "held_out.jsonl"
 
@@ -73,6 +75,86 @@ def test_scores_that_do_not_add_up_are_bad(tiny: Stage) -> None:
     assert "patched_correct" in part(found, "evidence").reason
     assert part(found, "files").reason.startswith(EVIDENCE)
     assert part(found, "card").verdict is Verdict.BAD
+
+
+def slower(timing: Any) -> None:
+    timing["questions"][0]["raw"] += 1
+
+
+def impossible(timing: Any) -> None:
+    timing["questions"][3]["raw"] = 1e6
+
+
+def negative(timing: Any) -> None:
+    timing["questions"][3]["raw"] = -0.1
+
+
+def shorter(timing: Any) -> None:
+    timing["questions"].pop()
+
+
+def swapped(timing: Any) -> None:
+    timing["questions"].reverse()
+
+
+@pytest.mark.parametrize(
+    ("change", "problem"),
+    [
+        (slower, None),
+        (impossible, "does not fit its evidence: questions.3: took 1e+06 s"),
+        (negative, "no timing: questions.3.raw"),
+        (shorter, "does not fit its evidence: questions.239: is in the evidence alone"),
+        (swapped, "does not fit its evidence: questions.0: is "),
+    ],
+)
+def test_tampered_seconds_are_bad_and_located(tiny: Stage, change: Callable[[Any], None], problem: str | None) -> None:
+    tiny.change_json(TIMING, change)
+    found = tiny.verify()
+    assert part(found, "files").verdict is Verdict.BAD
+    assert part(found, "files").reason.startswith(f"{TIMING}: has SHA-256")
+    evidence = part(found, "evidence")
+    assert evidence.verdict is (Verdict.BAD if problem else Verdict.GOOD), "plausible seconds are caught by the lock alone"
+    assert evidence.reason.startswith(f"{TIMING}: {problem}" if problem else "Q6_K: ")
+    assert {finding.part for finding in found.findings if finding.verdict is Verdict.BAD} <= {"files", "evidence"}
+
+
+def test_missing_seconds_are_bad(tiny: Stage) -> None:
+    tiny.remove(TIMING)
+    found = tiny.verify()
+    assert part(found, "files").reason == f"{TIMING}: is locked, and missing from the repository"
+    assert part(found, "evidence").reason == f"{TIMING}: the timing does not exist"
+
+
+def unlisted(lock: Any) -> None:
+    for quant in ("Q6_K", "Q4_K_M"):
+        del lock["outputs"][f"eval/{quant}/timing.json"]
+
+
+def test_a_release_from_before_seconds_were_published_is_good(tiny: Stage) -> None:
+    tiny.change_json("reproduce/lock.json", unlisted)
+    for quant in ("Q6_K", "Q4_K_M"):
+        tiny.remove(f"reproduce/timing/{quant}.json")
+    found = {finding.part: finding for finding in tiny.verify().findings}
+    for name in ("consistency", "files", "evidence", "card"):
+        assert found[name].verdict is Verdict.GOOD, found[name]
+
+
+def test_seconds_that_nobody_locked_are_bad(tiny: Stage) -> None:
+    tiny.change_json("reproduce/lock.json", unlisted)
+    evidence = part(tiny.verify(), "evidence")
+    assert evidence.verdict is Verdict.BAD
+    assert evidence.reason == f"{TIMING}: stands there, and the lock does not list it (and 1 more)"
+
+
+def test_a_lock_that_exempts_a_quant_is_refused(tiny: Stage) -> None:
+    def exempt(lock: Any) -> None:
+        lock["outputs"]["gguf/tiny-gemma4-4e-Q6_K.gguf"]["varies"] = True
+
+    tiny.change_json("reproduce/lock.json", exempt)
+    consistency = part(tiny.verify(), "consistency")
+    assert consistency.verdict is Verdict.BAD
+    assert "only seconds vary" in consistency.reason
+    assert "gguf/tiny-gemma4-4e-Q6_K.gguf" in consistency.reason
 
 
 def one_better(value: dict[str, Any]) -> dict[str, Any]:
