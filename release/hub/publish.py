@@ -93,7 +93,7 @@ def publish(
         if gated is not None:
             set_gated(api, repo, gated)
         commit = _committed(job, plan, message, progress)
-        read_back(repo, commit, digests, endpoint=endpoint, token=token)
+        read_back(repo, commit, digests, endpoint=endpoint, token=token, removed=plan.removed)
         if tag:
             _place_tag(job, tag, commit)
     return Publication(repo, commit, tag, f"{api.endpoint}/{repo}", changed=not plan.settled)

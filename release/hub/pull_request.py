@@ -55,7 +55,8 @@ def propose(job: Job, plan: PublicationPlan, make: Callable[[str], Sequence[Oper
     found = _ours(job, plan, message) or _drafted(job, plan, message)
     if found.commit == plan.head:
         found = replace(found, commit=commit_operations(job, plan, make(found.ref), message, found.ref))
-    read_back(job.repo, found.ref, job.digests, endpoint=job.api.endpoint, token=_token(job.api))
+    where = {"endpoint": job.api.endpoint, "token": _token(job.api)}
+    read_back(job.repo, found.ref, job.digests, **where, commit=found.commit, removed=plan.removed)
     if not found.is_open:
         patiently(lambda: job.api.change_discussion_status(job.repo, found.number, "open"), job.pause)
     return found

@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import re
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 from pruner.errors import CheckFailedError, InputError, MoeReleaseError, UnavailableError
 from pruner.hub_answers import limit_answers
 from pruner.hub_failures import TRANSIENT, connection_failure, garbled, http_failure, patiently
+from pruner.hub_source import COMMIT
 from pruner.progress import SILENT, Progress
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
 
 NO_SPACE = 507
+ASKED_AT_ONCE = 500
+"""Paths in one request for their digests: the Hub refuses forms of more than a thousand fields."""
 GET_A_TOKEN = "set HF_TOKEN to a token that may write there, or run `hf auth login`"  # noqa: S105  # advice, not a token
 
 
@@ -131,6 +135,45 @@ def remote_tree(api: HfApi, repo: str, revision: str = "main") -> RemoteTree | N
             if isinstance(error, GatedRepoError):
                 raise
             return None
+
+
+def commit_of(api: HfApi, repo: str, revision: str) -> str | None:
+    """The commit that a revision of a model repo names, None when the repo or the revision does not exist.
+
+    Raises:
+        CheckFailedError: a commit was asked for, and the Hub answers with another.
+        UnavailableError: the Hub cannot be reached or will not say.
+    """
+    from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
+
+    with hub_errors(api.endpoint, f"read {repo}@{revision}"):
+        try:
+            answered = str(patiently(lambda: api.model_info(repo, revision=revision), endpoint=api.endpoint).sha)
+        except (RepositoryNotFoundError, RevisionNotFoundError) as error:
+            if isinstance(error, GatedRepoError):
+                raise
+            return None
+    if COMMIT.match(revision) and answered != revision:
+        raise CheckFailedError(f"{repo}@{revision}: {api.endpoint} answers with another commit, {harmless(answered)}")
+    return answered
+
+
+def files_at(api: HfApi, repo: str, commit: str, paths: Sequence[str]) -> dict[str, RemoteFile]:
+    """Those of some files of a model repo that a commit has, by path.
+
+    Raises:
+        UnavailableError: the Hub cannot be reached or will not say.
+    """
+    found: dict[str, RemoteFile] = {}
+    with hub_errors(api.endpoint, f"read the digests of {repo}@{commit}"):
+        for start in range(0, len(paths), ASKED_AT_ONCE):
+            asked = list(paths[start : start + ASKED_AT_ONCE])
+            rows = patiently(partial(api.get_paths_info, repo, asked, revision=commit), endpoint=api.endpoint)
+            for file in map(_remote_file, rows):
+                if file.path not in asked or file.path in found:
+                    raise ValueError(file.path)
+                found[file.path] = file
+    return found
 
 
 def tag_tree(api: HfApi, repo: str, tag: str) -> RemoteTree | None:

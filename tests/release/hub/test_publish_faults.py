@@ -16,7 +16,7 @@ import pytest
 from pruner.errors import CheckFailedError, UnavailableError
 from pruner.files import git_blob_id
 from release.hub.local import LocalHub
-from tests.release.hub.releases import CARD, REPO, Faults, Release, api_of, push, titles
+from tests.release.hub.releases import CARD, REPO, Faults, Release, api_of, cut, push, titles
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
@@ -34,6 +34,7 @@ PLACES = (
     "/objects/",
     "/info/lfs/verify",
     "/commit/",
+    "/paths-info/",
     "/resolve/",
     "/tag/",
 )
@@ -79,8 +80,7 @@ class Wire:
             elif upload and self.cut:
                 self.cut -= 1
                 await receive()
-                await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"100")]})
-                await send({"type": "http.response.body", "body": b"half", "more_body": False})  # uvicorn closes the connection
+                await cut(send)
             elif upload and self.flip:
                 self.flip -= 1
                 await app(scope, _damaged(receive), send)
