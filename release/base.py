@@ -98,7 +98,7 @@ def _download(repo: str, revision: str) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
-    from release.hub.remote import harmless
+    from pruner.hub_failures import harmless
 
     try:
         folder = Path(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -10,19 +9,17 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
-from pruner.errors import CheckFailedError, InputError, MoeReleaseError, UnavailableError
+from pruner.errors import CheckFailedError
 from pruner.hub_answers import limit_answers
-from pruner.hub_failures import TRANSIENT, connection_failure, garbled, http_failure, patiently
+from pruner.hub_failures import garbled, harmless, one_line, patiently
 from pruner.hub_source import COMMIT
 from pruner.progress import SILENT, Progress
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
 
-NO_SPACE = 507
 ASKED_AT_ONCE = 500
 """Paths in one request for their digests: the Hub refuses forms of more than a thousand fields."""
-GET_A_TOKEN = "set HF_TOKEN to a token that may write there, or run `hf auth login`"  # noqa: S105  # advice, not a token
 
 
 @dataclass(frozen=True)
@@ -55,58 +52,19 @@ def hub_api(endpoint: str | None, token: str | None) -> HfApi:
     return HfApi(endpoint=endpoint, token=token, library_name="moe-release")
 
 
-def one_line(error: Exception, endpoint: str, what: str) -> MoeReleaseError | None:
-    """The error for the user, None when it was not the Hub's doing."""
-    from huggingface_hub.errors import HFValidationError
-
-    if isinstance(error, MoeReleaseError):
-        return error
-    if isinstance(error, HFValidationError):
-        return InputError(f"{what}: {str(error).splitlines()[0]}")
-    failure = http_failure(error)
-    if garbled(error):
-        return UnavailableError(f"{endpoint}: its answer to {what} cannot be understood ({type(error).__name__}); is it a Hub?")
-    if failure is None:
-        if connection_failure(error):
-            return UnavailableError(f"{endpoint}: cannot be reached to {what}; check the address and the network")
-        return None
-    said = harmless(failure.server_message or "") or "no explanation"
-    return _http_line(failure.response.status_code, said, endpoint, what)
-
-
-CREDENTIAL = re.compile(r"(?i:bearer\s+\S+)|hf_[A-Za-z0-9]{8,}|gh[a-z]_[A-Za-z0-9]{20,}")
-MOST_SAID = 200
-
-
-def harmless(text: str) -> str:
-    """What a server says, fit to be shown: one short line without control characters and without anything like a token."""
-    line = " ".join("".join(each if each.isprintable() else " " for each in text).split())
-    return CREDENTIAL.sub("[token]", line)[:MOST_SAID]
-
-
-def _http_line(status: int, said: str, endpoint: str, what: str) -> MoeReleaseError:
-    if status in (401, 403):
-        return UnavailableError(f"{endpoint}: may not {what} ({status}: {said}); {GET_A_TOKEN}")
-    if status == 404:  # noqa: PLR2004
-        return UnavailableError(f"{endpoint}: cannot {what} (404: {said}); check the name, and that your token may see it")
-    if status in TRANSIENT or status == NO_SPACE:
-        return UnavailableError(f"{endpoint}: cannot {what} now ({status}: {said}); run again later, finished uploads are kept")
-    return CheckFailedError(f"{endpoint}: refused to {what} ({status}: {said})")
-
-
 @contextmanager
 def hub_errors(endpoint: str, what: str) -> Iterator[None]:
     """Turn the client's errors into one line; `what` completes "cannot …".
 
     Raises:
-        UnavailableError: no connection, no right, not found, or overloaded.
+        UnavailableError: no connection, no right, not found, overloaded, or no space on this disk.
         CheckFailedError: the Hub refused the request itself.
         InputError: a name that no Hub would take.
     """
     try:
         yield
     except Exception as error:
-        translated = one_line(error, endpoint, what)
+        translated = one_line(error, what, endpoint)
         if translated is None or translated is error:
             raise
         raise translated from (error if garbled(error) else None)  # it may be a bug of ours: MOE_RELEASE_TRACEBACK shows it

@@ -43,9 +43,9 @@ PLACES = (
 @pytest.mark.slow
 @pytest.mark.parametrize("status", [429, 500, 502, 503])
 def test_every_endpoint_may_fail_once(
-    faulty: LocalHub, faulty_api: HfApi, faults: Faults, release: Release, status: int
+    faulty: LocalHub, faulty_api: HfApi, faults: Faults, release: Release, status: int, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """One release in which each endpoint answers its first request with an error."""
+    """One release in which each endpoint answers its first request with an error; whoever is asked again is named."""
     hit: set[str] = set()
 
     def once(_method: str, path: str) -> int | None:
@@ -58,6 +58,9 @@ def test_every_endpoint_may_fail_once(
     faults.before = once
     push(faulty, release)
     assert hit == set(PLACES)
+    again = [record.getMessage() for record in caplog.records if record.name == "pruner.hub_failures"]
+    assert len(again) > 5
+    assert set(again) == {f"asking {faulty.endpoint} again"}
     assert titles(faulty_api) == ["v1", "initial commit"]
 
 
