@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import logging
 import re
-import tempfile
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -170,8 +169,7 @@ def one_line(error: Exception, what: str, endpoint: str | None, wording: Wording
     if isinstance(error, HFValidationError):
         return InputError(f"{what}: {str(error).splitlines()[0]}")
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-        where = f"{error.filename}: " if error.filename else f"{what}: here, with {tempfile.gettempdir()} for temporary files, "
-        return UnavailableError(f"{where}no space left on the disk; free some and run again")
+        return UnavailableError(f"{error.filename or what}: no space left on the disk; free some and run again")
     named = {"endpoint": endpoint_of(endpoint), "what": what}
     failure = http_failure(error)
     if garbled(error):

@@ -71,7 +71,7 @@ def raised(error: Exception, cause: Exception) -> Exception:
         (ValueError("x"), TO_READ, UnavailableError, "WHAT: the Hub's answer cannot be understood (ValueError); is it a Hub?"),
         (HFValidationError("bad name\nmore"), TO_READ, InputError, "WHAT: bad name"),
         (OSError(errno.ENOSPC, "full", "/x/y"), TO_DO, UnavailableError, "/x/y: no space left on the disk; free some and run"),
-        (OSError(errno.ENOSPC, "full"), TO_READ, UnavailableError, "WHAT: here, with /"),
+        (OSError(errno.ENOSPC, "full"), TO_READ, UnavailableError, "WHAT: no space left on the disk; free some and run"),
     ],
 )
 def test_a_failure_is_one_line(error: Exception, wording: Wording, kind: type[MoeReleaseError], line: str) -> None:
