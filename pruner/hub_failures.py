@@ -1,12 +1,17 @@
-"""What can go wrong between huggingface_hub and a Hub: which failures pass, and how often something is tried again."""
+"""What can go wrong between huggingface_hub and a Hub: which failures pass, how often one tries again, and what is said."""
 
 from __future__ import annotations
 
+import errno
 import logging
+import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 from urllib.parse import urlsplit
+
+from pruner.errors import CheckFailedError, InputError, MoeReleaseError, UnavailableError
 
 if TYPE_CHECKING:
     from huggingface_hub.errors import HfHubHTTPError
@@ -18,6 +23,10 @@ GARBLED = (ValueError, LookupError, TypeError, AttributeError, RecursionError)
 BACK_OFF = (1.0, 2.0, 4.0, 8.0)
 """Seconds between tries of a request that failed in passing."""
 TRANSIENT = frozenset({408, 429, 500, 502, 503, 504})
+FORBIDDEN = frozenset({401, 403})
+NOT_FOUND, NO_SPACE = 404, 507
+CREDENTIAL = re.compile(r"(?i:bearer\s+\S+)|hf_[A-Za-z0-9]{8,}|gh[a-z]_[A-Za-z0-9]{20,}")
+MOST_SAID = 200
 
 
 def http_failure(error: BaseException) -> HfHubHTTPError | None:
@@ -73,9 +82,7 @@ def say_again(url: str | None) -> None:
     LOG.warning("asking %s again", endpoint_of(url))
 
 
-def patiently(
-    call: Callable[[], Result], pause: Callable[[float], None] = time.sleep, *, endpoint: str | None = None
-) -> Result:
+def patiently(call: Callable[[], Result], pause: Callable[[float], None] = time.sleep, *, endpoint: str | None) -> Result:
     """Call something that may safely be repeated until it does not fail in passing, at most five times.
 
     The first repetition is told, with the `endpoint` (None: the client's own), for the others may take a while.
@@ -90,3 +97,103 @@ def patiently(
             say_again(endpoint)
         pause(seconds)
     return call()
+
+
+@dataclass(frozen=True)
+class Wording:
+    """How the failures of a request are told.
+
+    Sentences name the `{endpoint}`, `{what}` was asked, the `{status}` and what the Hub `{said}`, or the `{kind}` of an answer
+    that no Hub gives.
+
+    Attributes:
+        garbled: the answer cannot be understood.
+        cut: no connection, or one that broke off.
+        forbidden: the token may not (401, 403).
+        missing: there is no such thing, or it may not be seen (404).
+        busy: the Hub cannot now.
+        refused: any other status.
+        blamed: whether a refusal is a check that failed, of what was sent; else something that cannot be had.
+    """
+
+    garbled: str
+    cut: str
+    forbidden: str
+    missing: str
+    busy: str
+    refused: str
+    blamed: bool
+
+
+TO_DO = Wording(
+    garbled="{endpoint}: its answer to {what} cannot be understood ({kind}); is it a Hub?",
+    cut="{endpoint}: cannot be reached to {what}; check the address and the network",
+    forbidden="{endpoint}: may not {what} ({status}: {said}); set HF_TOKEN to a token that may, or run `hf auth login`",
+    missing="{endpoint}: cannot {what} (404: {said}); check the name, and that your token may see it",
+    busy="{endpoint}: cannot {what} now ({status}: {said}); run again later, finished uploads are kept",
+    refused="{endpoint}: refused to {what} ({status}: {said})",
+    blamed=True,
+)
+"""Of something to do, which completes "cannot …"."""
+
+_NOT_GIVEN = "{what}: the Hub does not give it ({status}: {said}); "
+_NO_RIGHT = _NOT_GIVEN + "check the name, and set HF_TOKEN to a token that may read it (or run `hf auth login`)"
+TO_READ = Wording(
+    garbled="{what}: the Hub's answer cannot be understood ({kind}); is it a Hub?",
+    cut=(
+        "{what}: the connection to {endpoint} failed or broke off again and again; "
+        "check the network and HF_ENDPOINT, and run again"
+    ),
+    forbidden=_NO_RIGHT,
+    missing=_NO_RIGHT,
+    busy=_NOT_GIVEN + "run again later",
+    refused=_NOT_GIVEN + "run again later",
+    blamed=False,
+)
+"""Of something to read, which is named: a repository or one of its files."""
+
+
+def one_line(error: Exception, what: str, endpoint: str | None, wording: Wording = TO_DO) -> MoeReleaseError | None:
+    """The error for the user, None when it was neither the Hub's doing nor a full disk's.
+
+    Args:
+        error: what was raised.
+        what: what was asked, as the wording wants it.
+        endpoint: address of the Hub; None is the client's own.
+        wording: how it is told.
+    """
+    from huggingface_hub.errors import HFValidationError
+
+    if isinstance(error, MoeReleaseError):
+        return error
+    if isinstance(error, HFValidationError):
+        return InputError(f"{what}: {str(error).splitlines()[0]}")
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return UnavailableError(f"{error.filename or what}: no space left on the disk; free some and run again")
+    named = {"endpoint": endpoint_of(endpoint), "what": what}
+    failure = http_failure(error)
+    if garbled(error):
+        return UnavailableError(wording.garbled.format(**named, kind=type(error).__name__))
+    if failure is None:
+        return UnavailableError(wording.cut.format(**named)) if connection_failure(error) else None
+    named["said"] = harmless(failure.server_message or "") or "no explanation"
+    return _http_line(failure.response.status_code, wording, named)
+
+
+def _http_line(status: int, wording: Wording, named: Mapping[str, str]) -> MoeReleaseError:
+    kind: type[MoeReleaseError] = UnavailableError
+    if status in FORBIDDEN:
+        sentence = wording.forbidden
+    elif status == NOT_FOUND:
+        sentence = wording.missing
+    elif status in TRANSIENT or status == NO_SPACE:
+        sentence = wording.busy
+    else:
+        sentence, kind = wording.refused, CheckFailedError if wording.blamed else UnavailableError
+    return kind(sentence.format(**named, status=status))
+
+
+def harmless(text: str) -> str:
+    """What a server says, fit to be shown: one short line without control characters and without anything like a token."""
+    line = " ".join("".join(each if each.isprintable() else " " for each in text).split())
+    return CREDENTIAL.sub("[token]", line)[:MOST_SAID]

@@ -13,9 +13,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from pruner.errors import InputError, MoeReleaseError, UnavailableError
+from pruner.errors import InputError, UnavailableError
 from pruner.hub_answers import limit_answers
-from pruner.hub_failures import BACK_OFF, connection_failure, endpoint_of, garbled, http_failure, passes, patiently, say_again
+from pruner.hub_failures import BACK_OFF, TO_READ, http_failure, one_line, passes, patiently, say_again
 from pruner.sources import SourceFile, is_plain_name
 
 GAP = 8 << 20
@@ -74,7 +74,7 @@ class HubSource:
             except Exception as error:
                 tries = 0 if position > begin else tries
                 if not passes(error) or tries >= len(self.pauses):
-                    if (line := _one_line(error, f"{self.label}/{name}", self.endpoint)) is not None:
+                    if (line := one_line(error, f"{self.label}/{name}", self.endpoint, TO_READ)) is not None:
                         raise line from None
                     raise
                 if tries == 1:  # a single cut is nothing to talk about
@@ -243,32 +243,9 @@ def reading(what: str, endpoint: str | None = None) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        if (line := _one_line(error, what, endpoint)) is not None:
+        if (line := one_line(error, what, endpoint, TO_READ)) is not None:
             raise line from None
         raise
-
-
-def _one_line(error: Exception, what: str, endpoint: str | None) -> MoeReleaseError | None:
-    """The error for the user; None when it was not the Hub's doing."""
-    from huggingface_hub.errors import HFValidationError
-
-    if isinstance(error, MoeReleaseError):
-        return error
-    if isinstance(error, HFValidationError):
-        return InputError(f"{what}: {str(error).splitlines()[0]}")
-    failure = http_failure(error)
-    if garbled(error):
-        return UnavailableError(f"{what}: the Hub's answer cannot be understood ({type(error).__name__}); is it a Hub?")
-    if failure is None:
-        to = f"the connection to {endpoint_of(endpoint)}"
-        cut = f"{to} failed or broke off again and again; check the network and HF_ENDPOINT, and run again"
-        return UnavailableError(f"{what}: {cut}") if connection_failure(error) else None
-    status = failure.response.status_code
-    said = "".join(letter for letter in " ".join((failure.server_message or "").split())[:200] if letter.isprintable())
-    remedy = "run again later"
-    if status in (401, 403, 404):
-        remedy = "check the name, and set HF_TOKEN to a token that may read it (or run `hf auth login`)"
-    return UnavailableError(f"{what}: the Hub does not give it ({status}: {said or 'no explanation'}); {remedy}")
 
 
 def _asked_pause(error: Exception) -> float:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from pruner.errors import InputError, UnavailableError
 from pruner.files import path_inside
+from pruner.hub_failures import connection_failure, harmless, http_failure
 from pruner.hub_source import HubSource, hub_source
 from pruner.sources import LocalSource, Source
 from release.manifest import LoadedManifest
@@ -94,17 +95,16 @@ def _cached(remote: HubSource) -> LocalSource | None:
 
 
 def _download(repo: str, revision: str) -> Path:
-    from httpx import HTTPError
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
-
-    from release.hub.remote import harmless
+    from huggingface_hub.errors import LocalEntryNotFoundError
 
     try:
         folder = Path(
             snapshot_download(repo, revision=revision, ignore_patterns=["*.bin", "*.pt", "*.pth", "*.gguf", "original/*"])
         )
-    except (HfHubHTTPError, HTTPError, LocalEntryNotFoundError, OSError) as error:
+    except Exception as error:
+        if not (isinstance(error, (LocalEntryNotFoundError, OSError)) or http_failure(error) or connection_failure(error)):
+            raise
         reason = harmless(str(error))
         raise UnavailableError(f"base {repo}@{revision[:12]}: cannot be downloaded: {reason}") from None
     if folder.name != revision:

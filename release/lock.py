@@ -85,6 +85,11 @@ class Lock(Document):
         """The files of the weights folder by name."""
         return {path.removeprefix("weights/"): file for path, file in self.outputs.items() if path.startswith("weights/")}
 
+    def quants(self) -> dict[str, LockedFile]:
+        """The GGUFs and the importance matrix by name."""
+        folders = ("gguf/", "imatrix/")
+        return {path.partition("/")[2]: file for path, file in self.outputs.items() if path.startswith(folders)}
+
 
 REMEDY = "restore it, or remove it and `cut --update-lock`"
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from pruner.errors import InputError, MoeReleaseError
@@ -89,7 +89,21 @@ def run_pipeline(context: Context, tell: Callable[[StageResult], None] = lambda 
             tell(result)
             if stage.name == context.options.until:
                 break
+        _run_again(context, results)
     return results
+
+
+def _run_again(context: Context, results: Sequence[StageResult]) -> None:
+    """Let stages tell what came after them, if that is all that changed; they stay up to date."""
+    for number, (stage, result) in enumerate(zip(STAGES, results, strict=False)):
+        later = any(each.status == "done" for each in results[number + 1 :])
+        if stage.again is None or result.status == "skipped" or not later:
+            continue
+        record = read_record(context.work, stage.name)
+        if record and record.fingerprint == _fingerprint(stage, context):
+            stage.again(context)
+            made = make_record(context.work, stage.name, record.fingerprint, stage.outputs(context), record.seconds)
+            write_record(context.work, replace(record, outputs=made.outputs))
 
 
 def _planned(options: Options) -> frozenset[str]:

@@ -6,7 +6,7 @@
     reproduce/SHA256SUMS              digests of the weights by name, in the form of coreutils' sha256sum
     reproduce/drop_map.json           which experts go: with the base and the manifest's layout, all that a rebuild needs
     reproduce/claims.json             every value on the card with its source
-    reproduce/provenance.json         how it was built, as an in-toto statement with SLSA provenance
+    reproduce/provenance.json         how weights and GGUFs were built, as an in-toto statement with SLSA provenance
     reproduce/rebuilders.json         keys of those whose statements count   (with publish.rebuilders)
     reproduce/protocol.yaml           the locked exam           (with an eval section)
     reproduce/evidence/<quant>.json   one scored run per quant  (with an eval section)

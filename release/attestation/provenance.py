@@ -24,12 +24,12 @@ def provenance(manifest: Manifest, manifest_sha256: str, lock: Lock) -> bytes:
     Args:
         manifest: what was declared.
         manifest_sha256: digest of its file.
-        lock: what came out; its weights are the subject.
+        lock: what came out; weights, GGUFs and importance matrix are the subject.
     """
     return canonical_json(
         {
             "_type": STATEMENT,
-            "subject": subject({name: file.sha256 for name, file in lock.weights().items()}),
+            "subject": subject(model_files(lock)),
             "predicateType": PREDICATE,
             "predicate": {
                 "buildDefinition": {
@@ -43,6 +43,11 @@ def provenance(manifest: Manifest, manifest_sha256: str, lock: Lock) -> bytes:
             },
         }
     )
+
+
+def model_files(lock: Lock) -> dict[str, str]:
+    """SHA-256 by name of all that the build made of the model: shards and what belongs to them, GGUFs, importance matrix."""
+    return {name: file.sha256 for name, file in {**lock.weights(), **lock.quants()}.items()}
 
 
 def subject(digests: dict[str, str]) -> list[dict[str, Any]]:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field, StringConstraints, ValidationError
 
+from pruner.digest_cache import DigestCache
 from pruner.errors import InputError
 from pruner.files import sha256_bytes, write_atomic
 from pruner.progress import SILENT, Progress
@@ -79,6 +80,8 @@ class AttestRequest:
     workers: int | None = None
     endpoint: str | None = None
     token: str | None = None
+    cache: Path | None = None
+    """Folder that remembers digests of proved shards, so that a killed run goes on."""
 
 
 @dataclass(frozen=True)
@@ -109,7 +112,8 @@ def attest(request: AttestRequest, *, progress: Progress = SILENT) -> Attestatio
     with tempfile.TemporaryDirectory(prefix="moe-release-attest-") as folder:
         published = fetch(repository, Path(folder))
         base = base_of(published, request.base)
-        proof = prove(repository.source, base, workers=request.workers, progress=progress)
+        cache = DigestCache(request.cache) if request.cache else None
+        proof = prove(repository.source, base, workers=request.workers, progress=progress, cache=cache)
         statement = rebuild_statement(published, proof, builder=request.builder or f"key {keyid[:SHORT]}")
     path = f"{FOLDER}/{keyid[:SHORT]}-{repository.source.commit[:SHORT]}.json"
     return Attestation(request.repo, path, statement, sign(statement, signer) if signer else sign_keyless(statement))

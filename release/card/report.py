@@ -137,7 +137,7 @@ def claims_table(claims: Mapping[str, Mapping[str, Any]]) -> Table:
 
 
 def times_table(records: Sequence[Record]) -> Table:
-    """What each stage took when it ran."""
+    """What each stage took when it last ran."""
     cells = [
         (
             Cell(record.stage),
@@ -148,7 +148,7 @@ def times_table(records: Sequence[Record]) -> Table:
         for record in records
     ]
     total = sum(record.seconds for record in records)
-    note = f"{total:,.1f} seconds in all; memory is the largest of the process and its tools until then."
+    note = f"{total:,.1f} seconds in all, each when it last ran; memory is the largest of the process and its tools until then."
     return Table("times", "Stage times", ("Stage", "Seconds", "Peak memory", "Files made"), cells, note)
 
 

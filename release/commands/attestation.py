@@ -10,7 +10,7 @@ import typer
 
 from pruner.errors import InputError
 from release.commands.options import WorkersOption
-from release.commands.running import console_progress
+from release.commands.running import console_progress, proved_digests
 
 
 def attest(
@@ -40,7 +40,7 @@ def attest(
     hub = input_hub()
     if not dry_run:
         hub.require_token()
-    request = AttestRequest(repo, revision, key, builder, base, workers, hub.endpoint, hub.token)
+    request = AttestRequest(repo, revision, key, builder, base, workers, hub.endpoint, hub.token, proved_digests())
     with console_progress() as progress:
         made = make(request, progress=progress)
         if not dry_run:

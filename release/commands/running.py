@@ -34,6 +34,13 @@ def console_progress() -> ConsoleProgress:
     return ConsoleProgress()
 
 
+def proved_digests() -> Path:
+    """The user's folder that remembers digests of proved shards."""
+    from release.gguf.toolchain import cache_folder
+
+    return cache_folder() / "planned-digests"
+
+
 @contextmanager
 def running(
     manifest: Path,

@@ -12,7 +12,7 @@ from pruner.errors import InputError, printable
 from pruner.sources import HUB_PREFIX, require_no_near_address
 from pruner.wording import counted
 from release.commands.options import JsonOption, LlamaOption, WorkersOption, WorkOption
-from release.commands.running import console_progress, context_of, run_stages
+from release.commands.running import console_progress, context_of, proved_digests, run_stages
 
 
 def prune(
@@ -129,14 +129,12 @@ def _verify_against(target: str, against: str, workers: int | None, *, as_json: 
 
 def _verify_published(target: str, *, as_json: bool, **chosen: Any) -> None:
     from pruner.sources import parse_address
-    from release.gguf.toolchain import cache_folder
     from release.verification.request import Request
     from release.verification.run import verify_published
 
     repo, revision = parse_address(target)
-    cache = cache_folder() / "planned-digests"
     with console_progress() as progress:
-        found = verify_published(Request(repo, revision, cache=cache, **chosen), progress=progress)
+        found = verify_published(Request(repo, revision, cache=proved_digests(), **chosen), progress=progress)
     typer.echo(json.dumps(found.to_json(), indent=2) if as_json else found.text())
     raise typer.Exit(found.exit_code)
 

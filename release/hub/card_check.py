@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pruner.errors import CheckFailedError
-from pruner.hub_failures import patiently
+from pruner.hub_failures import harmless, patiently
 from release.hub.card_metadata import card_metadata
-from release.hub.remote import harmless, hub_errors
+from release.hub.remote import hub_errors
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
@@ -49,7 +49,7 @@ def require_valid_card(api: HfApi, content: str) -> None:
         return value if isinstance(value, dict) else {}
 
     with hub_errors(api.endpoint, "validate the card"):
-        said = patiently(ask)
+        said = patiently(ask, endpoint=api.endpoint)
     rows = said.get("errors")
     errors = [harmless(str(row.get("message", ""))) for row in rows if isinstance(row, dict)] if isinstance(rows, list) else []
     if errors:

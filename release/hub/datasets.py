@@ -40,7 +40,7 @@ def dataset_file(hub: HubTarget, repo: str, revision: str, file: str) -> Path:
 
     with hub_errors(endpoint, f"download {file} of {where}"), quiet_client():
         try:
-            return Path(patiently(download))
+            return Path(patiently(download, endpoint=endpoint))
         except GatedRepoError:
             raise UnavailableError(
                 f"{where} is gated: open {page}, log in and accept its terms, then run `hf auth login` (or set HF_TOKEN)"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,7 +11,7 @@ from pruner.errors import CheckFailedError
 from pruner.files import git_blob_id, sha256_file
 from pruner.wording import some
 from release.hub.card_check import unreadable
-from release.hub.remote import RemoteFile, RemoteTree, hub_api, remote_tree
+from release.hub.remote import RemoteFile, commit_of, files_at, hub_api
 from release.hub.small_files import download
 
 if TYPE_CHECKING:
@@ -20,35 +20,57 @@ if TYPE_CHECKING:
 MOST_SHOWN = 5
 
 
-def read_back(repo: str, revision: str, digests: Mapping[str, str], *, endpoint: str | None, token: str | None) -> None:
+def read_back(
+    repo: str,
+    revision: str,
+    digests: Mapping[str, str],
+    *,
+    endpoint: str | None,
+    token: str | None,
+    commit: str | None = None,
+    removed: Collection[str] = (),
+) -> None:
     """Require that every file of `digests` (path in the repo -> sha256) stands at `revision` with that digest.
 
     The card and results below `.eval_results/` must parse as well.
 
     Large files are compared by the digest under which the Hub stores them; the others are downloaded and hashed.
 
+    Args:
+        repo: "namespace/name".
+        revision: a commit, or what leads to one.
+        digests: what must stand there.
+        endpoint: address of the Hub, None for the environment's.
+        token: None for the one of the environment or of huggingface_hub's store.
+        commit: the commit that the revision must name; None for whichever it does.
+        removed: paths that must not stand there any more.
+
     Raises:
-        CheckFailedError: a file is missing or differs; says which.
-        UnavailableError: the Hub cannot be reached or shows no such revision.
+        CheckFailedError: a file is missing, differs or should be gone, says which; or the revision names another commit.
+        UnavailableError: the Hub cannot be reached.
     """
     api = hub_api(endpoint, token)
-    tree = remote_tree(api, repo, revision)
-    if tree is None:
+    found = commit_of(api, repo, revision)
+    if found is None:
         raise CheckFailedError(f"{repo}@{revision}: is not on {api.endpoint}; publish it first, or check the token")
-    wrong = sorted(differences(api, repo, tree, digests))
+    if commit not in (None, found):
+        raise CheckFailedError(f"{repo}@{revision}: is {found[:12]} now and not {commit[:12]}, which was made; run again")
+    wrong = sorted(differences(api, repo, found, digests, removed))
     if wrong:
         raise CheckFailedError(f"{repo}@{revision}: the Hub does not hold what was built: {some(wrong, MOST_SHOWN)}")
 
 
-def differences(api: HfApi, repo: str, tree: RemoteTree, digests: Mapping[str, str]) -> Iterator[str]:
-    """One phrase for each file that is missing, has another digest, or is metadata that does not parse."""
+def differences(api: HfApi, repo: str, commit: str, digests: Mapping[str, str], removed: Collection[str] = ()) -> Iterator[str]:
+    """One phrase for each file that is missing, has another digest, is metadata that does not parse, or should be gone."""
+    files = files_at(api, repo, commit, [*digests, *removed])
+    yield from (f"{path} (should be removed)" for path in removed if path in files)
     with tempfile.TemporaryDirectory() as folder:
         for path, expected in digests.items():
-            file = tree.files.get(path)
+            file = files.get(path)
             if file is None:
                 yield f"{path} (missing)"
                 continue
-            found = file.sha256 or downloaded_digest(api, repo, tree.commit, file, Path(folder))
+            found = file.sha256 or downloaded_digest(api, repo, commit, file, Path(folder))
             if found != expected:
                 yield f"{path} (sha256 {found[:12]}…, expected {expected[:12]}…)"
             elif file.sha256 is None and (problem := unreadable(path, Path(folder) / path)):

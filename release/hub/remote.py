@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
-import re
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
-from pruner.errors import CheckFailedError, InputError, MoeReleaseError, UnavailableError
+from pruner.errors import CheckFailedError
 from pruner.hub_answers import limit_answers
-from pruner.hub_failures import TRANSIENT, connection_failure, garbled, http_failure, patiently
+from pruner.hub_failures import garbled, harmless, one_line, patiently
+from pruner.hub_source import COMMIT
 from pruner.progress import SILENT, Progress
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
 
-NO_SPACE = 507
-GET_A_TOKEN = "set HF_TOKEN to a token that may write there, or run `hf auth login`"  # noqa: S105  # advice, not a token
+ASKED_AT_ONCE = 500
+"""Paths in one request for their digests: the Hub refuses forms of more than a thousand fields."""
 
 
 @dataclass(frozen=True)
@@ -51,58 +52,19 @@ def hub_api(endpoint: str | None, token: str | None) -> HfApi:
     return HfApi(endpoint=endpoint, token=token, library_name="moe-release")
 
 
-def one_line(error: Exception, endpoint: str, what: str) -> MoeReleaseError | None:
-    """The error for the user, None when it was not the Hub's doing."""
-    from huggingface_hub.errors import HFValidationError
-
-    if isinstance(error, MoeReleaseError):
-        return error
-    if isinstance(error, HFValidationError):
-        return InputError(f"{what}: {str(error).splitlines()[0]}")
-    failure = http_failure(error)
-    if garbled(error):
-        return UnavailableError(f"{endpoint}: its answer to {what} cannot be understood ({type(error).__name__}); is it a Hub?")
-    if failure is None:
-        if connection_failure(error):
-            return UnavailableError(f"{endpoint}: cannot be reached to {what}; check the address and the network")
-        return None
-    said = harmless(failure.server_message or "") or "no explanation"
-    return _http_line(failure.response.status_code, said, endpoint, what)
-
-
-CREDENTIAL = re.compile(r"(?i:bearer\s+\S+)|hf_[A-Za-z0-9]{8,}|gh[a-z]_[A-Za-z0-9]{20,}")
-MOST_SAID = 200
-
-
-def harmless(text: str) -> str:
-    """What a server says, fit to be shown: one short line without control characters and without anything like a token."""
-    line = " ".join("".join(each if each.isprintable() else " " for each in text).split())
-    return CREDENTIAL.sub("[token]", line)[:MOST_SAID]
-
-
-def _http_line(status: int, said: str, endpoint: str, what: str) -> MoeReleaseError:
-    if status in (401, 403):
-        return UnavailableError(f"{endpoint}: may not {what} ({status}: {said}); {GET_A_TOKEN}")
-    if status == 404:  # noqa: PLR2004
-        return UnavailableError(f"{endpoint}: cannot {what} (404: {said}); check the name, and that your token may see it")
-    if status in TRANSIENT or status == NO_SPACE:
-        return UnavailableError(f"{endpoint}: cannot {what} now ({status}: {said}); run again later, finished uploads are kept")
-    return CheckFailedError(f"{endpoint}: refused to {what} ({status}: {said})")
-
-
 @contextmanager
 def hub_errors(endpoint: str, what: str) -> Iterator[None]:
     """Turn the client's errors into one line; `what` completes "cannot …".
 
     Raises:
-        UnavailableError: no connection, no right, not found, or overloaded.
+        UnavailableError: no connection, no right, not found, overloaded, or no space on this disk.
         CheckFailedError: the Hub refused the request itself.
         InputError: a name that no Hub would take.
     """
     try:
         yield
     except Exception as error:
-        translated = one_line(error, endpoint, what)
+        translated = one_line(error, what, endpoint)
         if translated is None or translated is error:
             raise
         raise translated from (error if garbled(error) else None)  # it may be a bug of ours: MOE_RELEASE_TRACEBACK shows it
@@ -131,6 +93,45 @@ def remote_tree(api: HfApi, repo: str, revision: str = "main") -> RemoteTree | N
             if isinstance(error, GatedRepoError):
                 raise
             return None
+
+
+def commit_of(api: HfApi, repo: str, revision: str) -> str | None:
+    """The commit that a revision of a model repo names, None when the repo or the revision does not exist.
+
+    Raises:
+        CheckFailedError: a commit was asked for, and the Hub answers with another.
+        UnavailableError: the Hub cannot be reached or will not say.
+    """
+    from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
+
+    with hub_errors(api.endpoint, f"read {repo}@{revision}"):
+        try:
+            answered = str(patiently(lambda: api.model_info(repo, revision=revision), endpoint=api.endpoint).sha)
+        except (RepositoryNotFoundError, RevisionNotFoundError) as error:
+            if isinstance(error, GatedRepoError):
+                raise
+            return None
+    if COMMIT.match(revision) and answered != revision:
+        raise CheckFailedError(f"{repo}@{revision}: {api.endpoint} answers with another commit, {harmless(answered)}")
+    return answered
+
+
+def files_at(api: HfApi, repo: str, commit: str, paths: Sequence[str]) -> dict[str, RemoteFile]:
+    """Those of some files of a model repo that a commit has, by path.
+
+    Raises:
+        UnavailableError: the Hub cannot be reached or will not say.
+    """
+    found: dict[str, RemoteFile] = {}
+    with hub_errors(api.endpoint, f"read the digests of {repo}@{commit}"):
+        for start in range(0, len(paths), ASKED_AT_ONCE):
+            asked = list(paths[start : start + ASKED_AT_ONCE])
+            rows = patiently(partial(api.get_paths_info, repo, asked, revision=commit), endpoint=api.endpoint)
+            for file in map(_remote_file, rows):
+                if file.path not in asked or file.path in found:
+                    raise ValueError(file.path)
+                found[file.path] = file
+    return found
 
 
 def tag_tree(api: HfApi, repo: str, tag: str) -> RemoteTree | None:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pruner.errors import CheckFailedError
+from pruner.files import write_errors
 from pruner.hub_failures import patiently
 from release.hub.remote import RemoteTree, hub_errors, quiet_client
 
@@ -18,10 +19,14 @@ def download(api: HfApi, repo: str, commit: str, path: str, folder: Path) -> Pat
     """Fetch one file into `folder`, whatever a cache holds.
 
     Raises:
-        UnavailableError: the Hub cannot be reached, or does not give the file.
+        UnavailableError: the Hub cannot be reached, or does not give the file; or the folder's disk is full.
     """
-    with hub_errors(api.endpoint, f"download {path} of {repo}"), quiet_client():
-        return Path(patiently(lambda: api.hf_hub_download(repo, path, revision=commit, local_dir=folder, force_download=True)))
+
+    def fetch() -> str:
+        return api.hf_hub_download(repo, path, revision=commit, local_dir=folder, force_download=True)
+
+    with hub_errors(api.endpoint, f"download {path} of {repo}"), quiet_client(), write_errors(folder / path):
+        return Path(patiently(fetch, endpoint=api.endpoint))
 
 
 def remote_text(api: HfApi, repo: str, tree: RemoteTree | None, path: str, largest: int) -> str | None:

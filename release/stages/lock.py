@@ -52,10 +52,7 @@ def _run(context: Context) -> str:
     locked = read_lock(context.loaded.lock_path)
     write_lock(work_lock_path(context), found)
     _write_sums(sums_path(context), found.weights())
-    quantized = ("gguf/", "imatrix/")
-    _write_sums(
-        gguf_sums_path(context), {Path(path).name: file for path, file in found.outputs.items() if path.startswith(quantized)}
-    )
+    _write_sums(gguf_sums_path(context), found.quants())
     write_atomic(page_path(context), page(context.manifest).encode())
     write_atomic(provenance_path(context), provenance(context.manifest, sha256_file(context.loaded.path), found))
     if locked is None and context.options.rehearsal:

@@ -36,6 +36,8 @@ from release.stages.lock_draft import draft_lock
 from release.stages.prune import skip_base_release
 from release.stages.stage import Stage
 
+AFTER = ("lock", "publish", "readback")
+"""Those that run after it: their times join when the run ends, and when the page is written again."""
 BEFORE = ("resolve", "analyze", "rank", "prune", "verify", "convert", "calibrate", "quantize", "quality", "eval", "card")
 """The stages whose times the page shows: those that leave something behind."""
 
@@ -74,11 +76,11 @@ def _workshop_tables(context: Context, lock: Lock) -> list[Table]:
     locked = read_lock(context.loaded.lock_path)
     changed = {each.path: each.explained or each.kind for each in differences(locked.outputs, lock.outputs)} if locked else {}
     without = dict.fromkeys(lock.outputs, "no lock yet") if locked is None else {}
-    return [times_table(_records(context)), digests_table(lock, changed or without)]
+    return [times_table(_records(context, (*BEFORE, *AFTER))), digests_table(lock, changed or without)]
 
 
-def _records(context: Context) -> list[Record]:
-    return [record for name in BEFORE if (record := read_record(context.work, name))]
+def _records(context: Context, stages: tuple[str, ...]) -> list[Record]:
+    return [record for name in stages if (record := read_record(context.work, name))]
 
 
 def _summary(context: Context, facts: Facts) -> str:
@@ -134,7 +136,7 @@ def _inputs(context: Context) -> Any:
     return [
         sha256_bytes(draft_lock(context, stages=LOCKED_STAGES).to_bytes()),
         sha256_bytes(committed.read_bytes()) if committed.exists() else None,
-        {record.stage: [record.seconds, record.peak_memory] for record in _records(context)},
+        {record.stage: [record.seconds, record.peak_memory] for record in _records(context, BEFORE)},
         own_templates(context.loaded.root, context.manifest.card.templates),
         shipped,
         context.options.update_lock,
@@ -149,4 +151,5 @@ STAGE = Stage(
     outputs=lambda context: (report_path(context),),
     skip=skip_base_release,
     needs=("card",),
+    again=lambda context: store_report(context, collect_report(context)),
 )

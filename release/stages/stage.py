@@ -33,7 +33,8 @@ class Stage:
     `run` does the work and may return a finding of a few words.  `inputs` is a JSON value of all that determines the output
     (None: runs every time); `outputs` lists the files and folders that it makes; `digests` gives the SHA-256 of those that it
     digested while it wrote them, by path in the work folder, which spares reading them again; `skip` gives a reason not to run,
-    or None; `needs` names stages without whose results it cannot run.
+    or None; `needs` names stages without whose results it cannot run.  `again` writes the outputs once more when the run ends,
+    with what only the stages after it brought: how long those took.
     """
 
     name: str
@@ -44,3 +45,4 @@ class Stage:
     digests: Callable[[Context], Mapping[str, str]] = _unknown
     skip: Callable[[Context], str | None] = _never
     needs: tuple[str, ...] = ()
+    again: Callable[[Context], None] | None = None

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
+
 from pruner.drop_map import read_drop_map
 from pruner.errors import CheckFailedError
 from pruner.files import path_inside, sha256_file
 from pruner.sources import read_small
 from release import reproduce
-from release.attestation.provenance import provenance
+from release.attestation.provenance import model_files, provenance
 from release.hub.published import Published, PublishedRepository
 from release.lock import Lock
 from release.references import parse_sums
@@ -84,13 +86,30 @@ def _protocol(published: Published) -> None:
 
 
 def _provenance(published: Published) -> None:
-    """It follows from manifest and lock; releases of old have none."""
+    """It follows from manifest and lock; releases of old have none.  A subject that is not as locked is named."""
     path = published.path(reproduce.PROVENANCE)
     if not path.is_file():
         return
-    manifest = published.path(reproduce.MANIFEST)
-    if path.read_bytes() != provenance(published.manifest.content, sha256_file(manifest), published.lock):
-        raise CheckFailedError("is not the statement that manifest and lock make")
+    data = path.read_bytes()
+    if data == provenance(published.manifest.content, sha256_file(published.path(reproduce.MANIFEST)), published.lock):
+        return
+    stated, locked = _subjects(data), model_files(published.lock)
+    for name in sorted({*stated, *locked}):
+        if stated.get(name) != locked.get(name):
+            raise CheckFailedError(f"{name} is {stated.get(name, 'absent')} here and {locked.get(name, 'absent')} in the lock")
+    raise CheckFailedError("is not the statement that manifest and lock make")
+
+
+def _subjects(data: bytes) -> dict[str, str]:
+    """SHA-256 by name of what a statement is about.
+
+    Raises:
+        CheckFailedError: it is no statement about files.
+    """
+    try:
+        return {str(each["name"]): str(each["digest"]["sha256"]) for each in json.loads(data)["subject"]}
+    except (ValueError, LookupError, TypeError, RecursionError):
+        raise CheckFailedError("is not the statement that manifest and lock make") from None
 
 
 def check_listing(lock: Lock, repository: PublishedRepository, part: str, names: dict[str, str]) -> Finding:

@@ -13,6 +13,7 @@ import pytest
 from huggingface_hub import HfApi, ModelCard
 
 from release.hub.local import LocalHub
+from release.pipeline import stage_names
 from tests.browser import browser, visit
 from tests.end_to_end.conftest import MANIFEST, Release, copy_manifests, run_command
 
@@ -53,6 +54,22 @@ def test_the_report_alone_builds_nothing_and_says_what_is_missing(release: Relea
     missing = run_command("report", release.manifest, "--work", tmp_path / "empty", check=False)
     assert missing.returncode == 1
     assert missing.stderr.count("\n") == 1
+
+
+def stage_times(page: Path) -> dict[str, float]:
+    """Seconds by stage, as the page's table has them."""
+    section = page.read_text(encoding="utf-8").partition('<section id="times"')[2].partition("</section>")[0]
+    return {name: float(seconds) for name, seconds in re.findall(r'<td>([a-z]+)</td>\s*<td data-sort="([0-9.]+)"', section)}
+
+
+def test_the_page_has_the_times_of_what_ran_after_it(release: Release) -> None:
+    times = stage_times(release.work / "report.html")
+    recorded = {path.stem: json.loads(path.read_text())["seconds"] for path in (release.work / "records").glob("*.json")}
+    assert list(times)[-3:] == ["lock", "publish", "readback"]
+    assert times == {name: recorded[name] for name in times}
+    assert recorded.keys() & set(stage_names()) - times.keys() == {"preflight", "report"}
+    run_command("report", release.manifest, "--work", release.work)
+    assert stage_times(release.work / "report.html") == times
 
 
 def test_pictures_are_published_as_locked(release: Release, tmp_path: Path) -> None:
@@ -137,6 +154,16 @@ def test_a_card_that_somebody_changed_is_not_overwritten_unasked(release: Releas
     assert "## My own heading" in again.card()
     again.publish("--replace-card")
     assert "## My own heading" not in again.card()
+
+
+def test_the_page_keeps_what_a_person_accepted_with_the_new_lock(release: Release, tmp_path: Path) -> None:
+    again = Again(release, tmp_path)
+    again.edit("It is of no other use.", "Nothing else.", "tiny-gemma4-4e.md")
+    again.publish("--until", "lock")
+    page = again.work / "report.html"
+    assert "accepted with --update-lock" in page.read_text(encoding="utf-8")
+    run_command("report", again.manifests / MANIFEST, "--work", again.work)
+    assert "accepted with --update-lock" not in page.read_text(encoding="utf-8"), "it is the lock now"
 
 
 def test_own_templates_are_used_and_locked(release: Release, tmp_path: Path) -> None:

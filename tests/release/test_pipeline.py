@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from release import pipeline
 from release.context import Context, Options
 from release.manifest import load_manifest
 from release.pipeline import run_pipeline
+from release.records import read_record
 from release.stages.stage import Stage
 
 MANIFEST = "schema: moe-release/v1\nname: x\nbase: {path: base}\n"
@@ -112,3 +114,39 @@ def test_an_error_names_its_stage_and_leaves_no_record(counter: Counter, monkeyp
         counter.run()
     assert counter.runs == ["a"]
     assert not (counter.work / "records" / "b.json").exists()
+
+
+def test_a_stage_tells_what_came_after_it_and_stays_up_to_date(monkeypatch: pytest.MonkeyPatch, counter: Counter) -> None:
+    """`c` writes down which stages have a record; `d` gets its own later."""
+
+    def told(context: Context) -> None:
+        found = [name for name in "abcd" if read_record(context.work, name)]
+        (context.work / "c").write_text(" ".join(found))
+
+    stages = [replace(stage, again=told) if stage.name == "c" else stage for stage in pipeline.STAGES]
+    monkeypatch.setattr(pipeline, "STAGES", stages)
+    counter.run(until="c")
+    assert (counter.work / "c").read_text() == "c", "nothing came after it"
+    assert [status for status, _ in counter.run().values()] == ["up to date"] * 3 + ["done"]
+    assert (counter.work / "c").read_text() == "a b c d"
+    assert {status for status, _ in counter.run().values()} == {"up to date"}
+    (counter.work / "d").unlink()
+    (counter.work / "c").write_text("theirs")
+    counter.run(skip=frozenset({"c"}))
+    assert (counter.work / "c").read_text() == "theirs", "a stage that is left out writes nothing"
+
+
+def test_a_page_about_inputs_that_the_run_itself_changed_stays(monkeypatch: pytest.MonkeyPatch, counter: Counter) -> None:
+    def changes(_context: Context) -> str:
+        counter.input = "2"
+        return ""
+
+    def never(_context: Context) -> None:
+        pytest.fail("what the page said before is lost")
+
+    monkeypatch.setattr(
+        pipeline,
+        "STAGES",
+        (replace(pipeline.STAGES[0], again=never), replace(pipeline.STAGES[3], run=changes, outputs=lambda _: ())),
+    )
+    assert [status for status, _ in counter.run().values()] == ["done", "done"]

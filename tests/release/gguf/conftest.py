@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
 import random
 import stat
-import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -113,22 +111,3 @@ def fake_tools(tmp_path: Path) -> Callable[[Mapping[str, str]], Toolchain]:
         return find_toolchain(folder)
 
     return make
-
-
-@pytest.fixture
-def tiny_disk(tmp_path: Path) -> Iterator[Callable[[str], Path]]:
-    """Mount a file system of a given size, such as `1m`; only root may."""
-    mounted: list[Path] = []
-
-    def mount(size: str) -> Path:
-        folder = tmp_path / "disk"
-        folder.mkdir()
-        command = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(folder)]
-        if os.geteuid() != 0 or subprocess.run(command, capture_output=True, check=False).returncode:
-            pytest.skip("a small file system can only be mounted by root")
-        mounted.append(folder)
-        return folder
-
-    yield mount
-    for folder in mounted:
-        subprocess.run(["umount", str(folder)], check=True)

@@ -68,6 +68,7 @@ class Faults:
     def __init__(self) -> None:
         self.before: Callable[[str, str], int | None] = lambda _method, _path: None
         self.after: Callable[[str, str], int | None] = lambda _method, _path: None
+        self.cuts: Callable[[str, str], bool] = lambda _method, _path: False
         self.seen: list[tuple[str, str]] = []
 
     def __call__(self, app: ASGIApp) -> ASGIApp:
@@ -77,6 +78,9 @@ class Faults:
             status = self.before(method, path)
             if status is not None:
                 await refuse(status, send)
+                return
+            if self.cuts(method, path):
+                await cut(send)
                 return
 
             async def altered(message: Message) -> None:
@@ -92,6 +96,12 @@ class Faults:
 async def refuse(status: int, send: Send) -> None:
     await send({"type": "http.response.start", "status": status, "headers": [(b"content-length", b"0")]})
     await send({"type": "http.response.body", "body": b""})
+
+
+async def cut(send: Send) -> None:
+    """An answer that breaks off: uvicorn closes the connection when less than the promised length was sent."""
+    await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"100")]})
+    await send({"type": "http.response.body", "body": b"half", "more_body": False})
 
 
 def on_commit(times: int, action: Callable[[], int | None]) -> Callable[[str, str], int | None]:

@@ -46,10 +46,62 @@ def test_the_provenance_is_a_statement_about_the_published_weights(small: Stage)
     assert str(small.work) not in text
 
 
-def test_a_tampered_provenance_is_bad_and_named(small: Stage) -> None:
-    small.change_json("reproduce/provenance.json", lambda value: value["subject"][0]["digest"].update(sha256="0" * 64))
+def test_the_provenance_is_about_the_quants_too(tiny: Stage) -> None:
+    statement = json.loads(tiny.read("reproduce/provenance.json"))
+    require_statement(statement, "provenance.json")
+    digests = {each["name"]: each["digest"]["sha256"] for each in statement["subject"]}
+    api = hub_api(tiny.hub.endpoint, tiny.hub.token)
+    listed = {
+        item.path: item.lfs.sha256
+        for repo in (tiny.repo, f"{tiny.repo}-GGUF")
+        for item in api.list_repo_tree(repo)
+        if item.path.endswith((".safetensors", ".gguf"))
+    }
+    assert len(listed) == len([name for name in digests if name.endswith((".safetensors", ".gguf"))])
+    assert listed.items() <= digests.items()
+    assert {name.rpartition("-")[2] for name in listed if name.endswith(".gguf")} == {
+        "Q6_K.gguf",
+        "Q4_K_M.gguf",
+        "imatrix.gguf",
+    }
+
+
+@pytest.mark.parametrize("name", ["tiny-gemma4-4e-Q6_K.gguf", "tiny-gemma4-4e-imatrix.gguf"])
+def test_a_quant_of_a_provenance_is_held_against_the_lock(tiny: Stage, name: str) -> None:
+    locked = {path.rpartition("/")[2]: file for path, file in json.loads(tiny.read("reproduce/lock.json"))["outputs"].items()}
+
+    def forged(statement: Any) -> None:
+        next(each for each in statement["subject"] if each["name"] == name)["digest"].update(sha256="0" * 64)
+
+    tiny.change_json("reproduce/provenance.json", forged)
+    consistency = part(tiny.verify(), "consistency")
+    where = f"reproduce/provenance.json: {name} is"
+    assert consistency.reason == f"{where} {'0' * 64} here and {locked[name]['sha256']} in the lock"
+    kept = json.loads(tiny.read("reproduce/provenance.json"))["subject"]
+    rest = [each for each in kept if each["name"] != name]
+    tiny.change_json("reproduce/provenance.json", lambda statement: statement.update(subject=rest))
+    assert part(tiny.verify(), "consistency").reason == f"{where} absent here and {locked[name]['sha256']} in the lock"
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda value: value["subject"][0]["digest"].update(sha256="0" * 64), f"is {'0' * 64} here and "),
+        (lambda value: value["subject"].pop(0), "is absent here and "),
+        (
+            lambda value: value["subject"].append({"name": "x.gguf", "digest": {"sha256": "1"}}),
+            "x.gguf is 1 here and absent in",
+        ),
+        (lambda value: value.update(predicateType="other"), "is not the statement that manifest and lock make"),
+        (lambda value: value.update(subject=7), "is not the statement that manifest and lock make"),
+    ],
+)
+def test_a_tampered_provenance_is_bad_and_named(small: Stage, change: Any, words: str) -> None:
+    small.change_json("reproduce/provenance.json", change)
     consistency = part(small.verify(), "consistency")
-    assert consistency.reason == "reproduce/provenance.json: is not the statement that manifest and lock make"
+    assert consistency.verdict is Verdict.BAD
+    assert consistency.reason.startswith("reproduce/provenance.json: ")
+    assert words in consistency.reason
 
 
 def test_two_keys_are_two_parties(small: Stage) -> None:
