@@ -10,6 +10,7 @@ from pruner.build import MARKER, BuildResult, FileDigest, build
 from pruner.checkpoint import open_checkpoint
 from pruner.errors import CheckFailedError, InputError
 from pruner.files import fsync_folder, git_blob_id, write_atomic
+from pruner.places import require_new
 from pruner.progress import SILENT, Progress
 from pruner.sources import Source, digested
 from pruner.target_layout import planned, read_layout
@@ -34,8 +35,7 @@ def materialize(
         CheckFailedError: a rebuilt file is not the published one; nothing is left behind.
         UnavailableError: a source cannot be reached, or not enough space.
     """
-    if out.exists():
-        raise InputError(f"{out}: already exists; remove it or choose another folder")
+    require_new(out, "folder")
     plan = planned(read_layout(target), open_checkpoint(base), target)
     unchecked = out.with_name(f".{out.name}.unchecked")
     marker = out.with_name(f"{unchecked.name}{MARKER}")

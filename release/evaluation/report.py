@@ -81,6 +81,8 @@ def compare_runs(paths: Sequence[Path], protocol: Path | None, *, allow_differen
 def _read(path: Path, protocol: Protocol | None) -> Run:
     if not path.is_dir():
         return read_evidence(path)
+    if protocol is None and not next(path.rglob("results_*.json"), None):
+        raise InputError(f"{path}: holds no run of lm-eval; give an evidence file, or the output folder of one run")
     if protocol is None:
         raise InputError(
             f"{path}: an lm-eval run brings no gates of its own; name a protocol whose gates it must pass: --protocol"

@@ -163,7 +163,8 @@ TOO_WIDE = """() => {
         cut: boxes.filter((each) => ["hidden", "clip"].includes(getComputedStyle(each).overflowX)
             || (each.scrollWidth > each.clientWidth && each.tabIndex !== 0)).length,
         cells: Array.from(document.querySelectorAll("td, th")).filter((each) => each.scrollWidth > each.clientWidth + 1).length,
-        outside: Array.from(document.querySelectorAll("main *:not(.scroll *)")).filter((each) => right(each) > innerWidth).length,
+        outside: Array.from(document.querySelectorAll("main *:not(.scroll *)"))
+            .filter((each) => right(each) > innerWidth).length,
     };
 }"""
 
