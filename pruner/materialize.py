@@ -10,9 +10,9 @@ from pruner.build import MARKER, BuildResult, FileDigest, build
 from pruner.checkpoint import open_checkpoint
 from pruner.errors import CheckFailedError, InputError
 from pruner.files import fsync_folder, git_blob_id, write_atomic
-from pruner.places import require_new
+from pruner.places import require_new, require_outside
 from pruner.progress import SILENT, Progress
-from pruner.sources import Source, digested
+from pruner.sources import LocalSource, Source, digested
 from pruner.target_layout import planned, read_layout
 from pruner.wording import some
 
@@ -31,11 +31,14 @@ def materialize(
     `out` appears only when the digest of every file equals the published one.
 
     Raises:
-        InputError: `out` exists, or the target does not say how it was made.
+        InputError: `out` exists or lies in a source's folder, or the target does not say how it was made.
         CheckFailedError: a rebuilt file is not the published one; nothing is left behind.
         UnavailableError: a source cannot be reached, or not enough space.
     """
     require_new(out, "folder")
+    for source, whose in ((target, "the target's"), (base, "the base's")):
+        if isinstance(source, LocalSource):
+            require_outside(out, source.folder, whose)
     plan = planned(read_layout(target), open_checkpoint(base), target)
     unchecked = out.with_name(f".{out.name}.unchecked")
     marker = out.with_name(f"{unchecked.name}{MARKER}")

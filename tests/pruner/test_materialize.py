@@ -90,3 +90,19 @@ def test_a_target_that_does_not_say_how_it_was_made(make_checkpoint: CheckpointF
     base = make_checkpoint()
     with pytest.raises(InputError, match=r"expert_drop_metadata.json: does not exist"):
         materialize(open_source(base), open_source(base), tmp_path / "out")
+
+
+def tree(folder: Path) -> dict[str, bytes | None]:
+    paths = sorted(folder.rglob("*"))
+    return {str(path.relative_to(folder)): path.read_bytes() if path.is_file() else None for path in paths}
+
+
+@pytest.mark.parametrize("place", ["base/sub", "variant/sub", "variant/a/b", "link/sub", "base/../variant/sub"])
+def test_nothing_is_written_into_what_is_read(make_checkpoint: CheckpointFactory, tmp_path: Path, place: str) -> None:
+    base = make_checkpoint()
+    run_build(base, tmp_path / "variant")
+    (tmp_path / "link").symlink_to("variant")
+    before = tree(tmp_path)
+    with pytest.raises(InputError, match="lies in the (base|target)'s folder, which nothing is written to; choose a folder beside"):
+        materialize(open_source(tmp_path / "variant"), open_source(base), tmp_path / place)
+    assert tree(tmp_path) == before
