@@ -107,9 +107,24 @@ def _index_differences(left: Side, right: Side) -> Iterator[PackagingDifference]
     contents = [read_source_json(side.source, INDEX, "the index") for side in (left, right)]
     metadata = [content.get("metadata") for content in contents]
     if metadata[0] != metadata[1]:
-        yield PackagingDifference("index", INDEX, f"index metadata: {_short(metadata[0])} in A, {_short(metadata[1])} in B")
+        said = f"index metadata: {_short(metadata[0])} in A, {_short(metadata[1])} in B"
+        yield PackagingDifference("index", INDEX, said + _other_counts((left, right), metadata))
     elif contents[0] == contents[1]:
         yield PackagingDifference("index", INDEX, "the index lists the same in another order or spelling")
+
+
+def _other_counts(sides: tuple[Side, Side], metadata: list[Any]) -> str:
+    """Where an index does not count the values that its tensors hold: transformers leaves buffers such as `layer_scalar` out."""
+    notes = []
+    for name, side, each in zip("AB", sides, metadata, strict=True):
+        said = each.get("total_parameters") if isinstance(each, dict) else None
+        held = sum(stored.info.elements for stored in side.tensors.values())
+        if type(said) is int and said != held:
+            notes.append(
+                f"; {name}'s tensors hold {held:,} values, its index says {said:,} parameters"
+                + (" (transformers leaves buffers out)" if said < held else "")
+            )
+    return "".join(notes)
 
 
 def file_differences(left: Side, right: Side) -> tuple[FileDifference, ...]:
