@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import logging
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING, TypeVar
 from urllib.parse import urlsplit
 
@@ -17,6 +19,8 @@ GARBLED = (ValueError, LookupError, TypeError, AttributeError, RecursionError)
 """What huggingface_hub raises when an answer is not what a Hub answers: no JSON, no such key, another type."""
 BACK_OFF = (1.0, 2.0, 4.0, 8.0)
 """Seconds between tries of a request that failed in passing."""
+SILENT_SECONDS = 6.0
+"""Seconds that a call may take before the user is told whom it waits for."""
 TRANSIENT = frozenset({408, 429, 500, 502, 503, 504})
 
 
@@ -73,16 +77,29 @@ def say_again(url: str | None) -> None:
     LOG.warning("asking %s again", endpoint_of(url))
 
 
+@contextmanager
+def told_of_waiting(url: str | None) -> Iterator[None]:
+    """Say once whom the body of the block waits for, when it takes more than some seconds."""
+    timer = threading.Timer(SILENT_SECONDS, LOG.warning, ("waiting for %s", endpoint_of(url)))
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+
+
 def patiently(
     call: Callable[[], Result], pause: Callable[[float], None] = time.sleep, *, endpoint: str | None = None
 ) -> Result:
     """Call something that may safely be repeated until it does not fail in passing, at most five times.
 
-    The first repetition is told, with the `endpoint` (None: the client's own), for the others may take a while.
+    A call that takes long and the first repetition are told, with the `endpoint` (None: the client's own).
     """
     for number, seconds in enumerate(BACK_OFF):
         try:
-            return call()
+            with told_of_waiting(endpoint) if number == 0 else nullcontext():
+                return call()
         except Exception as error:
             if not passes(error):
                 raise

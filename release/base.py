@@ -93,11 +93,24 @@ def _cached(remote: HubSource) -> LocalSource | None:
     return LocalSource(paths[0].parent) if paths and len(paths) == len(found) else None
 
 
+def has_snapshot(repo: str, revision: str) -> bool:
+    """Whether the cache holds a snapshot of a commit, complete or not."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    try:
+        snapshot_download(repo, revision=revision, local_files_only=True)
+    except (LocalEntryNotFoundError, OSError, ValueError):
+        return False
+    return True
+
+
 def _download(repo: str, revision: str) -> Path:
     from httpx import HTTPError
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
+    from pruner.hub_failures import connection_failure, endpoint_of, http_failure
     from release.hub.remote import harmless
 
     try:
@@ -105,7 +118,8 @@ def _download(repo: str, revision: str) -> Path:
             snapshot_download(repo, revision=revision, ignore_patterns=["*.bin", "*.pt", "*.pth", "*.gguf", "original/*"])
         )
     except (HfHubHTTPError, HTTPError, LocalEntryNotFoundError, OSError) as error:
-        reason = harmless(str(error))
+        lost = f"the connection to {endpoint_of(None)} failed; check the network and HF_ENDPOINT, and run again"
+        reason = lost if connection_failure(error) and http_failure(error) is None else harmless(str(error))
         raise UnavailableError(f"base {repo}@{revision[:12]}: cannot be downloaded: {reason}") from None
     if folder.name != revision:
         raise UnavailableError(f"base {repo}@{revision[:12]}: the Hub answered with another commit, {folder.name}")

@@ -42,10 +42,10 @@ def open_to_all(api: HfApi, repos: Sequence[str]) -> list[str]:
 def _open(api: HfApi, repo: str) -> bool:
     """Make one repo public; returns whether it was private."""
     with hub_errors(api.endpoint, f"make {repo} public"):
-        if not patiently(lambda: api.model_info(repo)).private:
+        if not patiently(lambda: api.model_info(repo), endpoint=api.endpoint).private:
             return False
-        patiently(lambda: api.update_repo_settings(repo, private=False))
-        if patiently(lambda: api.model_info(repo)).private:
+        patiently(lambda: api.update_repo_settings(repo, private=False), endpoint=api.endpoint)
+        if patiently(lambda: api.model_info(repo), endpoint=api.endpoint).private:
             raise CheckFailedError(f"{repo}: the Hub left it private; change its settings by hand, then run again")
     return True
 
@@ -53,9 +53,9 @@ def _open(api: HfApi, repo: str) -> bool:
 def set_gated(api: HfApi, repo: str, gated: Gated) -> bool:
     """Ask readers of a repo for their agreement, or no longer; returns whether that changed."""
     with hub_errors(api.endpoint, f"change who may read {repo}"):
-        if patiently(lambda: api.model_info(repo)).gated == gated:
+        if patiently(lambda: api.model_info(repo), endpoint=api.endpoint).gated == gated:
             return False
-        patiently(lambda: api.update_repo_settings(repo, gated=gated))
+        patiently(lambda: api.update_repo_settings(repo, gated=gated), endpoint=api.endpoint)
     return True
 
 
@@ -63,7 +63,7 @@ def require_collection(api: HfApi, collection: str) -> None:
     """Raise UnavailableError when a collection that is named by its slug does not exist."""
     if "/" in collection:
         with hub_errors(api.endpoint, f"find the collection {collection}"):
-            patiently(lambda: api.get_collection(collection))
+            patiently(lambda: api.get_collection(collection), endpoint=api.endpoint)
 
 
 def collect(api: HfApi, collection: str, repos: Sequence[str]) -> str:
@@ -78,14 +78,16 @@ def collect(api: HfApi, collection: str, repos: Sequence[str]) -> str:
     with hub_errors(api.endpoint, f"add {', '.join(repos)} to the collection {collection}"):
         slug = collection
         if "/" not in collection:
-            slug = patiently(lambda: api.create_collection(collection, namespace=owner, exists_ok=True)).slug
+            slug = patiently(
+                lambda: api.create_collection(collection, namespace=owner, exists_ok=True), endpoint=api.endpoint
+            ).slug
         for repo in repos:
             _add(api, slug, repo)
     return slug
 
 
 def _add(api: HfApi, slug: str, repo: str) -> None:
-    patiently(lambda: api.add_collection_item(slug, repo, "model", exists_ok=True))
+    patiently(lambda: api.add_collection_item(slug, repo, "model", exists_ok=True), endpoint=api.endpoint)
 
 
 def with_new_version(card: str, successor: str) -> str:

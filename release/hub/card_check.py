@@ -49,7 +49,7 @@ def require_valid_card(api: HfApi, content: str) -> None:
         return value if isinstance(value, dict) else {}
 
     with hub_errors(api.endpoint, "validate the card"):
-        said = patiently(ask)
+        said = patiently(ask, endpoint=api.endpoint)
     rows = said.get("errors")
     errors = [harmless(str(row.get("message", ""))) for row in rows if isinstance(row, dict)] if isinstance(rows, list) else []
     if errors:

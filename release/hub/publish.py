@@ -116,7 +116,7 @@ def _prepared(
 ) -> PublicationPlan:
     """The plan, with nothing uploaded yet: what would stop the commit stops it here."""
     if not pull_request:
-        patiently(lambda: job.api.create_repo(job.repo, private=True, exist_ok=True), job.pause)
+        patiently(lambda: job.api.create_repo(job.repo, private=True, exist_ok=True), job.pause, endpoint=job.api.endpoint)
     plan = _readable(job, prune=prune)
     if not plan.settled and not pull_request:
         _require_visibility(plan, private=private)
@@ -198,7 +198,7 @@ def _place_tag(job: Job, tag: str, commit: str) -> None:
     named = tag_tree(job.api, job.repo, tag)
     if named is None:
         try:
-            patiently(lambda: job.api.create_tag(job.repo, tag=tag, revision=commit), job.pause)
+            patiently(lambda: job.api.create_tag(job.repo, tag=tag, revision=commit), job.pause, endpoint=job.api.endpoint)
         except Exception as error:
             if status_of(error) != CONFLICT:
                 raise

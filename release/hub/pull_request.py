@@ -57,7 +57,9 @@ def propose(job: Job, plan: PublicationPlan, make: Callable[[str], Sequence[Oper
         found = replace(found, commit=commit_operations(job, plan, make(found.ref), message, found.ref))
     read_back(job.repo, found.ref, job.digests, endpoint=job.api.endpoint, token=_token(job.api))
     if not found.is_open:
-        patiently(lambda: job.api.change_discussion_status(job.repo, found.number, "open"), job.pause)
+        patiently(
+            lambda: job.api.change_discussion_status(job.repo, found.number, "open"), job.pause, endpoint=job.api.endpoint
+        )
     return found
 
 
@@ -74,8 +76,9 @@ def _ours(job: Job, plan: PublicationPlan, title: str) -> Proposal | None:
             if each.title == title and each.status in UNDECIDED
         ],
         job.pause,
+        endpoint=job.api.endpoint,
     )
-    me = patiently(job.api.whoami, job.pause)["name"] if listed else None
+    me = patiently(job.api.whoami, job.pause, endpoint=job.api.endpoint)["name"] if listed else None
     for each in [each for each in listed if each.author == me]:
         tree = remote_tree(job.api, job.repo, f"refs/pr/{each.num}")
         if tree and (tree.commit == plan.head or _complete(job, plan, tree)):

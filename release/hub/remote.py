@@ -64,7 +64,7 @@ def one_line(error: Exception, endpoint: str, what: str) -> MoeReleaseError | No
         return UnavailableError(f"{endpoint}: its answer to {what} cannot be understood ({type(error).__name__}); is it a Hub?")
     if failure is None:
         if connection_failure(error):
-            return UnavailableError(f"{endpoint}: cannot be reached to {what}; check the address and the network")
+            return UnavailableError(f"{endpoint}: cannot be reached to {what}; check the network, and HF_ENDPOINT or --hub")
         return None
     said = harmless(failure.server_message or "") or "no explanation"
     return _http_line(failure.response.status_code, said, endpoint, what)

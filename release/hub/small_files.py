@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,7 +22,8 @@ def download(api: HfApi, repo: str, commit: str, path: str, folder: Path) -> Pat
         UnavailableError: the Hub cannot be reached, or does not give the file.
     """
     with hub_errors(api.endpoint, f"download {path} of {repo}"), quiet_client():
-        return Path(patiently(lambda: api.hf_hub_download(repo, path, revision=commit, local_dir=folder, force_download=True)))
+        fetch = partial(api.hf_hub_download, repo, path, revision=commit, local_dir=folder, force_download=True)
+        return Path(patiently(fetch, endpoint=api.endpoint))
 
 
 def remote_text(api: HfApi, repo: str, tree: RemoteTree | None, path: str, largest: int) -> str | None:
