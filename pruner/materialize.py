@@ -14,7 +14,7 @@ from pruner.places import require_new, require_outside
 from pruner.progress import SILENT, Progress
 from pruner.sources import LocalSource, Source, digested
 from pruner.target_layout import planned, read_layout
-from pruner.wording import some
+from pruner.wording import counted, some
 
 
 def materialize(
@@ -48,7 +48,7 @@ def materialize(
     if wrong := [file.name for file in result.files if not _published(file, unchecked, target)]:
         _discard(unchecked, marker)
         raise CheckFailedError(
-            f"{target.label}: {len(wrong)} rebuilt files are not the published ones: {some(wrong)}; "
+            f"{target.label}: {counted(len(wrong), 'rebuilt file')} not as published: {some(wrong)}; "
             "`moe-release prove` says why"
         )
     unchecked.rename(out)

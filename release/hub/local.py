@@ -108,7 +108,7 @@ def serve(folder: Path, *, host: str = "127.0.0.1", port: int = 0, announce: Cal
     """
     from release.hub.server.run import HubServer
 
-    # SIGINT and SIGTERM arrive as these, from uvicorn or before it takes them over: that is how it ends, nothing is interrupted.
+    # SIGINT and SIGTERM arrive as these, from uvicorn or before it takes them over; it ends so, and nothing is interrupted.
     with suppress(KeyboardInterrupt, SystemExit), closing(HubServer(folder, host=host, port=port)) as server:
         announce(f"rehearsal Hub on {server.endpoint} (folder {folder}, stop with Ctrl-C)")
         announce(f"for clients: export HF_ENDPOINT={server.endpoint} HF_TOKEN={LOCAL_TOKEN}")

@@ -7,6 +7,7 @@ from pruner.errors import CheckFailedError, InputError, UnavailableError
 from pruner.progress import SILENT, Progress
 from pruner.proof import prove
 from pruner.sources import Source, open_source
+from pruner.wording import counted_that
 from release.verification.published import Published
 from release.verification.verdict import Finding, Pieces, Verdict
 
@@ -40,7 +41,7 @@ def check_weights(
         return Finding(PART, Verdict.BAD, published.shown(error))
     for verdict in proof.verdicts:
         pieces.add(verdict.name, Verdict.GOOD if verdict.good else Verdict.BAD, verdict.reason or "")
-    return pieces.finding(f"{len(proof.verdicts)} files are what {proof.base} and the drop map make")
+    return pieces.finding(f"{counted_that(len(proof.verdicts), 'file', 'are')} what {proof.base} and the drop map make")
 
 
 def base_of(published: Published, given: str | None) -> Source:

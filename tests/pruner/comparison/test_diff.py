@@ -413,7 +413,7 @@ def test_different_models(make_checkpoint: CheckpointFactory, tmp_path: Path) ->
 
 
 def test_an_index_that_counts_otherwise_is_explained(tiny_model: Path, tmp_path: Path) -> None:
-    """transformers counted parameters and left the four `layer_scalar` out; the tensors hold them too."""
+    """Transformers counted parameters and left the four `layer_scalar` out; the tensors hold them too."""
     other = tmp_path / "other"
     shutil.copytree(tiny_model, other)
     path = other / "model.safetensors.index.json"

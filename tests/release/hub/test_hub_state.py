@@ -226,11 +226,9 @@ def test_only_loopback_and_only_its_own_folder(tmp_path: Path) -> None:
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_serve_ends_on_a_signal_and_says_where_it_is(tmp_path: Path, number: signal.Signals) -> None:
     folder = tmp_path / "hub"
-    words = [sys.executable, "-m", "release", "hub", "serve", str(folder)]
+    words = serve_command(folder)
     environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
-    process = subprocess.Popen(
-        words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT, env=environment, preexec_fn=heed_interrupts
-    )
+    process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT, env=environment)
     assert process.stdout is not None
     try:
         endpoint = process.stdout.readline().split()[3]
@@ -251,20 +249,19 @@ def test_serve_ends_on_a_signal_and_says_where_it_is(tmp_path: Path, number: sig
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_before_the_first_answer_ends_it_as_well(tmp_path: Path, number: signal.Signals) -> None:
-    code = (
-        "import signal, sys; from pathlib import Path; import release.hub.local as local; from release.cli import main; "
-        f"local.serve.__kwdefaults__['announce'] = lambda line: signal.raise_signal({int(number)}); "
-        "sys.argv = ['moe-release', 'hub', 'serve', sys.argv[1]]; main()"
-    )
-    words = [sys.executable, "-c", code, str(tmp_path / "hub")]
-    ended = subprocess.run(
-        words, capture_output=True, text=True, cwd=ROOT, check=False, timeout=PATIENCE, preexec_fn=heed_interrupts
-    )
+    lines = [
+        "import release.hub.local as local",
+        f"local.serve.__kwdefaults__['announce'] = lambda line: signal.raise_signal({int(number)})",
+    ]
+    words = serve_command(tmp_path / "hub", *lines)
+    ended = subprocess.run(words, capture_output=True, text=True, cwd=ROOT, check=False, timeout=PATIENCE)
     assert (ended.returncode, ended.stderr) == (0, "")
     assert (tmp_path / "hub" / "hub.json").exists()
     assert not (tmp_path / "hub" / "server.url").exists()
 
 
-def heed_interrupts() -> None:
-    """A shell's background job ignores Ctrl-C, and so do its children."""
-    signal.signal(signal.SIGINT, signal.default_int_handler)
+def serve_command(folder: Path, *first: str) -> list[str]:
+    """`moe-release hub serve` that heeds Ctrl-C, which a shell's background job and its children ignore."""
+    lines = ["import signal", "signal.signal(signal.SIGINT, signal.default_int_handler)", *first]
+    code = "\n".join([*lines, "from release.cli import main", "main()"])
+    return [sys.executable, "-c", code, "hub", "serve", str(folder)]
