@@ -23,6 +23,7 @@ from pruner.files import (
     write_atomic,
     write_errors,
 )
+from pruner.places import require_new
 from pruner.plan import Plan, PlannedShard
 from pruner.progress import SILENT, Progress
 from pruner.sources import ContentIds, Source, as_source, read_ranges, require_listed
@@ -70,12 +71,11 @@ def build(
     and makes at most one worker busy for each file of the base.
 
     Raises:
-        InputError: `target` exists, or the sibling folder is not ours.
+        InputError: `target` exists or cannot be made there, or the sibling folder is not ours.
         CheckFailedError: a file of the base has another digest than `verify_base` says; nothing is left behind.
         UnavailableError: not enough space, or a remote base cannot be reached.
     """
-    if target.exists():
-        raise InputError(f"{target}: already exists; remove it or choose another folder")
+    require_new(target, "folder")
     source = as_source(base)
     pins = require_known_digests(source, verify_base or {})
     partial = target.with_name(f".{target.name}.partial")

@@ -73,10 +73,10 @@ def open_checkpoint(base: Path | Source) -> Checkpoint:
             family is unknown.
         UnavailableError: a remote source cannot be reached.
     """
-    if isinstance(base, Path) and not base.is_dir():
-        raise InputError(f"{base}: the base does not exist; give its folder, or download it first")
     source = as_source(base)
     where = f"{source.label}/config.json"
+    if "config.json" not in source.files:
+        raise InputError(f"{where}: does not exist; is {source.label} a checkpoint?")
     config = read_source_json(source, "config.json", "the model's config.json")
     if not isinstance(config, dict):
         raise InputError(f"{where}: expected a mapping")

@@ -152,7 +152,7 @@ def require_fits(drop_map: DropMap, architecture: Architecture, layers: Sequence
 
 def _require_same_layers(drop_map: DropMap, layers: Sequence[str], where: str) -> None:
     """Every layer with experts, the multi-token prediction block too: config.json holds one expert count for all."""
-    counts = f"{len(drop_map.drop)} layers, the base has {len(layers)} with experts"
+    counts = f"{counted(len(drop_map.drop), 'layer')}, the base has {len(layers)} with experts"
     if missing := sorted(set(layers) - set(drop_map.drop), key=layer_order):
         say = "; the multi-token prediction block has experts of its own, say which to drop (a ranking: mtp: same_as_last)"
         advice = say if MTP in missing[0] else ""

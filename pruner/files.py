@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from pruner.errors import InputError, UnavailableError
+from pruner.places import unreadable
 
 BLOCK = 1 << 20
 UNWRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS)
@@ -70,10 +71,8 @@ def read_json(path: Path, what: str, maximum: int | None = None) -> Any:
         if maximum is not None and path.stat().st_size > maximum:
             raise InputError(f"{path}: {what} is larger than {maximum:,} bytes")
         data = path.read_bytes()
-    except FileNotFoundError:
-        raise InputError(f"{path}: {what} does not exist") from None
     except OSError as error:
-        raise InputError(f"{path}: {what} cannot be read: {error.strerror}") from None
+        raise InputError(f"{path}: {what} {unreadable(path, error)}") from None
     return parse_json(data, str(path), what)
 
 
@@ -83,10 +82,14 @@ def parse_json(data: bytes, where: str, what: str) -> Any:
     Raises:
         InputError: it is no JSON (with line and column), or a key stands twice.
     """
+    if not data or data.isspace():
+        raise InputError(f"{where}: {what} is empty; JSON was expected")
     try:
         return json.loads(data, object_pairs_hook=_no_duplicate_keys)
     except json.JSONDecodeError as error:
         raise InputError(f"{where}:{error.lineno}:{error.colno}: {what} is not JSON: {error.msg}") from None
+    except UnicodeDecodeError:
+        raise InputError(f"{where}: {what} is no text; JSON was expected") from None
     except (ValueError, RecursionError) as error:
         raise InputError(f"{where}: {what} is not usable JSON: {error}") from None
 

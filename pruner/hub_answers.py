@@ -1,4 +1,4 @@
-"""Bounds on what a Hub's API may answer: huggingface_hub reads each answer whole, however large or slow it is."""
+"""Bounds on what a Hub's API may answer: huggingface_hub waits without end, and reads each answer whole, however large."""
 
 from __future__ import annotations
 
@@ -11,6 +11,9 @@ LARGEST_ANSWER = 64 << 20
 """Bytes; a page of a listing has one megabyte."""
 LONGEST_ANSWER = 300.0
 """Seconds from the first byte to the last."""
+LONGEST_SILENCE = 20.0
+"""Seconds without a byte of an answer after which a question counts as failed in passing; commits may take their time."""
+QUESTIONS = ("GET", "HEAD")
 API = "/api/"
 
 
@@ -25,9 +28,14 @@ def limit_answers() -> None:
 
 
 def _ask_plainly(request: Any) -> None:
-    """Without compression, a kilobyte that arrives cannot become a gigabyte."""
-    if API in request.url.path:
-        request.headers["Accept-Encoding"] = "identity"
+    """Without compression, a kilobyte that arrives cannot become a gigabyte; and a server that never answers is left."""
+    if API not in request.url.path:
+        return
+    request.headers["Accept-Encoding"] = "identity"
+    bounded = ("connect", "read") if request.method in QUESTIONS else ("connect",)
+    asked = request.extensions.get("timeout", {})
+    unlimited = {name: LONGEST_SILENCE for name in bounded if asked.get(name) is None}
+    request.extensions = {**request.extensions, "timeout": {**asked, **unlimited}}
 
 
 def _limit(response: Any) -> None:

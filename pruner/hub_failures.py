@@ -5,8 +5,10 @@ from __future__ import annotations
 import errno
 import logging
 import re
+import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 from urllib.parse import urlsplit
@@ -22,6 +24,8 @@ GARBLED = (ValueError, LookupError, TypeError, AttributeError, RecursionError)
 """What huggingface_hub raises when an answer is not what a Hub answers: no JSON, no such key, another type."""
 BACK_OFF = (1.0, 2.0, 4.0, 8.0)
 """Seconds between tries of a request that failed in passing."""
+SILENT_SECONDS = 6.0
+"""Seconds that a call may take before the user is told whom it waits for."""
 TRANSIENT = frozenset({408, 429, 500, 502, 503, 504})
 FORBIDDEN = frozenset({401, 403})
 NOT_FOUND, NO_SPACE = 404, 507
@@ -82,14 +86,27 @@ def say_again(url: str | None) -> None:
     LOG.warning("asking %s again", endpoint_of(url))
 
 
+@contextmanager
+def told_of_waiting(url: str | None) -> Iterator[None]:
+    """Say once whom the body of the block waits for, when it takes more than some seconds."""
+    timer = threading.Timer(SILENT_SECONDS, LOG.warning, ("waiting for %s", endpoint_of(url)))
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+
+
 def patiently(call: Callable[[], Result], pause: Callable[[float], None] = time.sleep, *, endpoint: str | None) -> Result:
     """Call something that may safely be repeated until it does not fail in passing, at most five times.
 
-    The first repetition is told, with the `endpoint` (None: the client's own), for the others may take a while.
+    A call that takes long and the first repetition are told, with the `endpoint` (None: the client's own).
     """
     for number, seconds in enumerate(BACK_OFF):
         try:
-            return call()
+            with told_of_waiting(endpoint) if number == 0 else nullcontext():
+                return call()
         except Exception as error:
             if not passes(error):
                 raise
@@ -127,7 +144,7 @@ class Wording:
 
 TO_DO = Wording(
     garbled="{endpoint}: its answer to {what} cannot be understood ({kind}); is it a Hub?",
-    cut="{endpoint}: cannot be reached to {what}; check the address and the network",
+    cut="{endpoint}: cannot be reached to {what}; check the network, and HF_ENDPOINT or --hub",
     forbidden="{endpoint}: may not {what} ({status}: {said}); set HF_TOKEN to a token that may, or run `hf auth login`",
     missing="{endpoint}: cannot {what} (404: {said}); check the name, and that your token may see it",
     busy="{endpoint}: cannot {what} now ({status}: {said}); run again later, finished uploads are kept",

@@ -10,10 +10,11 @@ from pruner.build import MARKER, BuildResult, FileDigest, build
 from pruner.checkpoint import open_checkpoint
 from pruner.errors import CheckFailedError, InputError
 from pruner.files import fsync_folder, git_blob_id, write_atomic
+from pruner.places import require_new, require_outside
 from pruner.progress import SILENT, Progress
-from pruner.sources import Source, digested
+from pruner.sources import LocalSource, Source, digested
 from pruner.target_layout import planned, read_layout
-from pruner.wording import some
+from pruner.wording import counted, some
 
 
 def materialize(
@@ -30,12 +31,14 @@ def materialize(
     `out` appears only when the digest of every file equals the published one.
 
     Raises:
-        InputError: `out` exists, or the target does not say how it was made.
+        InputError: `out` exists or lies in a source's folder, or the target does not say how it was made.
         CheckFailedError: a rebuilt file is not the published one; nothing is left behind.
         UnavailableError: a source cannot be reached, or not enough space.
     """
-    if out.exists():
-        raise InputError(f"{out}: already exists; remove it or choose another folder")
+    require_new(out, "folder")
+    for source, whose in ((target, "the target's"), (base, "the base's")):
+        if isinstance(source, LocalSource):
+            require_outside(out, source.folder, whose)
     plan = planned(read_layout(target), open_checkpoint(base), target)
     unchecked = out.with_name(f".{out.name}.unchecked")
     marker = out.with_name(f"{unchecked.name}{MARKER}")
@@ -45,7 +48,7 @@ def materialize(
     if wrong := [file.name for file in result.files if not _published(file, unchecked, target)]:
         _discard(unchecked, marker)
         raise CheckFailedError(
-            f"{target.label}: {len(wrong)} rebuilt files are not the published ones: {some(wrong)}; "
+            f"{target.label}: {counted(len(wrong), 'rebuilt file')} not as published: {some(wrong)}; "
             "`moe-release prove` says why"
         )
     unchecked.rename(out)

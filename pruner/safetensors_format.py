@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import Any, BinaryIO, Literal
 
 from pruner.errors import InputError
+from pruner.places import unreadable
+from pruner.wording import counted
 
 MOST_DIMENSIONS = 8
 HEADER_LIMIT = 100_000_000
@@ -91,7 +93,7 @@ def read_header(path: Path) -> Header:
         with path.open("rb") as file:
             return parse_header(file, size, str(path))
     except OSError as error:
-        raise InputError(f"{path}: cannot be read: {error.strerror}") from None
+        raise InputError(f"{path}: {unreadable(path, error)}") from None
 
 
 def parse_header(file: BinaryIO, size: int, where: str) -> Header:
@@ -102,7 +104,8 @@ def parse_header(file: BinaryIO, size: int, where: str) -> Header:
     """
     length = int.from_bytes(file.read(8), "little")
     if size < 8 or length > HEADER_LIMIT or 8 + length > size:  # noqa: PLR2004  # the length field has 8 bytes
-        raise InputError(f"{where}: no safetensors file: a header of {length:,} bytes in a file of {size:,}")
+        found = f"a header of {length:,} bytes in a file of {size:,}" if size >= 8 else f"it has {counted(size, 'byte')}"  # noqa: PLR2004
+        raise InputError(f"{where}: no safetensors file: {found}; is it the right one, and whole?")
     try:
         text = file.read(length).decode()  # json.loads would also take UTF-16, which the library refuses
         content = json.loads(text)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from pruner.errors import InputError, UnavailableError
 from pruner.files import BLOCK, parse_json
+from pruner.places import missing
 from pruner.progress import Advance
 from pruner.safetensors_format import HEADER_LIMIT, Header, parse_header
 
@@ -101,7 +102,7 @@ class LocalSource:
     def files(self) -> Mapping[str, SourceFile]:
         """The files at the top of the folder as they are now."""
         if not self.folder.is_dir():
-            raise InputError(f"{self.label}: the folder does not exist; give its path, or download it first")
+            raise InputError(f"{self.label}: {_no_folder(self.folder)}")
         found = sorted(path for path in self.folder.iterdir() if path.is_file())
         for path in found:
             if path.is_symlink() and not self._may_link(path.resolve()):
@@ -180,7 +181,7 @@ def open_source(address: str | Path, *, endpoint: str | None = None, token: str 
 def _no_folder(path: Path) -> str:
     """What a path that is no folder is instead, and what to give."""
     if not path.is_file():
-        return "does not exist; give a folder, or hf://org/name@revision"
+        return f"{missing(path)}; give a folder, or hf://org/name@revision"
     if path.suffix == ".gguf":
         return "is a GGUF file; give a folder, or hf://org/name@revision (for a .gguf target, the base is a .gguf file too)"
     if path.suffix in (".yaml", ".yml"):

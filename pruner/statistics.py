@@ -193,7 +193,8 @@ def read_statistics(path: Path) -> ExpertStatistics:
         InputError: it is missing, damaged, of another format, or its arrays do not fit its header.
     """
     if not path.exists():
-        raise InputError(f"{path}: the expert statistics do not exist; run `moe-release analyze`")
+        why = "is a link that leads nowhere" if path.is_symlink() else "the expert statistics do not exist"
+        raise InputError(f"{path}: {why}; run `moe-release analyze`")
     try:
         content = read_header(path)
     except InputError as error:

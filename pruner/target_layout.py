@@ -51,7 +51,10 @@ def read_layout(target: Source) -> Layout:
     """
     where = f"{target.label}/{METADATA}"
     if METADATA not in target.files:
-        raise InputError(f"{where}: does not exist, so the target does not say which experts it keeps")
+        raise InputError(
+            f"{where}: does not exist, so the target does not say which experts it keeps; "
+            "`moe-release infer` finds them by their router rows"
+        )
     content = read_source_json(target, METADATA, "the drop metadata")
     drop = content.get("per_layer_drop") if isinstance(content, dict) else None
     named = content.get("base_model") if isinstance(content, dict) else None

@@ -18,6 +18,12 @@ def counted(number: int, noun: str) -> str:
     return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
+def counted_that(number: int, noun: str, verb: str) -> str:
+    """A number with a regular noun and its verb, given in the plural: `1 file differs`, `2 files differ`; `1 drop is`."""
+    singular = {"are": "is", "have": "has"}.get(verb, f"{verb}s")
+    return f"{counted(number, noun)} {singular if number == 1 else verb}"
+
+
 def every(number: int, noun: str) -> str:
     """The same of all there are: `the 1 file`, `all 3 files`."""
     return f"{'the' if number == 1 else 'all'} {counted(number, noun)}"

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from pruner.errors import InputError, UnavailableError
 from pruner.files import path_inside
-from pruner.hub_failures import connection_failure, harmless, http_failure
+from pruner.hub_failures import connection_failure, endpoint_of, harmless, http_failure
 from pruner.hub_source import HubSource, hub_source
 from pruner.sources import LocalSource, Source
 from release.manifest import LoadedManifest
@@ -94,6 +94,18 @@ def _cached(remote: HubSource) -> LocalSource | None:
     return LocalSource(paths[0].parent) if paths and len(paths) == len(found) else None
 
 
+def has_snapshot(repo: str, revision: str) -> bool:
+    """Whether the cache holds a snapshot of a commit, complete or not."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    try:
+        snapshot_download(repo, revision=revision, local_files_only=True)
+    except (LocalEntryNotFoundError, OSError, ValueError):
+        return False
+    return True
+
+
 def _download(repo: str, revision: str) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import LocalEntryNotFoundError
@@ -103,9 +115,12 @@ def _download(repo: str, revision: str) -> Path:
             snapshot_download(repo, revision=revision, ignore_patterns=["*.bin", "*.pt", "*.pth", "*.gguf", "original/*"])
         )
     except Exception as error:
-        if not (isinstance(error, (LocalEntryNotFoundError, OSError)) or http_failure(error) or connection_failure(error)):
+        failure, lost = http_failure(error), connection_failure(error)
+        if not (isinstance(error, (LocalEntryNotFoundError, OSError)) or failure or lost):
             raise
         reason = harmless(str(error))
+        if lost and failure is None:
+            reason = f"the connection to {endpoint_of(None)} failed; check the network and HF_ENDPOINT, and run again"
         raise UnavailableError(f"base {repo}@{revision[:12]}: cannot be downloaded: {reason}") from None
     if folder.name != revision:
         raise UnavailableError(f"base {repo}@{revision[:12]}: the Hub answered with another commit, {folder.name}")

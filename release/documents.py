@@ -10,10 +10,12 @@ import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from pruner.errors import InputError
+from pruner.places import unreadable
 from release.document_errors import describe
 
 SEXAGESIMAL = frozenset({"tag:yaml.org,2002:int", "tag:yaml.org,2002:float"})
 MAXIMUM_BYTES = 256 << 10
+YAML_FILE = "a YAML file that begins with its schema, such as `schema: moe-release/v1`"
 PLAIN_TAGS = frozenset({"tag:yaml.org,2002:map", "tag:yaml.org,2002:seq"})
 
 
@@ -84,9 +86,9 @@ def _compose(path: Path) -> yaml.Node:
             raise InputError(f"{path}: larger than {MAXIMUM_BYTES >> 10} KiB; this is no {path.suffix} document of ours")
         text = path.read_text(encoding="utf-8")
     except OSError as error:
-        raise InputError(f"{path}: cannot be read: {error.strerror}") from None
+        raise InputError(f"{path}: {unreadable(path, error)}; give {YAML_FILE}") from None
     except UnicodeDecodeError:
-        raise InputError(f"{path}: is not UTF-8 text") from None
+        raise InputError(f"{path}: is not UTF-8 text; give {YAML_FILE}") from None
     try:
         node = yaml.compose(text, Loader=_Loader)
     except yaml.MarkedYAMLError as error:
@@ -95,8 +97,10 @@ def _compose(path: Path) -> yaml.Node:
         raise InputError(f"{path}:{where}: not valid YAML: {error.problem or error.context}") from None
     except (yaml.YAMLError, ValueError, OverflowError, RecursionError) as error:  # chr() of an escape beyond Unicode, too
         raise InputError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
+    if node is None:
+        raise InputError(f"{path}: is empty; give {YAML_FILE}")
     if not isinstance(node, yaml.MappingNode):
-        raise InputError(f"{path}:1:1: expected a mapping of keys to values")
+        raise InputError(f"{path}:1:1: expected a mapping of keys to values; give {YAML_FILE}")
     return node
 
 

@@ -14,7 +14,7 @@ from pruner.build import FileDigest
 from pruner.errors import InputError, first_problem
 from pruner.files import canonical_json, read_json, require_canonical, write_atomic
 from pruner.tensor_digests import TensorDigests, tensor_data_digest
-from pruner.wording import some
+from pruner.wording import counted, some
 from release.documents import Document
 
 VARYING = re.compile(r"eval/[^/]+/timing\.json")
@@ -194,7 +194,7 @@ def explain_weights(locked: Lock, found: Lock) -> str:
         return "same weights, other packaging (shard size or metadata)"
     names = _changed_tensors(locked, found)
     return (
-        f"same base and same drop map, and yet other bytes in {len(names)} tensors: {some(names)}; "
+        f"same base and same drop map, and yet other bytes in {counted(len(names), 'tensor')}: {some(names)}; "
         "a disk or memory fault, or a bug"
     )
 
@@ -228,7 +228,7 @@ def _drop_map_difference(locked: Mapping[str, list[int]], found: Mapping[str, li
     layer = layers[0]
     before, here = set(locked.get(layer, ())), set(found.get(layer, ()))
     return (
-        f"the drop map differs in {len(layers)} layers: layer {layer} drops experts {sorted(here - before)} "
+        f"the drop map differs in {counted(len(layers), 'layer')}: layer {layer} drops experts {sorted(here - before)} "
         f"and no longer {sorted(before - here)}"
     )
 

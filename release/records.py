@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import resource
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,6 +16,7 @@ from pydantic import TypeAdapter, ValidationError
 from pruner.errors import CheckFailedError, InputError
 from pruner.exclusive import exclusive
 from pruner.files import canonical_json, digest_of, read_json, remove_leftovers, sha256_file, write_atomic
+from pruner.places import missing, require_folder_above
 
 Made = TypeVar("Made")
 
@@ -89,8 +91,10 @@ def own_work_folder(work: Path, name: str) -> Iterator[None]:
         InputError: it holds other people's files or another release, or is no folder.
         UnavailableError: another run works in it.
     """
-    if work.exists() and not work.is_dir():
-        raise InputError(f"{work}: is no folder; choose another with --work")
+    if not work.is_dir() and os.path.lexists(work):
+        why = missing(work) if work.is_symlink() and not work.exists() else "is no folder"
+        raise InputError(f"{work}: {why}; choose another with --work")
+    require_folder_above(work)
     marker = work / MARKER
     foreign = work.is_dir() and any(path.name not in PLACED for path in work.iterdir())
     if foreign and not marker.exists():

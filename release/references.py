@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Literal
 
 from pruner.errors import InputError
+from pruner.places import require_file
 from pruner.progress import SILENT, Progress
 from pruner.sources import HUB_PREFIX, Source, SourceFile, digested, open_source, require_no_near_address
 from pruner.wording import counted, every
@@ -54,10 +55,7 @@ def read_reference(address: str | Path, *, endpoint: str | None = None, token: s
     path = Path(address)
     if path.is_dir():
         path = _record_of(path)
-    if not path.is_file():
-        raise InputError(
-            f"{address}: does not exist; give a lock, a SHA256SUMS file, a folder with one of them, or hf://org/name"
-        )
+    require_file(path, "a lock, a SHA256SUMS file, a folder with one of them, or hf://org/name")
     if path.suffix == ".json":
         lock = read_lock(path)
         files = {name: SourceFile(name, file.size, file.sha256) for name, file in (lock.weights() if lock else {}).items()}
@@ -103,7 +101,7 @@ def parse_sums(path: Path) -> dict[str, SourceFile]:
         name = match[2].removeprefix("./").removeprefix("weights/")
         files[name] = SourceFile(name, 0, match[1])
     if not files:
-        raise InputError(f"{path}: names no file")
+        raise InputError(f"{path}: is empty; expected lines of sha256sum: a digest, two spaces, a file name")
     return files
 
 

@@ -14,6 +14,7 @@ from pruner.errors import InputError
 from pruner.files import BLOCK
 from pruner.safetensors_format import Header
 from pruner.sources import SMALL_FILE_LIMIT, ContentIds, Source, SourceFile, read_source_json
+from pruner.wording import counted
 
 KEYS_SHOWN = 50
 """Differing keys of one file that are listed; a tokenizer may have a hundred thousand."""
@@ -58,7 +59,9 @@ def _split_differences(left: Side, right: Side, pairs: Mapping[str, str]) -> Ite
     if len(groups) == len(left.shards) == len(right.shards):
         yield PackagingDifference("shard names", moved[0], f"shards have other names ({counts}), each with the same tensors")
     else:
-        yield PackagingDifference("shard split", "", f"shards are split elsewhere ({counts}): {len(moved):,} tensors moved")
+        yield PackagingDifference(
+            "shard split", "", f"shards are split elsewhere ({counts}): {counted(len(moved), 'tensor')} moved"
+        )
 
 
 def _header_differences(left: Side, right: Side, shard: str) -> Iterator[PackagingDifference]:
@@ -107,9 +110,24 @@ def _index_differences(left: Side, right: Side) -> Iterator[PackagingDifference]
     contents = [read_source_json(side.source, INDEX, "the index") for side in (left, right)]
     metadata = [content.get("metadata") for content in contents]
     if metadata[0] != metadata[1]:
-        yield PackagingDifference("index", INDEX, f"index metadata: {_short(metadata[0])} in A, {_short(metadata[1])} in B")
+        said = f"index metadata: {_short(metadata[0])} in A, {_short(metadata[1])} in B"
+        yield PackagingDifference("index", INDEX, said + _other_counts((left, right), metadata))
     elif contents[0] == contents[1]:
         yield PackagingDifference("index", INDEX, "the index lists the same in another order or spelling")
+
+
+def _other_counts(sides: tuple[Side, Side], metadata: list[Any]) -> str:
+    """Where an index does not say how many values its tensors hold; transformers leaves out buffers, such as `layer_scalar`."""
+    notes = []
+    for name, side, each in zip("AB", sides, metadata, strict=True):
+        said = each.get("total_parameters") if isinstance(each, dict) else None
+        held = sum(stored.info.elements for stored in side.tensors.values())
+        if type(said) is int and said != held:
+            notes.append(
+                f"; {name}'s tensors hold {held:,} values, its index says {said:,} parameters"
+                + (" (transformers leaves buffers out)" if said < held else "")
+            )
+    return "".join(notes)
 
 
 def file_differences(left: Side, right: Side) -> tuple[FileDifference, ...]:

@@ -10,6 +10,7 @@ from pathlib import Path
 from pruner.drop_map import require_fits
 from pruner.errors import InputError
 from pruner.files import canonical_json, write_atomic
+from pruner.places import require_replaceable
 from release.context import Context
 from release.pipeline import run_pipeline
 from release.stages.analyze import measure, statistics_path
@@ -41,6 +42,7 @@ def analyze_shard(context: Context, shard: tuple[int, int], out: Path) -> str:
     prune = context.manifest.prune
     if prune is None or prune.analysis is None:
         raise InputError(f"{context.loaded.path}: prune.analysis is missing, so there is nothing to measure")
+    require_replaceable(out)
     context.options = replace(context.options, until="resolve")
     run_pipeline(context)
     statistics = measure(context, shard)
@@ -56,6 +58,7 @@ def merge_parts(parts: Sequence[Path], out: Path) -> str:
     """
     from pruner.statistics import merge, read_statistics, write_statistics
 
+    require_replaceable(out)
     joined = merge([read_statistics(part) for part in parts])
     digest = write_statistics(out, joined)
     return f"{digest}  {out}  ({len(joined.header.questions)} of {joined.header.dataset_size} questions)"

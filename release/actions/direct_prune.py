@@ -11,6 +11,7 @@ from pruner.build import build
 from pruner.checkpoint import Checkpoint, open_checkpoint
 from pruner.drop_map import DropMap, read_drop_map
 from pruner.errors import InputError
+from pruner.places import require_file, require_new, require_outside
 from pruner.plan import plan_build
 from pruner.progress import SILENT, Progress
 from pruner.safetensors_format import Metadata
@@ -46,8 +47,9 @@ def prune_directly(
     except ValueError as error:
         raise InputError(f"--max-shard-size: {error}") from None
     source = open_source(base_address)
-    if isinstance(source, LocalSource) and not out.exists() and out.resolve().is_relative_to(source.folder.resolve()):
-        raise InputError(f"{out}: lies in the base's folder, which nothing is written to; choose a folder beside it")
+    require_new(out, "folder")
+    if isinstance(source, LocalSource):
+        require_outside(out, source.folder, "the base's")
     base = open_checkpoint(source)
     drop_map = read_drop_map(drop_map_path)
     locked = _lock_of(lock, base) if lock else None
@@ -71,8 +73,8 @@ def _lock_of(path: Path, base: Checkpoint) -> Lock:
     Raises:
         InputError: there is none, or it pins other files than the base has.
     """
-    lock = read_lock(path)
-    if lock is None:
+    require_file(path, "the lock of a release")
+    if (lock := read_lock(path)) is None:  # it went away just now
         raise InputError(f"{path}: the lock does not exist")
     if missing := [name for name in base.files if name not in lock.inputs.base.files]:
         raise InputError(f"{path}: pins no digest of the base's {missing[0]}; is it the lock of another base?")

@@ -69,8 +69,8 @@ def plan_table(report: dict[str, Any]) -> str:
     size, parameters = report["tensor_bytes"], report["parameters"]["variant"]
     lines = [
         (
-            f"{report['name']}: {report['base']}, {report['experts']['base']} to {report['experts']['variant']} experts "
-            f"in each of {report['layers']} layers"
+            f"{report['name']}: {report['base']}, {report['experts']['base']} to "
+            f"{counted(report['experts']['variant'], 'expert')} in each of {counted(report['layers'], 'layer')}"
         ),
         f"parameters   {report['parameters']['base']:>18,} → {report['parameters']['variant']:>18,}",
         f"tensor bytes {report['tensor_bytes']['base']:>18,} → {report['tensor_bytes']['variant']:>18,}",

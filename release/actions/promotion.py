@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pruner.errors import CheckFailedError
+from pruner.wording import counted
 from release.context import Context
 from release.records import read_made
 from release.stages.kept_card import with_kept_card
@@ -39,7 +40,7 @@ def promote(context: Context) -> str:
         for repository in planned:
             set_gated(api, repository.repo, publish.gated)
     count = sum(len(repository.files) for repository in planned)
-    return f"{count} files as locked{announce(context) or '; everything was public already'}"
+    return f"{counted(count, 'file')} as locked{announce(context) or '; everything was public already'}"
 
 
 def _require_published(context: Context) -> None:

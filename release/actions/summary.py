@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from pruner.errors import printable
+from pruner.wording import counted
 from release.card.table import format_interval
 from release.context import Context
 from release.evaluation.evidence import Evidence, read_evidence
@@ -70,8 +71,10 @@ def summary_text(context: Context, results: Sequence[StageResult]) -> str:
     summary = summary_json(context, results)
     lines = ["", f"{summary['name']} in {summary['work']}"]
     if context.options.limit is not None:
+        asked = counted(context.options.limit, "question")
         lines.append(
-            f"partial    --limit {context.options.limit}: card, lock and publish were left out; for them, run without it"
+            f"not done   card, report, lock, publish and read back: --limit asked {asked} only, and a card needs all; "
+            "for the rest, run without --limit"
         )
     if summary["card"]:
         lines.append(f"card       {summary['card']}")

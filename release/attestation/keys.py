@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from pruner.errors import InputError, UnavailableError
 from pruner.files import digest_of, parse_json, sha256_bytes
+from pruner.places import unreadable
 
 if TYPE_CHECKING:
     from securesystemslib.signer import CryptoSigner, SSlibKey  # type: ignore[attr-defined]  # public, not in __all__
@@ -74,11 +75,17 @@ def load_signer(path: Path) -> CryptoSigner:
         data = read_key(path)
         signer = CryptoSigner(load_pem_private_key(data, passphrase.encode() if passphrase else None))
     except (ValueError, TypeError, UnsupportedAlgorithm) as error:
-        reason = str(error).splitlines()[0] if str(error) else "it cannot be read"
-        raise InputError(f"{path.name}: no usable private key: {reason}; a passphrase goes into {PASSPHRASE}") from None
+        raise unusable_key(path, error) from None
     if signer.public_key.keytype not in KEY_TYPES:
         raise InputError(f"{path.name}: is an {signer.public_key.keytype} key; use ed25519 or ECDSA")
     return signer
+
+
+def unusable_key(path: Path, error: Exception) -> InputError:
+    """What a user is told of a private key that the library refuses; its links to its own pages are left out."""
+    reason = str(error).partition(". See ")[0].splitlines()[0] if str(error) else "it cannot be read"
+    remedy = f"give a private key in PEM; a passphrase goes into {PASSPHRASE}"
+    return InputError(f"{path.name}: no usable private key: {reason}; {remedy}")
 
 
 def read_key(path: Path) -> bytes:
@@ -92,7 +99,15 @@ def read_key(path: Path) -> bytes:
             raise InputError(f"{path.name}: is too large for a key")
         return path.read_bytes()
     except OSError as error:
-        raise InputError(f"{path.name}: the key cannot be read: {error.strerror}") from None
+        raise InputError(f"{path.name}: the key {unreadable(path, error)}; give a PEM file") from None
+
+
+def require_public_key(path: Path) -> None:
+    """Raise InputError when a file that the user named is no key in PEM, so that nobody else's signature is blamed for it."""
+    if b"-----BEGIN PUBLIC KEY-----" not in read_key(path):
+        raise InputError(
+            f"{path.name}: no public key in PEM; make one of the private key with `openssl pkey -in KEY.pem -pubout`"
+        )
 
 
 def read_rebuilders(data: bytes, where: str) -> tuple[Rebuilder, ...]:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from pruner.errors import CheckFailedError, InputError, UnavailableError
 from pruner.files import digest_of, parse_json, sha256_bytes, write_atomic
-from release.attestation.keys import PASSPHRASE, read_key
+from release.attestation.keys import PASSPHRASE, read_key, unusable_key
 
 if TYPE_CHECKING:
     from model_signing.hashing import Config
@@ -51,8 +51,7 @@ def public_key_of(private: Path) -> bytes:
     try:
         key = load_pem_private_key(read_key(private), _passphrase())
     except (ValueError, TypeError, UnsupportedAlgorithm) as error:
-        reason = str(error).splitlines()[0] if str(error) else "it cannot be read"
-        raise InputError(f"{private.name}: no usable private key: {reason}; a passphrase goes into {PASSPHRASE}") from None
+        raise unusable_key(private, error) from None
     if not isinstance(key, EllipticCurvePrivateKey):
         raise InputError(f"{private.name}: {NAME} needs an ECDSA key over P-256, P-384 or P-521")
     return key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)

@@ -108,13 +108,13 @@ def results_table(rows: Sequence[Row]) -> Table:
     )
     cells = [
         (
-            Cell(f"{row.label}{' (reported)' if row.reported else ''}"),
+            Cell(f"{row.label}{' (reported)' if row.reported else ''}", style="words"),
             Cell(row.quant),
-            Cell(row.correct),
+            Cell(row.correct, style="number"),
             share(row.raw),
-            Cell(row.raw_interval),
+            Cell(row.raw_interval, style="number"),
             share(row.patched),
-            Cell(row.interval),
+            Cell(row.interval, style="number"),
             Cell(row.difference, style="words"),
         )
         for row in rows

@@ -45,10 +45,11 @@ def infer_drop_map(
     """Find the experts that a prune kept of its base and prove it; exit code 1 when not all bytes are the base's."""
     from pruner.comparison.inference import infer
     from pruner.files import canonical_json, write_atomic
+    from pruner.places import require_new
     from release.reports.comparison import inference_json, inference_text
 
-    if out is not None and out.exists():
-        raise InputError(f"{out}: already exists; remove it or choose another name")
+    if out is not None:
+        require_new(out, "name")
     with console_progress() as progress:
         result = infer(target, base, prove=not map_only, workers=workers, progress=progress)
     if out is not None:

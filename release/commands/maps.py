@@ -70,8 +70,10 @@ def map_convert(
     """Write a drop map in the other form; its digest stays the same."""
     from pruner.drop_map import read_drop_map
     from pruner.files import write_atomic
+    from pruner.places import require_replaceable
     from release.reports.maps import converted, experts_of
 
+    require_replaceable(out)
     found = read_drop_map(drop_map)
     number = experts_of({str(drop_map): found}, experts)
     write_atomic(out, converted(found, "bare" if bare else "envelope", number, indent))

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from pruner.errors import InputError, printable
+from pruner.places import require_file
 from pruner.sources import HUB_PREFIX, require_no_near_address
 from pruner.wording import counted
 from release.commands.options import JsonOption, LlamaOption, WorkersOption, WorkOption
@@ -95,6 +96,9 @@ def verify(
         raise InputError("verify: --base, --signer and --exam are for a release on the Hub: hf://org/name@revision")
     if requantize and against is not None:
         raise InputError("verify: --requantize compares a manifest's quants with its lock; leave out --against")
+    for path, what in ((exam_data, "the exam's questions"), (imatrix, "an imatrix")):
+        if path is not None:
+            require_file(path, what)
     if published:
         chosen: dict[str, Any] = {"signer": signer, "requantize": requantize, "llama_cpp": llama_cpp, "work": work}
         chosen |= {"exam": exam, "exam_data": exam_data}

@@ -15,6 +15,7 @@ from pruner.calibration import question_digest
 from pruner.errors import CheckFailedError, InputError
 from pruner.files import digest_of, path_inside, sha256_bytes
 from pruner.option_order import option_order
+from pruner.wording import counted
 from release.evaluation.protocol import DataSet
 
 Row = dict[str, str]
@@ -157,7 +158,7 @@ def _check_rows(name: str, data: DataSet, rows: list[Row]) -> None:
             raise InputError(f"{name}: question {number} has no text in column {bad!r}; the protocol names it")
     digests = [question_digest(row[data.question_column]) for row in rows]
     if len(rows) != data.questions:
-        raise CheckFailedError(f"{name}: {len(rows)} questions, the protocol names {data.questions}")
+        raise CheckFailedError(f"{name}: {counted(len(rows), 'question')}, the protocol names {data.questions}")
     ids = {row[data.id_column] for row in rows}
     if len(ids) != len(rows):
         raise CheckFailedError(f"{name}: two questions have the same {data.id_column!r}; give each its own")

@@ -15,6 +15,7 @@ from pydantic import Field, ValidationError, model_validator
 
 from pruner.errors import CheckFailedError, InputError
 from pruner.files import canonical_json, digest_of, read_json, write_atomic
+from pruner.wording import counted
 from release.documents import Document
 from release.evaluation.consistency import contradictions, disagreements
 from release.evaluation.outcomes import Cause, breakdown
@@ -267,7 +268,7 @@ def read_evidence(path: Path) -> Evidence:
 def require_whole(evidence: Evidence, name: str) -> None:
     """Raise CheckFailedError for a limited run: it may show that things work, and nothing about the model."""
     if evidence.partial:
-        raise CheckFailedError(f"{name} is partial ({evidence.total} questions); run it without a limit")
+        raise CheckFailedError(f"{name} is partial ({counted(evidence.total, 'question')}); run it without a limit")
 
 
 def evidence_digest(evidence: Evidence) -> str:

@@ -12,6 +12,7 @@ from typing import Any
 from pruner.calibration import question_digest
 from pruner.errors import CheckFailedError
 from pruner.progress import Advance, Progress
+from pruner.wording import counted
 from release.evaluation.client import Message, chat_message, post, prompt_digest
 from release.evaluation.data import Question
 from release.evaluation.evidence import Answered, Patched
@@ -57,7 +58,7 @@ class Interview:
         """
         times = f" {self._protocol.repeats} times" if self._protocol.repeats > 1 else ""
         found: dict[Asked, Scored] = {}
-        with progress.task(f"asking {self._total} questions{times}", self._answers) as advance:
+        with progress.task(f"asking {counted(self._total, 'question')}{times}", self._answers) as advance:
             for repeat in range(self._protocol.repeats):
                 scored = examination.run(partial(self._contents, repeat, advance), self._total)
                 found |= {(question_digest(each.question), repeat): each for each in scored}
@@ -75,7 +76,7 @@ class Interview:
         wanted = [asked for asked, outcome in outcomes.items() if patch and outcome.name in patch.outcomes]
         patched: dict[Asked, Patched] = {}
         if patch and wanted:
-            with progress.task(f"patching {len(wanted)} questions", len(wanted)) as advance:
+            with progress.task(f"patching {counted(len(wanted), 'question')}", len(wanted)) as advance:
                 ask = partial(self._patched, patch, found, advance)
                 patched = dict(zip(wanted, self._pool.map(ask, wanted), strict=True))
         digests, repeats = dict.fromkeys(digest for digest, _ in found), range(self._protocol.repeats)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from pruner.errors import InputError
+from pruner.wording import counted
 from release.documents import load_document
 from release.evaluation.compare import Comparison, Contrast, Run, comparable, compare, contrast, in_words, title
 from release.evaluation.differences import differing_evidence
@@ -81,6 +82,8 @@ def compare_runs(paths: Sequence[Path], protocol: Path | None, *, allow_differen
 def _read(path: Path, protocol: Protocol | None) -> Run:
     if not path.is_dir():
         return read_evidence(path)
+    if protocol is None and not next(path.rglob("results_*.json"), None):
+        raise InputError(f"{path}: holds no run of lm-eval; give an evidence file, or the output folder of one run")
     if protocol is None:
         raise InputError(
             f"{path}: an lm-eval run brings no gates of its own; name a protocol whose gates it must pass: --protocol"
@@ -103,7 +106,7 @@ def score_in_words(run: Run) -> str:
     else:
         score = _score(run.patched_correct, run.total, run.patched_interval, run.patched_error)
         score += f"; raw {_score(run.raw_correct, run.total, run.raw_interval, run.raw_error)}; {run.patched} asked again"
-        score += f"; {run.asked} questions asked {run.repeats} times" if run.repeats > 1 else ""
+        score += f"; {counted(run.asked, 'question')} asked {run.repeats} times" if run.repeats > 1 else ""
     outcomes = ", ".join(f"{name} {count}" for name, count in run.outcomes.items() if count)
     unverified = "; its servers ran elsewhere" if isinstance(run, Evidence) and run.unverified else ""
     return f"{score}; {outcomes}{unverified}{'; partial' if run.partial else ''}"

@@ -8,6 +8,7 @@ from typing import Any
 
 from pruner.drop_map import read_drop_map
 from pruner.errors import InputError
+from pruner.places import require_new
 from pruner.progress import SILENT, Progress
 from pruner.proof import Proof
 from release.gguf.cut import cut
@@ -38,8 +39,7 @@ def cut_directly(
     """
     if sha256 is not None and not _DIGEST.fullmatch(sha256):
         raise InputError(f"--sha256 {sha256[:80]}: expected 64 hexadecimal digits in lower case")
-    if out.exists():
-        raise InputError(f"{out}: already exists; remove it or choose another name")
+    require_new(out, "name")
     drop_map = read_drop_map(drop_map_path)
     base = locate(base_address)
     plan = plan_cut(base, drop_map, name=name or model_name_of(out), where=str(drop_map_path))

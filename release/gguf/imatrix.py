@@ -13,6 +13,7 @@ from typing import Any
 
 from pruner.errors import CheckFailedError, InputError, UnavailableError
 from pruner.progress import SILENT, Advance, Progress
+from pruner.wording import counted
 from release.gguf.reader import GgufHeader, GgufTensor, read_header
 from release.gguf.scratch import OUTPUT, check_output, deliver, link, scratch_folder, tool_space
 from release.gguf.toolchain import Toolchain
@@ -109,9 +110,12 @@ def compute_imatrix(
             raise CheckFailedError(f"{TOOL} reported success but collected nothing; see {log}")
         deliver(folder, target)
     if summary.chunks < chunks:
-        progress.note(f"the calibration text has {summary.chunks} chunks of {context} tokens; {chunks} were asked for")
+        progress.note(
+            f"the calibration text has {counted(summary.chunks, 'chunk')} of {context} tokens; {chunks} were asked for"
+        )
     if summary.unreached:
-        progress.note(f"calibration never reached {summary.unreached_experts} experts of {len(summary.unreached)} tensors")
+        where = counted(len(summary.unreached), "tensor")
+        progress.note(f"calibration never reached {counted(summary.unreached_experts, 'expert')} of {where}")
     return summary
 
 

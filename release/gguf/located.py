@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pruner.errors import InputError
+from pruner.places import require_file
 from pruner.sources import HUB_PREFIX, LocalSource, Source, SourceFile, is_plain_name
 from release.gguf.reader import GgufHeader, parse_header
 
@@ -53,8 +54,7 @@ def locate(address: str | Path, *, endpoint: str | None = None, token: str | Non
     text = str(address)
     if isinstance(address, Path) or not text.startswith(HUB_PREFIX):
         path = Path(address)
-        if not path.is_file():
-            raise InputError(f"{text}: does not exist; give a .gguf file, or hf://owner/repo@revision/file.gguf")
+        require_file(path, "a .gguf file, or hf://owner/repo@revision/file.gguf")
         if not is_plain_name(path.name):
             raise InputError(f"{path}: {path.name!r} is no printable file name; rename it")
         return _opened(_FileSource(path.parent, path.name), path.name, path)

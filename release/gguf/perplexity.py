@@ -13,6 +13,7 @@ from pathlib import Path
 from pruner.errors import CheckFailedError, InputError, UnavailableError
 from pruner.files import require_space
 from pruner.progress import SILENT, Advance, Progress
+from pruner.wording import counted
 from release.gguf.imatrix import follow_chunks
 from release.gguf.quality import MINIMUM_TOKENS, Divergence, Estimate, is_complete, parse_divergence
 from release.gguf.reader import GgufArray, GgufHeader, read_header
@@ -121,7 +122,7 @@ def predict(
         found = _check(folder / OUTPUT, text, context, short)
         deliver(folder, target)
     if found.chunks < chunks:
-        progress.note(f"the text has {found.chunks} chunks of {context} tokens; {chunks} were asked for")
+        progress.note(f"the text has {counted(found.chunks, 'chunk')} of {context} tokens; {chunks} were asked for")
     return Predictions(target, found.chunks, found.context, found.vocabulary)
 
 

@@ -52,6 +52,6 @@ def dataset_file(hub: HubTarget, repo: str, revision: str, file: str) -> Path:
         except RevisionNotFoundError:
             raise InputError(f"{where} has no such commit; see {page}/commits/main") from None
         except LocalEntryNotFoundError:
-            raise UnavailableError(f"{where}: {endpoint} cannot be reached; check the address and the network") from None
+            raise UnavailableError(f"{where}: {endpoint} cannot be reached; check the network and HF_ENDPOINT") from None
         except EntryNotFoundError:
             raise InputError(f"{where} has no file {file!r}; see {page}/tree/{revision}") from None

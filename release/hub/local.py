@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import closing, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING
@@ -108,8 +108,8 @@ def serve(folder: Path, *, host: str = "127.0.0.1", port: int = 0, announce: Cal
     """
     from release.hub.server.run import HubServer
 
-    server = HubServer(folder, host=host, port=port)
-    announce(f"rehearsal Hub on {server.endpoint} (folder {folder}, stop with Ctrl-C)")
-    announce(f"for clients: export HF_ENDPOINT={server.endpoint} HF_TOKEN={LOCAL_TOKEN}")
-    with suppress(KeyboardInterrupt, SystemExit):  # how uvicorn hands SIGINT and SIGTERM on: nothing was interrupted
+    # SIGINT and SIGTERM arrive as these, from uvicorn or before it takes them over; it ends so, and nothing is interrupted.
+    with suppress(KeyboardInterrupt, SystemExit), closing(HubServer(folder, host=host, port=port)) as server:
+        announce(f"rehearsal Hub on {server.endpoint} (folder {folder}, stop with Ctrl-C)")
+        announce(f"for clients: export HF_ENDPOINT={server.endpoint} HF_TOKEN={LOCAL_TOKEN}")
         server.run()

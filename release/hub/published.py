@@ -15,6 +15,7 @@ from pruner.errors import InputError, UnavailableError
 from pruner.files import path_inside, write_atomic
 from pruner.hub_source import HubSource, hub_source, whole_listing
 from pruner.sources import Source, SourceFile, digested, open_source, read_small
+from pruner.wording import counted
 from release.lock import Lock, read_lock
 from release.manifest import LoadedManifest, load_manifest
 from release.reproduce import FOLDER, LOCK, MANIFEST
@@ -105,7 +106,9 @@ def fetch(repository: PublishedRepository, folder: Path) -> Published:
         raise InputError(f"{label}: has no {MANIFEST} and {LOCK}; it was not published by moe-release: try `moe-release infer`")
     total = sum(repository.files[name].size for name in names)
     if len(names) > MOST_FILES or total > TOTAL_LIMIT:
-        raise InputError(f"{label}: {FOLDER}/ has {len(names)} files and {total:,} bytes; a release's own has far less")
+        raise InputError(
+            f"{label}: {FOLDER}/ has {counted(len(names), 'file')} and {total:,} bytes; a release's own has far less"
+        )
     for name in names:
         target = path_inside(folder, name)
         target.parent.mkdir(parents=True, exist_ok=True)

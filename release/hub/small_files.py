@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,10 +22,7 @@ def download(api: HfApi, repo: str, commit: str, path: str, folder: Path) -> Pat
     Raises:
         UnavailableError: the Hub cannot be reached, or does not give the file; or the folder's disk is full.
     """
-
-    def fetch() -> str:
-        return api.hf_hub_download(repo, path, revision=commit, local_dir=folder, force_download=True)
-
+    fetch = partial(api.hf_hub_download, repo, path, revision=commit, local_dir=folder, force_download=True)
     with hub_errors(api.endpoint, f"download {path} of {repo}"), quiet_client(), write_errors(folder / path):
         return Path(patiently(fetch, endpoint=api.endpoint))
 

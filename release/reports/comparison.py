@@ -38,12 +38,14 @@ def comparison_text(result: Comparison) -> str:
 
 def _comparison_parts(result: Comparison) -> Iterator[RenderableType]:
     yield f"A {result.labels[0]}\nB {result.labels[1]}\n{result.verdict}"
-    yield f"{result.tensors:,} tensors on both sides, {result.bytes:,} bytes; {len(result.differences):,} differences"
+    compared = f"{counted(result.tensors, 'tensor')} on both sides, {counted(result.bytes, 'byte')}"
+    yield f"{compared}; {counted(len(result.differences), 'difference')}"
     if not result.experts_known and result.differences:
         yield "experts are not told apart: no config.json of a known family beside the weights"
     if result.renamed:
         name, other = next(iter(result.renamed.items()))
-        yield f"{len(result.renamed):,} tensors have other names: {name} in A is {other} in B"
+        other_names = "has another name" if len(result.renamed) == 1 else "have other names"
+        yield f"{counted(len(result.renamed), 'tensor')} {other_names}: {name} in A is {other} in B"
     yield from (finding.text for finding in result.layers[:ROWS])
     yield from _more(len(result.layers), "layers")
     if result.differences:
@@ -84,7 +86,7 @@ def _inference_parts(result: Inference) -> Iterator[RenderableType]:
     if result.proof is None or result.proof.impossible:
         return
     differences = result.proof.differences
-    compared = f"{result.proof.tensors:,} tensors, {result.proof.bytes:,} bytes"
+    compared = f"{counted(result.proof.tensors, 'tensor')}, {counted(result.proof.bytes, 'byte')}"
     yield f"compared with the base's bytes: {compared}; {len(differences):,} differ"
     if result.proof.by_digest:
         yield f"{counted(len(result.proof.by_digest), 'shard')} by the digests that the Hub lists for them, not fetched"

@@ -10,6 +10,7 @@ from typing import Any, Literal
 from pruner.drop_map import DropMap
 from pruner.errors import InputError
 from pruner.files import canonical_json, write_atomic
+from pruner.wording import counted
 from release.card.pictures.canvas import Form
 
 PICTURES = (".svg", ".png")
@@ -42,9 +43,9 @@ def description_text(name: str, described: Mapping[str, Any]) -> str:
     experts = described["experts"]
     of = f" of {experts}" if experts is not None else ""
     kept = f", {experts - counts[0]} are kept" if experts is not None and len(counts) == 1 else ""
-    where = f"in each of {described['layers']} layers"
+    where = f"in each of {counted(described['layers'], 'layer')}"
     lines = [
-        f"{name}: {spread}{of} experts are dropped {where}{kept} ({described['drops']:,} drops in all)",
+        f"{name}: {spread}{of} experts are dropped {where}{kept} ({counted(described['drops'], 'drop')} in all)",
         f"form    {described['form']}",
         f"digest  {described['digest']}",
     ]
@@ -94,7 +95,8 @@ def difference_text(first: str, second: str, found: Mapping[str, Any]) -> str:
     lines = [f"A is {first}", f"B is {second}", _total_line(total)]
     if found["decisions"] is not None:
         changed = total["only_first"] + total["only_second"]
-        of = f"{found['decisions']:,} keep-or-drop decisions ({len(found['layers'])} layers of {found['experts']} experts)"
+        layers = f"{counted(len(found['layers']), 'layer')} of {counted(found['experts'], 'expert')}"
+        of = f"{counted(found['decisions'], 'keep-or-drop decision')} ({layers})"
         lines.append(f"of all {of} they differ in {changed:,} ({_percent(changed, found['decisions'])})")
     for key, name in (("layers_only_in_first", "A"), ("layers_only_in_second", "B")):
         if found[key]:
@@ -108,7 +110,7 @@ def difference_text(first: str, second: str, found: Mapping[str, Any]) -> str:
 
 def _total_line(total: Mapping[str, int]) -> str:
     if not total["only_first"] and not total["only_second"]:
-        return f"A and B drop the same {total['first']:,} experts"
+        return f"A and B drop the same {counted(total['first'], 'expert')}"
     return (
         f"A and B differ in {total['only_first']:,} of {total['first']:,} drop decisions of A"
         f" ({_percent(total['only_first'], total['first'])}): B keeps these experts,"

@@ -49,7 +49,9 @@ def _spot_text(found: SpotCheck) -> str:
         _line("SAMPLED" if each.good else "BAD", each, f"{counted(found.drawn.get(each.name, 0), 'block')}")
         for each in found.proof.verdicts
     ]
-    lines.append(f"{found.blocks:,} blocks drawn out of {found.of_blocks:,} (--seed {found.seed}); the others were not read.")
+    lines.append(
+        f"{counted(found.blocks, 'block')} drawn out of {found.of_blocks:,} (--seed {found.seed}); the others were not read."
+    )
     lines += [
         f"If {fraction:.1%} of the blocks were tampered with, such a check would miss it with probability "
         f"{found.miss_probability(fraction):.3g}."

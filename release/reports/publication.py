@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from pruner.wording import some
+from pruner.wording import counted, some
 from release.card.claims import format_bytes
 from release.hub.publication_plan import PlannedFile, PublicationPlan
 
@@ -39,7 +39,7 @@ def plan_lines(plan: PublicationPlan, *, base_on_hub: bool) -> Iterator[str]:
     report = plan_json(plan, base_on_hub=base_on_hub)
     there, new = report["there"], report["new"]
     where = plan.repo if report["exists"] else f"{plan.repo} (to be created)"
-    words = f"{where}: {report['files']} files, {format_bytes(report['bytes'])}"
+    words = f"{where}: {counted(report['files'], 'file')}, {format_bytes(report['bytes'])}"
     if plan.settled:
         yield f"{words}; all there, nothing to change"
     else:

@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
+from pruner.wording import counted
 from release.documents import Document
 
 if TYPE_CHECKING:
@@ -46,11 +47,12 @@ class RankingReport(Document):
         """What the stage says of it."""
         inert = f"; {', '.join(self.inert)} cannot change this map" if self.inert else ""
         if self.settled is None:
-            return f"{self.drops} drops, from one question: how settled they are cannot be said{inert}"
+            return f"{counted(self.drops, 'drop')}, from one question: how settled they are cannot be said{inert}"
         between = self.drops - self.settled - (self.coin_flips or 0)
+        settled, flips = "is" if self.settled == 1 else "are", counted(self.coin_flips or 0, "coin flip")
         return (
-            f"of {self.drops} drops {self.settled} are settled, {between} likely, {self.coin_flips} coin flips"
-            f" ({self.rounds} bootstrap rounds over {self.questions} questions){inert}"
+            f"of {counted(self.drops, 'drop')} {self.settled} {settled} settled, {between} likely, {flips}"
+            f" ({counted(self.rounds, 'bootstrap round')} over {counted(self.questions, 'question')}){inert}"
         )
 
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from pruner.checkpoint import INDEX
 from pruner.files import digest_of
+from pruner.wording import counted
 from pruner.workers import usable_cores
 from release.context import Context
 from release.stages.prune import skip_base_release
@@ -42,7 +43,8 @@ def _run(context: Context) -> str:
     statistics = measure(context)
     write_statistics(statistics_path(context), statistics)
     truncated, skipped = int(statistics.truncated.sum()), int(statistics.skipped.sum())
-    found = f"{len(statistics)} questions measured, {truncated} truncated, {skipped} token measurements skipped"
+    measured = counted(len(statistics), "question")
+    found = f"{measured} measured, {truncated} truncated, {counted(skipped, 'token measurement')} skipped"
     header = statistics.header
     empty = {"left out": header.left_out, "measured by their answer alone": header.answer_alone}
     return ", ".join([found, *(f"{count} without reasoning {what}" for what, count in empty.items() if count)])

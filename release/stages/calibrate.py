@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from pruner.errors import InputError
 from pruner.files import atomic_file
+from pruner.wording import counted
 from release.context import Context
 from release.manifest import Imatrix, PinnedFile
 from release.stages.convert import skip_without_quantizing, source_gguf
@@ -62,7 +63,7 @@ def _run(context: Context) -> str:
         with atomic_file(imatrix_path(context)) as temporary:
             shutil.copyfile(pinned, temporary)
         if summary.unreached:
-            context.progress.note(f"the pinned imatrix never reached {summary.unreached_experts} experts")
+            context.progress.note(f"the pinned imatrix never reached {counted(summary.unreached_experts, 'expert')}")
         return f"pinned imatrix, {_reach(summary)}"
     summary = compute_imatrix(
         context.toolchain,
@@ -81,8 +82,8 @@ def _run(context: Context) -> str:
 
 def _reach(summary: ImatrixSummary) -> str:
     unreached = summary.unreached_experts
-    reach = "every expert reached" if not unreached else f"{unreached} experts never reached"
-    return f"{summary.chunks} chunks of {summary.context} tokens, {reach}"
+    reach = "every expert reached" if not unreached else f"{counted(unreached, 'expert')} never reached"
+    return f"{counted(summary.chunks, 'chunk')} of {summary.context} tokens, {reach}"
 
 
 STAGE = Stage(

@@ -102,8 +102,8 @@ def _latest_commits(api: HfApi, repo: str) -> list[str]:
     if remote_tree(api, repo) is None:
         return []
     with hub_errors(api.endpoint, f"list the commits of {repo}"):
-        listed = patiently(lambda: api.list_repo_commits(repo), endpoint=api.endpoint)
-        return [commit.commit_id for commit in listed][:MOST_COMMITS]
+        commits = patiently(lambda: api.list_repo_commits(repo), endpoint=api.endpoint)
+    return [commit.commit_id for commit in commits[:MOST_COMMITS]]
 
 
 def _locked_cards(lock: str | None) -> list[str]:

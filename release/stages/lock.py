@@ -7,7 +7,7 @@ from pathlib import Path
 
 from pruner.errors import CheckFailedError
 from pruner.files import sha256_file, write_atomic
-from pruner.wording import some
+from pruner.wording import counted, counted_that, every, some
 from release.attestation.provenance import provenance
 from release.context import Context
 from release.lock import Lock, LockedFile, differences, read_lock, write_lock
@@ -56,12 +56,12 @@ def _run(context: Context) -> str:
     write_atomic(page_path(context), page(context.manifest).encode())
     write_atomic(provenance_path(context), provenance(context.manifest, sha256_file(context.loaded.path), found))
     if locked is None and context.options.rehearsal:
-        return f"{len(found.outputs)} outputs; no lock yet: the real run writes {context.loaded.lock_path.name}"
+        return f"{counted(len(found.outputs), 'output')}; no lock yet: the real run writes {context.loaded.lock_path.name}"
     if locked is None or context.options.update_lock:
         if context.options.skip - {"publish", "readback"}:
             return "not written beside the manifest: stages were skipped"
         write_lock(context.loaded.lock_path, found)
-        return f"{len(found.outputs)} outputs, written to {context.loaded.lock_path}"
+        return f"{counted(len(found.outputs), 'output')}, written to {context.loaded.lock_path}"
     return _compare(locked, found, everything=not context.options.skip)
 
 
@@ -76,13 +76,15 @@ def _compare(locked: Lock, found: Lock, *, everything: bool) -> str:
     wrong = [each for each in changed if each.explained is None]
     if wrong:
         shown = some([str(each) for each in wrong])
-        raise CheckFailedError(f"{len(wrong)} outputs differ from the lock: {shown}; accept them with --update-lock")
+        raise CheckFailedError(
+            f"{counted_that(len(wrong), 'output', 'differ')} from the lock: {shown}; accept them with --update-lock"
+        )
     varying = sum(file.varies is not None for file in found.outputs.values())
     beside = f"; {varying} with seconds, which vary" if varying else ""
     if changed:
-        equal = len(found.outputs) - len(changed) - varying
-        return f"{equal} outputs equal, {len(changed)} not comparable: {changed[0]}{beside}"
-    return f"all {len(found.outputs) - varying} outputs equal{beside}"
+        equal = counted(len(found.outputs) - len(changed) - varying, "output")
+        return f"{equal} equal, {len(changed)} not comparable: {changed[0]}{beside}"
+    return f"{every(len(found.outputs) - varying, 'output')} equal{beside}"
 
 
 def changed_inputs(locked: Lock, found: Lock) -> list[str]:

@@ -8,7 +8,7 @@ from pruner.errors import InputError, UnavailableError
 from pruner.files import path_inside, require_space
 from pruner.sources import LocalSource
 from release.attestation.model_signature import public_key_of
-from release.base import base_folder
+from release.base import base_folder, has_snapshot
 from release.card.front_matter import license_of
 from release.card.metadata import leaderboard_dataset
 from release.card.written import check_texts
@@ -283,8 +283,10 @@ def _base_weights(context: Context) -> int:
         return 0
     try:
         listed = hub_source(str(base.repo), str(base.revision), endpoint=None, token=get_token()).files
-    except UnavailableError:  # a snapshot in the cache may do; the next stage says what is wrong
-        return 0
+    except UnavailableError:
+        if has_snapshot(str(base.repo), str(base.revision)):  # it may do; the next stage says what is wrong
+            return 0
+        raise
     return sum(file.size for name, file in listed.items() if name.endswith(".safetensors"))
 
 

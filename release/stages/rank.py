@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from pruner.base_identity import BaseIdentity, named_base, require_same_base
 from pruner.drop_map import DropMap, drop_map_from_keep, read_drop_map, require_fits, with_mtp_of_last
 from pruner.files import canonical_json, sha256_file, write_atomic
+from pruner.wording import counted
 from release.context import Context
 from release.manifest import PinnedFile
 from release.reports.ranking import RankingReport, ranking_report
@@ -52,7 +53,8 @@ def _run(context: Context) -> str:
     )
     plan_of(context, drop_map)  # a map that keeps another number of experts than the manifest says stops here
     write_atomic(drop_map_path(context), canonical_json(drop_map.envelope(context.base.architecture.experts)))
-    found = f"{context.base.architecture.experts} to {prune.experts} experts in each of {len(drop_map.drop)} layers"
+    experts = f"{context.base.architecture.experts} to {counted(prune.experts, 'expert')}"
+    found = f"{experts} in each of {counted(len(drop_map.drop), 'layer')}"
     if report is None:
         return found
     write_atomic(report_path(context), canonical_json(report.model_dump(mode="json")))

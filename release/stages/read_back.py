@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from pruner.files import canonical_json, write_atomic
+from pruner.wording import counted
 from release.context import Context
 from release.records import read_made
 from release.stages.kept_card import with_kept_card
@@ -26,10 +27,10 @@ def _run(context: Context) -> str:
             read_back(repository.repo, commits[repository.repo], repository.digests, endpoint=hub.endpoint, token=hub.token)
     count = sum(len(repository.files) for repository in published)
     if context.options.pull_request:
-        return f"{count} files as locked, to be merged on the Hub"
+        return f"{counted(count, 'file')} as locked, to be merged on the Hub"
     answer = _answer(context, published)
     public = "" if context.publish.private else announce(context)
-    return f"{count} files as locked{answer}{public}"
+    return f"{counted(count, 'file')} as locked{answer}{public}"
 
 
 def announce(context: Context) -> str:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from pruner.files import read_json, sha256_bytes, write_atomic
+from pruner.wording import counted
 from release.card.compared import reference_of
 from release.card.concerns import Concern, lock_warnings, overlap_warnings, run_warnings, table_warnings
 from release.card.facts import Facts
@@ -126,7 +127,7 @@ def _run(context: Context) -> str:
     store_report(context, report)
     count = len(report.warnings)
     first = f": {report.warnings[0].text}" if report.warnings else ""
-    return f"{report_path(context)}, {count} warning{'' if count == 1 else 's'}{first}"
+    return f"{report_path(context)}, {counted(count, 'warning')}{first}"
 
 
 def _inputs(context: Context) -> Any:

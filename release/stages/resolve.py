@@ -9,6 +9,7 @@ from pruner.checkpoint import open_checkpoint
 from pruner.errors import CheckFailedError, InputError
 from pruner.files import canonical_json, digest_of, path_inside, sha256_file, write_atomic
 from pruner.sources import digested
+from pruner.wording import counted
 from release.card.render import own_templates
 from release.context import Context
 from release.documents import Document
@@ -68,7 +69,8 @@ def _run(context: Context) -> str:
     pinned = {name: {"sha256": sha256_file(path), "size": path.stat().st_size} for name, path in _named_files(context).items()}
     write_atomic(_path(context), canonical_json({"base": files, "files": pinned}))
     size = sum(listed[name].size for name in base.files)
-    return f"{context.manifest.base.label}: {len(base.layers)} layers of {base.architecture.experts} experts, {size:,} bytes"
+    layers = f"{counted(len(base.layers), 'layer')} of {counted(base.architecture.experts, 'expert')}"
+    return f"{context.manifest.base.label}: {layers}, {size:,} bytes"
 
 
 def _require_as_locked(context: Context, files: dict[str, Any]) -> None:

@@ -12,7 +12,7 @@ from pruner.files import canonical_json, git_blob_id, read_json, sha256_file, wr
 from pruner.hub_source import hub_source
 from pruner.sources import SourceFile
 from pruner.tensor_digests import ShardDigests, TensorDigests, digest_shard
-from pruner.wording import counted, some
+from pruner.wording import counted, counted_that, some
 from pruner.workers import executor_or_threads
 from release.context import Context
 from release.lock import (
@@ -181,7 +181,7 @@ def require_equal(context: Context, result: Mapping[str, tuple[Difference, ...]]
         )
         shown = some([str(each) for each in relevant])
         remedy = "; accept with --update-lock" if name == "lock" else ""
-        raise CheckFailedError(f"{len(relevant)} files differ from {name}: {shown}: {reason}{remedy}")
+        raise CheckFailedError(f"{counted_that(len(relevant), 'file', 'differ')} from {name}: {shown}: {reason}{remedy}")
 
 
 def _inputs(context: Context) -> Any:

@@ -8,6 +8,7 @@ from pruner.drop_map import read_drop_map
 from pruner.errors import CheckFailedError
 from pruner.files import path_inside, sha256_file
 from pruner.sources import read_small
+from pruner.wording import counted
 from release import reproduce
 from release.attestation.provenance import model_files, provenance
 from release.hub.published import Published, PublishedRepository
@@ -131,7 +132,7 @@ def check_listing(lock: Lock, repository: PublishedRepository, part: str, names:
                 pieces.add(name, Verdict.BAD, f"has SHA-256 {found}, the lock pins {wanted}")
             else:
                 pieces.add(name, Verdict.GOOD)
-    return pieces.finding(f"{len(names)} files as locked")
+    return pieces.finding(f"{counted(len(names), 'file')} as locked")
 
 
 def _only_notes_differ(repository: PublishedRepository, rendered_sha256: str) -> bool:

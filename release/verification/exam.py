@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from pruner.errors import CheckFailedError, InputError, UnavailableError
 from pruner.files import digest_of, path_inside, sha256_file
 from pruner.progress import SILENT, Progress
+from pruner.wording import counted_that
 from release import reproduce
 from release.evaluation.compare import compare
 from release.evaluation.evidence import Evidence, evidence_bytes, read_evidence
@@ -56,7 +57,7 @@ def judged(theirs: Evidence, ours: Evidence, *, same_tools: bool) -> Finding:
     if ours.questions == theirs.questions:
         return Finding(PART, Verdict.GOOD, f"{score}, every answer the same, with llama.cpp {ours.toolchain_commit[:12]}")
     found = compare(theirs, ours)
-    words = f"{score}, here {ours.patched_correct}: {differing} answers differ; {found.words}"
+    words = f"{score}, here {ours.patched_correct}: {counted_that(differing, 'answer', 'differ')}; {found.words}"
     if same_tools:
         return Finding(PART, Verdict.BAD, f"{words}; toolchain and processor are the same, so the replies should be")
     return Finding(PART, Verdict.UNKNOWN, f"{words}; another toolchain or processor may answer otherwise")

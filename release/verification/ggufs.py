@@ -10,6 +10,7 @@ from pruner.drop_map import read_drop_map
 from pruner.errors import CheckFailedError, InputError, UnavailableError
 from pruner.hub_source import COMMIT
 from pruner.progress import SILENT, Progress
+from pruner.wording import counted
 from release import reproduce
 from release.gguf.cut_proof import prove_cut
 from release.gguf.located import locate_on_hub
@@ -51,7 +52,9 @@ def check_ggufs(published: Published, request: Request, *, progress: Progress = 
             pieces.add(quant.name, Verdict.UNKNOWN, NOT_REBUILT)
     if request.requantize and manifest.gguf.quantized:
         _requantize(published, repository, request, pieces, progress)
-    return pieces.finding(f"{len(names)} files as locked; {len(manifest.gguf.quants)} quants made again with the same bytes")
+    return pieces.finding(
+        f"{counted(len(names), 'file')} as locked; {counted(len(manifest.gguf.quants), 'quant')} made again with the same bytes"
+    )
 
 
 def open_gguf_repository(published: Published, request: Request) -> PublishedRepository:

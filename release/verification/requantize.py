@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 from pruner.errors import CheckFailedError, InputError
 from pruner.files import sha256_file
+from pruner.places import require_file
 from release.context import Context
 from release.lock import Lock, read_lock
 from release.manifest import Quant
@@ -61,8 +62,7 @@ def _locked_imatrix(context: Context, lock: Lock, given: Path | None) -> Path | 
         return None
     locked = lock.outputs.get(expected.relative_to(context.work).as_posix())
     path = given or expected
-    if not path.is_file():
-        raise InputError(f"{path}: the imatrix is not there; name the published one with --imatrix FILE")
+    require_file(path, "the published imatrix with --imatrix FILE")
     if locked is None:
         raise InputError(f"{context.loaded.lock_path}: locks no imatrix; cut the release first")
     if (found := sha256_file(path)) != locked.sha256:

@@ -10,6 +10,7 @@ from pathlib import Path
 from pruner.digest_cache import DigestCache
 from pruner.errors import CheckFailedError, InputError, UnavailableError
 from pruner.progress import SILENT, Progress
+from release.attestation.keys import require_public_key
 from release.hub.published import Published, fetch, open_repository
 from release.verdict import Finding, Verdict, Verification
 from release.verification.attestations import check_attestations
@@ -31,9 +32,11 @@ def verify_published(request: Request, *, progress: Progress = SILENT) -> Verifi
     """Verify a release from the Hub; only `reproduce/` is copied, to a temporary folder.
 
     Raises:
-        InputError: the repository is no release of ours.
+        InputError: the repository is no release of ours, or the signer's file no key.
         UnavailableError: it cannot be reached.
     """
+    if request.signer is not None:
+        require_public_key(request.signer)
     repository = open_repository(request.repo, request.revision, endpoint=request.endpoint, token=request.token)
     if request.work is not None:
         request.work.mkdir(parents=True, exist_ok=True)

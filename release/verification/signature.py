@@ -7,6 +7,7 @@ from pathlib import Path
 from pruner.errors import CheckFailedError, InputError
 from pruner.files import sha256_bytes
 from pruner.sources import read_small
+from pruner.wording import counted
 from release.attestation.keys import read_key
 from release.attestation.model_signature import NAME, PUBLIC_KEY, UNSIGNED, require_signature, signed_digests
 from release.hub.published import Published
@@ -47,7 +48,7 @@ def check_signature(published: Published, signer: Path | None = None) -> Finding
     if unsigned := [path for path in repository.files if path not in covered and not _joins_later(path)]:
         return Finding(PART, Verdict.BAD, f"{unsigned[0]}: is not signed" + _more(unsigned))
     whose = "the given key" if signer else f"the key of {PUBLIC_KEY}; whose it is you must know"
-    return Finding(PART, Verdict.GOOD, f"{len(covered)} files signed with {sha256_bytes(key)[:SHORT]}, {whose}")
+    return Finding(PART, Verdict.GOOD, f"{counted(len(covered), 'file')} signed with {sha256_bytes(key)[:SHORT]}, {whose}")
 
 
 def _joins_later(path: str) -> bool:

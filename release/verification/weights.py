@@ -6,6 +6,7 @@ from pruner.digest_cache import DigestCache
 from pruner.errors import CheckFailedError, InputError, UnavailableError
 from pruner.progress import SILENT, Progress
 from pruner.proof import prove
+from pruner.wording import counted_that
 from release.hub.published import Published, base_of
 from release.verdict import Finding, Pieces, Verdict
 
@@ -39,4 +40,4 @@ def check_weights(
         return Finding(PART, Verdict.BAD, published.shown(error))
     for verdict in proof.verdicts:
         pieces.add(verdict.name, Verdict.GOOD if verdict.good else Verdict.BAD, verdict.reason or "")
-    return pieces.finding(f"{len(proof.verdicts)} files are what {proof.base} and the drop map make")
+    return pieces.finding(f"{counted_that(len(proof.verdicts), 'file', 'are')} what {proof.base} and the drop map make")

@@ -101,7 +101,7 @@ def test_an_index_that_disagrees_is_one_line(
 
 
 def test_a_missing_folder_says_what_to_do(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="does not exist; give its folder, or download it"):
+    with pytest.raises(InputError, match="does not exist; give a folder, or hf:"):
         open_checkpoint(tmp_path / "nothing")
 
 

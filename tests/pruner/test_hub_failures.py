@@ -60,7 +60,12 @@ def raised(error: Exception, cause: Exception) -> Exception:
             "WHAT: the Hub does not give it (403: [2J no [token])",
         ),
         (raised(RuntimeError(), answered(503)), TO_DO, UnavailableError, "HUB: cannot WHAT now (503: words)"),
-        (ConnectionError("x"), TO_DO, UnavailableError, "HUB: cannot be reached to WHAT; check the address and the network"),
+        (
+            ConnectionError("x"),
+            TO_DO,
+            UnavailableError,
+            "HUB: cannot be reached to WHAT; check the network, and HF_ENDPOINT or --hub",
+        ),
         (
             TimeoutError("x"),
             TO_READ,

@@ -204,7 +204,7 @@ def test_direct_prune_prints_digests_like_sha256sum(manifest: Path, tmp_path: Pa
 @pytest.mark.parametrize(
     ("words", "code", "message"),
     [
-        (("check", "nothing.yaml"), 2, "nothing.yaml: cannot be read"),
+        (("check", "nothing.yaml"), 2, "nothing.yaml: does not exist; give a YAML file"),
         (("prune", "nothing", "map.json", "out"), 2, "nothing: does not exist"),
         (("prune", "base", "nothing.json", "out"), 2, "nothing.json: the drop map does not exist"),
         (("prune", "base", "map.json", "base"), 2, "base: already exists"),

@@ -45,7 +45,7 @@ def test_a_valid_document(tmp_path: Path) -> None:
         ("name: x\nname: y\n", r"car.yaml:2:1: key 'name' appears twice"),
         ("name: [\n", r"car.yaml:2:1: not valid YAML"),
         ("- a\n", r"car.yaml:1:1: expected a mapping"),
-        ("", r"car.yaml:1:1: expected a mapping"),
+        ("", r"car.yaml: is empty; give a YAML file"),
         ("name: !!python/object/apply:os.system [id]\n", r"car.yaml:1:7: the tag .* is not supported"),
         ("name: &a x\nspare: *a\n", r"car.yaml:2:8: not valid YAML: aliases are not supported"),
         ("? [a]\n: b\n", r"car.yaml:1:3: a key must be a word"),
@@ -68,7 +68,7 @@ def test_binary_and_missing_files(tmp_path: Path) -> None:
     (tmp_path / "x.yaml").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(InputError, match="not UTF-8"):
         load_document(tmp_path / "x.yaml", Car)
-    with pytest.raises(InputError, match=r"none.yaml: cannot be read: No such file"):
+    with pytest.raises(InputError, match=r"none.yaml: does not exist; give a YAML file"):
         load_document(tmp_path / "none.yaml", Car)
 
 

@@ -108,7 +108,7 @@ def test_a_folder_without_a_reference_is_refused(weights: Path) -> None:
     [
         (b"abc", "SHA256SUMS:1: expected lines of sha256sum"),
         (b"\xff\xfe", "neither a lock nor lines"),
-        (b"", "names no file"),
+        (b"", "is empty; expected lines of sha256sum"),
         (None, "does not exist"),
     ],
 )

@@ -8,6 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from pruner.errors import InputError
+from pruner.wording import counted
 from release.card.lint.document import Document, read_document
 from release.card.lint.finding import Finding
 from release.card.lint.knowledge import Knowledge, Rule, claims_beside, read_claims, read_config, read_files
@@ -105,4 +106,4 @@ def lint_json(findings: tuple[Finding, ...]) -> str:
 def lint_text(card: Path, findings: tuple[Finding, ...]) -> str:
     """One line per finding, and how many there are."""
     lines = [f"{card}:{finding.line}: {finding.kind}: {finding.message}" for finding in findings]
-    return "\n".join([*lines, f"{card}: {len(findings)} findings" if findings else f"{card}: no findings"])
+    return "\n".join([*lines, f"{card}: {counted(len(findings), 'finding')}" if findings else f"{card}: no findings"])

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from pruner.errors import InputError, UnavailableError, printable
 from pruner.exclusive import exclusive
 from pruner.files import canonical_json, read_json, write_atomic
+from pruner.places import missing
 from release.hub.local import LOCAL_TOKEN
 
 if TYPE_CHECKING:
@@ -133,7 +134,9 @@ def prepare_folder(folder: Path) -> None:
         if read_json(marker, "the Hub's marker") != {"schema": SCHEMA}:
             raise InputError(f"{marker}: the folder is not a Hub of this version ({SCHEMA}); choose another")
         return
-    if folder.exists() and (not folder.is_dir() or any(not item.name.startswith(".") for item in folder.iterdir())):
+    if not folder.is_dir() and (folder.exists() or folder.is_symlink()):
+        raise InputError(f"{folder}: {'is a file' if folder.exists() else missing(folder)}; choose an empty or new folder")
+    if folder.exists() and any(not item.name.startswith(".") for item in folder.iterdir()):
         raise InputError(f"{folder}: holds other files than a Hub's; choose an empty folder")
     write_atomic(marker, canonical_json({"schema": SCHEMA}))
 

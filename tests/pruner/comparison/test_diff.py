@@ -410,3 +410,20 @@ def test_different_models(make_checkpoint: CheckpointFactory, tmp_path: Path) ->
     result = diff(make_checkpoint(), tmp_path / "other.safetensors")
     assert result.verdict == "different models: no tensor has the same name"
     assert not result.same_weights
+
+
+def test_an_index_that_counts_otherwise_is_explained(tiny_model: Path, tmp_path: Path) -> None:
+    """Transformers counted parameters and left the four `layer_scalar` out; the tensors hold them too."""
+    other = tmp_path / "other"
+    shutil.copytree(tiny_model, other)
+    path = other / "model.safetensors.index.json"
+    index = json.loads(path.read_text())
+    held = sum(tensor.elements for file in other.glob("*.safetensors") for tensor in read_header(file).tensors)
+    scalars = [name for name in index["weight_map"] if name.endswith("layer_scalar")]
+    assert (index["metadata"]["total_parameters"], len(scalars)) == (held - 4, 4)
+    index["metadata"]["total_parameters"] = held
+    path.write_text(json.dumps(index))
+    result = diff(tiny_model, other)
+    assert result.same_weights
+    said = f"A's tensors hold {held:,} values, its index says {held - 4:,} parameters (transformers leaves buffers out)"
+    assert [each.text.partition("; ")[2] for each in result.packaging] == [said]

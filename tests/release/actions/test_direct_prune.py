@@ -98,4 +98,4 @@ def test_the_lock_of_another_base_is_refused(make_checkpoint: CheckpointFactory,
     done = moe_release("prune", base, drop_map, tmp_path / "out", "--lock", lock)
     assert (done.returncode, "pins no digest of the base's more.json" in done.stderr) == (2, True)
     done = moe_release("prune", base, drop_map, tmp_path / "out", "--lock", tmp_path / "none.json")
-    assert (done.returncode, "none.json: the lock does not exist" in done.stderr) == (2, True)
+    assert (done.returncode, "none.json: does not exist; give the lock of a release" in done.stderr) == (2, True)

@@ -181,6 +181,54 @@ def test_a_browser_shows_it_without_a_word_in_the_console(
     found.page.close()
 
 
+TOO_WIDE = """() => {
+    const boxes = Array.from(document.querySelectorAll(".scroll"));
+    const right = (element) => element.getBoundingClientRect().right;
+    return {
+        page: document.documentElement.scrollWidth - document.documentElement.clientWidth,
+        scrolling: boxes.filter((each) => each.scrollWidth > each.clientWidth).map((each) => each.firstElementChild.id),
+        cut: boxes.filter((each) => ["hidden", "clip"].includes(getComputedStyle(each).overflowX)
+            || (each.scrollWidth > each.clientWidth && each.tabIndex !== 0)).length,
+        cells: Array.from(document.querySelectorAll("td, th")).filter((each) => each.scrollWidth > each.clientWidth + 1).length,
+        outside: Array.from(document.querySelectorAll("main *:not(.scroll *)"))
+            .filter((each) => right(each) > innerWidth).length,
+    };
+}"""
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize(
+    ("width", "media", "scrolling"),
+    [
+        (1280, "screen", []),
+        (768, "screen", []),
+        (390, "screen", ["results-table"]),
+        (718, "print", []),  # A4 without the browser's margins
+    ],
+)
+def test_no_column_is_cut(running: Browser, file: Path, width: int, media: str, scrolling: list[str]) -> None:
+    found = visit(running, file, width=width, scheme="dark")
+    found.page.emulate_media(media=media)  # type: ignore[arg-type]
+    wide = found.page.evaluate(TOO_WIDE)
+    assert set(wide.pop("scrolling")) <= set(scrolling), "only a table that cannot be narrower scrolls, inside its own box"
+    assert set(wide.values()) == {0}, wide
+    assert found.page.locator("td.number, th button, td.code, td.words").first.is_visible()
+    found.page.close()
+
+
+@pytest.mark.browser
+def test_on_paper_it_is_dark_on_white_and_whole(running: Browser, file: Path) -> None:
+    found = visit(running, file, width=718, scheme="dark")
+    assert found.page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(13, 17, 23)"
+    found.page.emulate_media(media="print")
+    assert found.page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
+    assert _contrast(found) >= 4.5
+    boxes = "Array.from(document.querySelectorAll('.scroll'))"
+    assert found.page.evaluate(f"{boxes}.every((each) => each.scrollHeight <= each.clientHeight)"), "rows are cut off"
+    assert not found.page.locator("main input").first.is_visible()
+    found.page.close()
+
+
 def _contrast(found: Visit) -> float:
     """The least contrast of a text with what is behind it (WCAG 2.2, 1.4.3)."""
     return float(

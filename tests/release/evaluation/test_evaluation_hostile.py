@@ -192,7 +192,7 @@ def test_what_is_hardly_json_is_refused(tmp_path: Path, content: str | bytes, me
 
 
 def test_a_folder_or_a_giant_is_no_evidence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    with pytest.raises(InputError, match="evidence cannot be read: Is a directory"):
+    with pytest.raises(InputError, match="evidence is a folder, not a file"):
         read_evidence(tmp_path)
     monkeypatch.setattr("release.evaluation.evidence.LARGEST_EVIDENCE", 10)
     (tmp_path / "evidence.json").write_text(json.dumps(EVIDENCE))

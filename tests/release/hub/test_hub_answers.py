@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import socket
 import tracemalloc
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from threading import Thread
 from typing import Any
@@ -13,7 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pruner import hub_answers
+from pruner import hub_answers, hub_failures
 from pruner.checkpoint import open_checkpoint
 from pruner.errors import MoeReleaseError, UnavailableError
 from pruner.hub_source import hub_source, whole_listing
@@ -179,3 +181,44 @@ def test_an_answer_without_end(
         tracemalloc.stop()
     assert_one_line(error.value, "org/model")
     assert peak < 32 << 20
+
+
+@contextmanager
+def mute() -> Iterator[str]:
+    """A server that takes connections and never says a word."""
+    with socket.create_server(("127.0.0.1", 0), backlog=64) as listening:
+        yield f"http://127.0.0.1:{listening.getsockname()[1]}"
+
+
+def test_a_hub_that_never_answers_is_named_and_left(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    monkeypatch.setattr(hub_answers, "LONGEST_SILENCE", 0.5)
+    monkeypatch.setattr(hub_failures, "SILENT_SECONDS", 0.1)
+    monkeypatch.setattr(hub_failures, "BACK_OFF", (0.0,))
+    readers: list[Callable[[str], object]] = [
+        lambda endpoint: hub_source("org/model", endpoint=endpoint, pauses=(0.0,)),
+        lambda endpoint: remote_tree(hub_api(endpoint, None), "org/model"),
+    ]
+    for read in readers:
+        caplog.clear()
+        with mute() as endpoint:
+            with pytest.raises(UnavailableError, match=f"{endpoint}.*HF_ENDPOINT"):
+                read(endpoint)
+            assert caplog.messages == [f"waiting for {endpoint}", f"asking {endpoint} again"]
+
+
+def test_a_hub_that_takes_its_time_over_a_commit_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hub_answers, "LONGEST_SILENCE", 0.2)
+    hub_api("http://127.0.0.1:9", None)  # installs the bounds
+    asked = httpx_request("POST"), httpx_request("GET"), httpx_request("GET", read=7.0)
+    assert [each["read"] for each in asked] == [None, 0.2, 7.0]
+
+
+def httpx_request(method: str, read: float | None = None) -> dict[str, float | None]:
+    """The time limits of a request to the API, as the client's hooks leave them."""
+    from huggingface_hub.utils import get_session  # type: ignore[attr-defined]  # public, not in __all__
+
+    session = get_session()
+    request = session.build_request(method, "http://127.0.0.1:9/api/x", timeout=read)
+    for hook in session.event_hooks["request"]:
+        hook(request)
+    return dict(request.extensions["timeout"])

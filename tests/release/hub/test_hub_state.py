@@ -223,25 +223,45 @@ def test_only_loopback_and_only_its_own_folder(tmp_path: Path) -> None:
         HubServer(broken)
 
 
-def test_serve_ends_on_interrupt_and_says_where_it_is(tmp_path: Path) -> None:
-    words = ["-c", "import sys; from pathlib import Path; from release.hub.local import serve; serve(Path(sys.argv[1]))"]
-    process = subprocess.Popen(
-        [sys.executable, "-u", *words, str(tmp_path / "hub")],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        cwd=ROOT,
-        env={**os.environ, "PYTHONUNBUFFERED": "1"},
-    )
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_serve_ends_on_a_signal_and_says_where_it_is(tmp_path: Path, number: signal.Signals) -> None:
+    folder = tmp_path / "hub"
+    words = serve_command(folder)
+    environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
+    process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT, env=environment)
     assert process.stdout is not None
     try:
-        first = process.stdout.readline()
-        endpoint = first.split()[3]
+        endpoint = process.stdout.readline().split()[3]
         assert await_answer(endpoint).status_code == 401
-        process.send_signal(signal.SIGINT)
+        assert (folder / "server.url").read_text() == f"{endpoint}\n"
+        second = subprocess.run(words, capture_output=True, text=True, cwd=ROOT, check=False, timeout=PATIENCE)
+        assert second.returncode == 3
+        assert f"another rehearsal Hub serves this folder at {endpoint}; use it with" in second.stderr
+        assert second.stderr.count("\n") == 1
+        process.send_signal(number)
         _, errors = process.communicate(timeout=PATIENCE)
     finally:
         process.kill()
         process.wait()
-    assert process.returncode == 0, errors
-    assert errors == ""
+    assert (process.returncode, errors) == (0, "")
+    assert not (folder / "server.url").exists()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_before_the_first_answer_ends_it_as_well(tmp_path: Path, number: signal.Signals) -> None:
+    lines = [
+        "import release.hub.local as local",
+        f"local.serve.__kwdefaults__['announce'] = lambda line: signal.raise_signal({int(number)})",
+    ]
+    words = serve_command(tmp_path / "hub", *lines)
+    ended = subprocess.run(words, capture_output=True, text=True, cwd=ROOT, check=False, timeout=PATIENCE)
+    assert (ended.returncode, ended.stderr) == (0, "")
+    assert (tmp_path / "hub" / "hub.json").exists()
+    assert not (tmp_path / "hub" / "server.url").exists()
+
+
+def serve_command(folder: Path, *first: str) -> list[str]:
+    """`moe-release hub serve` that heeds Ctrl-C, which a shell's background job and its children ignore."""
+    lines = ["import signal", "signal.signal(signal.SIGINT, signal.default_int_handler)", *first]
+    code = "\n".join([*lines, "from release.cli import main", "main()"])
+    return [sys.executable, "-c", code, "hub", "serve", str(folder)]

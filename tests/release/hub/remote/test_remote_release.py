@@ -96,7 +96,7 @@ def test_a_prior_repository_is_compared_without_download(
     config.write_text(config.read_text() + "\n")
     bad = upload(api, TARGET, tmp_path / "local")
     said = cut(hub, tmp_path, write_manifest(tmp_path, commit, f"[{{repo: {TARGET}, revision: {bad}}}]"), 1)
-    assert f"1 files differ from hf://{TARGET}@{bad}: weights/config.json (changed)" in said
+    assert f"1 file differs from hf://{TARGET}@{bad}: weights/config.json (changed)" in said
 
 
 def test_a_prior_that_is_not_there_stops_before_the_build(hub: LocalHub, commit: str, tmp_path: Path) -> None:
