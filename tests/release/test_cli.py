@@ -92,7 +92,7 @@ def test_prior_digests_are_compared(manifest: Path, tmp_path: Path) -> None:
     (tmp_path / "SHA256SUMS").write_text(sums.replace(sums[:4], "0000", 1))
     result = moe_release("verify", manifest, "--work", work)
     assert result.returncode == 1
-    assert "differ from SHA256SUMS" in result.stderr
+    assert "1 file differs from SHA256SUMS" in result.stderr
     (tmp_path / "SHA256SUMS").write_text("nonsense\n")
     result = moe_release("verify", manifest, "--work", work)
     assert (result.returncode, len(result.stderr.strip().splitlines())) == (2, 1)

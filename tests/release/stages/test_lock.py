@@ -19,8 +19,8 @@ def lock(shard: str = "a", seconds: str | None = "b") -> Lock:
 
 
 def test_other_seconds_are_no_difference_and_are_not_called_equal() -> None:
-    assert _compare(lock(), lock(seconds="c"), everything=True) == "all 1 outputs equal; 1 with seconds, which vary"
-    assert _compare(lock(seconds=None), lock(seconds=None), everything=True) == "all 1 outputs equal"
+    assert _compare(lock(), lock(seconds="c"), everything=True) == "the 1 output equal; 1 with seconds, which vary"
+    assert _compare(lock(seconds=None), lock(seconds=None), everything=True) == "the 1 output equal"
 
 
 @pytest.mark.parametrize(
@@ -28,7 +28,7 @@ def test_other_seconds_are_no_difference_and_are_not_called_equal() -> None:
     [
         (lock(), lock(seconds=None), r"eval/Q6_K/timing\.json \(missing\)"),
         (lock(seconds=None), lock(), r"eval/Q6_K/timing\.json \(new\)"),
-        (lock(), lock(shard="c", seconds="c"), r"1 outputs differ from the lock: weights/model\.safetensors \(changed\)"),
+        (lock(), lock(shard="c", seconds="c"), r"1 output differs from the lock: weights/model\.safetensors \(changed\)"),
     ],
 )
 def test_missing_and_unexpected_seconds_and_another_shard_are(locked: Lock, found: Lock, words: str) -> None:
