@@ -282,7 +282,7 @@ def test_quants_made_again_from_the_locked_imatrix_are_good_or_bad(
     assert verdicts(locked) == dict.fromkeys(files, "GOOD")
     published = tmp_path / "published.gguf"
     shutil.move(locked / "work" / "imatrix" / "x-imatrix.gguf", published)
-    with pytest.raises(InputError, match="name the published one with --imatrix FILE"):
+    with pytest.raises(InputError, match="does not exist; give the published imatrix with --imatrix FILE"):
         verdicts(locked)
     assert set(verdicts(locked, published).values()) == {"GOOD"}
     change_lock(locked, "gguf/x-Q2_K.gguf", sha256="0" * 64)
