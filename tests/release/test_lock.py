@@ -77,7 +77,7 @@ def test_differences_are_explained_by_other_tools_only() -> None:
         (lock(base="other"), "the base differs: model.safetensors"),
         (lock(drop=[1, 3]), r"layer 0 drops experts \[3\] and no longer \[2\]"),
         (lock(shard="other", size=2), "same weights, other packaging"),
-        (lock(shard="other", tensor="other"), "other bytes in 1 tensors: layer.weight"),
+        (lock(shard="other", tensor="other"), "other bytes in 1 tensor: layer.weight"),
         (lock(shard="other").model_copy(update={"tensor_data": None}), "without digests of their tensors"),
     ],
 )

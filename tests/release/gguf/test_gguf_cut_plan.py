@@ -180,7 +180,7 @@ def test_a_map_of_another_model_is_refused(tmp_path: Path) -> None:
     assert "it has no layer 3" in require_refused(base, tmp_path, {**DROP, "3": (0, 1, 2, 3)})
     assert "expert 8 is out of range" in require_refused(base, tmp_path, {**DROP, "0": (0, 1, 2, 8)})
     assert "layers drop between 1 and 4" in require_refused(base, tmp_path, {**DROP, "0": (0,)})
-    assert "keeps 1 experts per layer, the router picks 2" in require_refused(
+    assert "keeps 1 expert per layer, the router picks 2" in require_refused(
         base, tmp_path, dict.fromkeys("012", tuple(range(7)))
     )
 
