@@ -28,7 +28,7 @@ from pruner.ranking_options import (
 )
 from pruner.statistics import ExpertStatistics, Floats, Header, Scope
 from pruner.totals import Totals, totals
-from pruner.wording import some
+from pruner.wording import counted, some
 
 __all__ = [
     "METHODS",
@@ -289,10 +289,11 @@ def check_gates(statistics: ExpertStatistics, gates: Gates, keep: int | None = N
         failed.append(f"{report.damaged_cells} sums are not finite")
     failed += _over_the_gates(report, gates, statistics.header)
     if keep is not None and min(report.chosen_from) < keep:
-        layer = statistics.header.layers[report.chosen_from.index(min(report.chosen_from))]
+        reached = min(report.chosen_from)
+        layer = statistics.header.layers[report.chosen_from.index(reached)]
         failed.append(
-            f"a layer has {min(report.chosen_from)} experts that were ever reached, so {keep} cannot be chosen by merit "
-            f"(layer {layer}); use more questions, or lower prune.experts"
+            f"questions ever reached only {counted(reached, 'expert')} of layer {layer}, so {keep} cannot be chosen by merit; "
+            "use more questions, or lower prune.experts"
         )
     if failed:
         raise CheckFailedError(f"expert statistics: no drop map may be made: {'; '.join(failed)}")

@@ -91,7 +91,7 @@ def rehearse(
     folder = scratch or Path("build") / "rehearsal" / loaded.content.name
     finished = Path("build") / loaded.content.name
     if work is None and (finished / "records").is_dir():
-        typer.echo(f"{finished} is not used: to take what is finished there, give --work {finished}", err=True)
+        typer.echo(f"everything is made anew in {folder}: to take what is finished, give --work {finished}", err=True)
     with running(
         manifest,
         work=work or folder / "work",

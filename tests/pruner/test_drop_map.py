@@ -94,7 +94,7 @@ def test_an_edited_envelope_is_found(tmp_path: Path) -> None:
         ({**GOOD, "2": [7, 8]}, None, "expert 8 is out of range"),
         ({**GOOD, "2": [-1, 7]}, None, "expert -1 is out of range"),
         ({**GOOD, "2": [7]}, None, "drop between 1 and 2 experts"),
-        ({layer: [0, 1, 2, 3, 4, 5, 6] for layer in LAYERS}, None, "keeps 1 experts per layer, the router picks 2"),
+        ({layer: [0, 1, 2, 3, 4, 5, 6] for layer in LAYERS}, None, "keeps 1 expert per layer, the router picks 2"),
     ],
 )
 def test_a_map_that_does_not_fit_is_refused(drop: dict[str, list[int]], experts: int | None, message: str) -> None:

@@ -54,3 +54,18 @@ def test_a_limited_run_says_what_it_did_not_do(tmp_path: Path) -> None:
     text = summary_text(context, [StageResult("eval", "evaluating", "done", 1.0)])
     assert "not done   card, report, lock, publish and read back: --limit asked 1 question only" in text
     assert "run without --limit" in text
+
+
+def test_a_rehearsal_says_how_to_take_what_is_finished(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    words = ["rehearse", MANIFESTS / "tiny-gemma4-4e.yaml", "--llama-cpp", tmp_path / "nowhere"]  # it ends in preflight
+    hint = (
+        "everything is made anew in build/rehearsal/tiny-gemma4-4e: "
+        "to take what is finished, give --work build/tiny-gemma4-4e\n"
+    )
+    assert hint not in said(words, monkeypatch, capsys)
+    (tmp_path / "build/tiny-gemma4-4e/records").mkdir(parents=True)
+    assert said(words, monkeypatch, capsys).startswith(hint)
+    assert hint not in said([*words, "--work", "build/tiny-gemma4-4e"], monkeypatch, capsys)

@@ -256,7 +256,7 @@ ROW = {
 @pytest.mark.parametrize(
     ("rows", "questions", "kind", "message"),
     [
-        ([ROW], 2, CheckFailedError, "1 questions, the protocol names 2"),
+        ([ROW], 2, CheckFailedError, "1 question, the protocol names 2"),
         ([ROW, ROW], 2, CheckFailedError, "two questions have the same 'Record ID'"),
         ([ROW, ROW | {"Record ID": "another"}], 2, CheckFailedError, "a question appears twice"),
         ([ROW | {"Correct Answer": 7}], 1, InputError, "question 1 has no text in column 'Correct Answer'"),

@@ -234,7 +234,7 @@ def test_two_runs_that_differ_are_judged_by_their_tools(tiny: Stage, tmp_path: P
     assert judged(theirs, theirs, same_tools=True).verdict is Verdict.GOOD
     elsewhere = judged(theirs, ours, same_tools=False)
     assert elsewhere.verdict is Verdict.UNKNOWN
-    assert "here 210: 1 answers differ" in elsewhere.reason
+    assert "here 210: 1 answer differs" in elsewhere.reason
     assert judged(theirs, ours, same_tools=True).verdict is Verdict.BAD
     other = theirs.model_copy(update={"toolchain_commit": "f" * 40})
     same = judged(theirs, other, same_tools=False)
