@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import shlex
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +11,7 @@ from markdown_it import MarkdownIt
 from tests.conftest import ROOT
 
 PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "SECURITY.md", *(ROOT / "docs").rglob("*.md")])
-PARSED_ONLY = re.compile(r"<!-- parsed only: (?P<reason>.+) -->")
+PLACEHOLDERS = "<!-- placeholders: "
 
 
 def name(page: Path) -> str:
@@ -22,32 +21,39 @@ def name(page: Path) -> str:
 
 @dataclass(frozen=True)
 class Command:
-    """One command line of a page; `parsed_only` says why it cannot run in a test."""
+    """One command line of a page; with `placeholders` a test has to put something in their place before it runs."""
 
     page: str
     line: int
     words: tuple[str, ...]
-    parsed_only: str | None
+    placeholders: bool
 
 
 def commands(page: Path) -> list[Command]:
-    """The commands of a page's `sh` blocks, in order; an HTML comment before a block keeps it from being run."""
+    """The commands of a page's `sh` blocks, in order; an HTML comment before a block says that it has placeholders."""
     found: list[Command] = []
-    reason: str | None = None
+    placeholders = False
     for token in MarkdownIt().parse(page.read_text()):
         if token.type == "html_block":
-            match = PARSED_ONLY.search(token.content)
-            reason = match["reason"] if match else None
+            placeholders = PLACEHOLDERS in token.content
         elif token.type == "fence" and token.info == "sh":
             start = token.map[0] + 2 if token.map else 0
             for number, line in enumerate(token.content.replace("\\\n", " ").splitlines()):
                 words = tuple(shlex.split(line, comments=True))
                 if words:
-                    found.append(Command(name(page), start + number, words, reason))
-            reason = None
+                    found.append(Command(name(page), start + number, words, placeholders))
+            placeholders = False
         elif token.type not in {"inline", "paragraph_open", "paragraph_close"}:
-            reason = None
+            placeholders = False
     return found
+
+
+def mentions(page: Path) -> list[tuple[str, ...]]:
+    """The words behind `moe-release` where a page names a command in a sentence or in an indented block."""
+    tokens = MarkdownIt().parse(page.read_text())
+    lines = [line for token in tokens if token.type == "code_block" for line in token.content.splitlines()]
+    lines += [child.content for token in tokens for child in token.children or () if child.type == "code_inline"]
+    return [tuple(shlex.split(line, comments=True))[1:] for line in lines if line.startswith("moe-release ")]
 
 
 def links(page: Path) -> list[str]:

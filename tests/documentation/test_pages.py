@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from pathlib import Path
 
 import pytest
@@ -11,10 +12,12 @@ import yaml
 from markdown_it import MarkdownIt
 
 from release.cli import UsageError, app
+from release.commands.known import command_error
 from release.manifest import Manifest
 from tests.conftest import ROOT
-from tests.documentation.conftest import Sandbox
-from tests.documentation.pages import PAGES, Command, commands, links, name
+from tests.documentation.examples import NOT_RUN, Examples
+from tests.documentation.pages import PAGES, Command, commands, links, mentions, name
+from tests.documentation.sandbox import Sandbox
 
 ALL = [command for page in PAGES for command in commands(page)]
 
@@ -28,7 +31,8 @@ def require_parsed(words: tuple[str, ...]) -> None:
 
 
 def test_there_are_commands_to_run() -> None:
-    assert sum(command.parsed_only is None for command in ALL) > 15
+    assert sum(not command.placeholders for command in ALL) > 15
+    assert sum(command.placeholders for command in ALL) > 30
     assert {command.words[0] for command in ALL} <= {"moe-release", "sha256sum", "cd", "pip", "make", "source"}
 
 
@@ -38,6 +42,16 @@ def test_every_command_can_be_parsed(command: Command) -> None:
         require_parsed(command.words[1:])
 
 
+@pytest.mark.parametrize("page", PAGES, ids=name)
+def test_every_command_that_a_sentence_names_exists(page: Path) -> None:
+    assert [error for words in mentions(page) if (error := command_error(words))] == []
+
+
+def test_a_command_that_does_not_exist_would_be_found(tmp_path: Path) -> None:
+    (tmp_path / "page.md").write_text("Run `moe-release cutt x.yaml`, then:\n\n    moe-release check x.yaml --hubb  # a slip\n")
+    assert [command_error(words) is None for words in mentions(tmp_path / "page.md")] == [False, False]
+
+
 def test_an_option_that_does_not_exist_would_be_found() -> None:
     with pytest.raises(UsageError):
         require_parsed(("cut", "x.yaml", "--no-such-option"))
@@ -45,12 +59,27 @@ def test_an_option_that_does_not_exist_would_be_found() -> None:
 
 @pytest.mark.llama
 @pytest.mark.slow
-@pytest.mark.parametrize("page", [page for page in PAGES if any(each.parsed_only is None for each in commands(page))], ids=name)
+@pytest.mark.parametrize("page", [page for page in PAGES if not all(each.placeholders for each in commands(page))], ids=name)
 def test_every_command_runs(page: Path, sandbox: Sandbox) -> None:
     for command in commands(page):
-        if command.parsed_only is None and command.words[0] == "moe-release":
+        if not command.placeholders and command.words[0] == "moe-release":
             result = sandbox.run(*command.words[1:])
             assert result.returncode == 0, f"{name(page)}:{command.line}: {result.stdout}\n{result.stderr}"
+
+
+@pytest.mark.llama
+@pytest.mark.slow
+@pytest.mark.parametrize("page", [page for page in PAGES if any(each.placeholders for each in commands(page))], ids=name)
+def test_every_command_runs_with_its_placeholders_filled_in(page: Path, examples: Examples) -> None:
+    for command in commands(page):
+        if not command.placeholders or shlex.join(command.words) in NOT_RUN:
+            continue
+        result = examples.run(command)
+        assert result.returncode == 0, f"{name(page)}:{command.line}: {result.stdout}\n{result.stderr}"
+
+
+def test_what_is_not_run_stands_on_a_page() -> None:
+    assert set(NOT_RUN) <= {shlex.join(command.words) for command in ALL}
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name)
