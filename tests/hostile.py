@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import Any
 
 import yaml
-from hypothesis import HealthCheck, settings
+from hypothesis import settings
 from hypothesis import strategies as st
 
 from pruner.errors import MoeReleaseError
@@ -21,9 +21,7 @@ LONGEST_MESSAGE = 2000
 MEMORY, MEMORY_PER_BYTE = 16 << 20, 64
 """Bytes that reading may take, whatever is read, and for each byte of the file."""
 
-FUZZ = settings(
-    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
-)
+FUZZ = settings(max_examples=60)
 
 LENGTHS = (0, 1, 255, 256, 1 << 16, 1 << 24, (1 << 31) - 1, 1 << 31, 1 << 32, 100_000_001, 1 << 62, (1 << 63) - 1, 1 << 63,
            (1 << 64) - 1)  # fmt: skip

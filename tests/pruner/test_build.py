@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import load_file, save_file
 
@@ -82,7 +82,7 @@ def test_every_shard_equals_what_save_file_writes(make_checkpoint: CheckpointFac
     }
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=25)
 @given(data=st.data(), kept=st.integers(2, 7), cap=st.sampled_from([1, 150, 700, 10**6]))
 def test_any_map_and_layout_gives_the_sliced_tensors(
     data: st.DataObject, kept: int, cap: int, make_checkpoint: CheckpointFactory, tmp_path_factory: pytest.TempPathFactory

@@ -62,7 +62,7 @@ def write_base(folder: Path, tensors: Tensors, groups: list[list[str]], experts:
     (folder / "config.json").write_text(json.dumps(gemma4_config(experts, layers, top_k=1)))
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(data=st.data(), checkpoint=checkpoints(), cap=st.integers(1, 3000), metadata=st.sampled_from(["none", "pt"]))
 def test_shards_equal_save_files(
     data: st.DataObject, checkpoint: tuple[Tensors, list[list[str]], int, int], cap: int, metadata: Metadata

@@ -140,7 +140,7 @@ def test_keep_experts():
         keep_experts(order, 2, pins={0: (9,)})
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(st.integers(0, 10_000), st.integers(1, 12), st.sampled_from(["coverage", "score", "reap"]))
 def test_every_order_is_a_permutation_and_does_not_depend_on_the_order_of_questions(seed: int, experts: int, method: str):
     statistics = random_statistics(questions=4, layers=2, experts=experts, seed=seed)

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import load_file, save_file
 
@@ -23,7 +23,7 @@ from tests.conftest import CheckpointFactory, gemma4_tensors
 
 LAYERS = "model.language_model.layers"
 DROP = {"0": (1, 2, 7), "1": (0, 3, 4), "2": (5, 6, 7)}
-REUSE = settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+REUSE = settings(max_examples=25)
 
 
 def copied(folder: Path, name: str) -> Path:

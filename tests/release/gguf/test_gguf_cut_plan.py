@@ -14,7 +14,7 @@ from typing import Any
 import gguf
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pruner.drop_map import DropMap
@@ -99,7 +99,7 @@ def test_whole_expert_groups_go_and_the_header_says_how_many_stay(tmp_path: Path
     assert "per expert group" in require_refused(base, tmp_path, {"0": (0, 2, 4, 5)})
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=25)
 @given(data=st.data(), kept=st.integers(2, 7))
 def test_any_map_gives_the_sliced_tensors(data: st.DataObject, kept: int, tmp_path_factory: pytest.TempPathFactory) -> None:
     folder = tmp_path_factory.mktemp("any")

@@ -7,7 +7,7 @@ import tracemalloc
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pruner.drop_map import DropMap
@@ -18,7 +18,7 @@ from release.gguf.located import locate
 from release.gguf.reader import read_header
 from tests.release.gguf.moe_gguf import DROP, base_and_variant
 
-FUZZ = settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+FUZZ = settings(max_examples=200)
 NUMBERS = st.one_of(
     st.integers(0, 9),
     st.sampled_from([255, 4096, 4097, 1 << 16, 1 << 20, 1 << 24, 1 << 31, 1 << 32, (1 << 63) - 1, (1 << 64) - 1]),

@@ -8,7 +8,7 @@ from pathlib import Path
 import gguf
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pruner.errors import InputError
@@ -127,7 +127,7 @@ def test_a_file_cut_at_any_byte_is_refused_in_one_line(sample: Path, tmp_path: P
         assert "\n" not in str(caught.value)
 
 
-@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=300)
 @given(place=st.integers(min_value=0), value=st.integers(0, 255), more=st.binary(max_size=16))
 def test_damage_anywhere_is_an_input_error_or_harmless(sample: Path, tmp_path: Path, place: int, value: int, more: bytes):
     data = bytearray(sample.read_bytes())
