@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from tests.release.hub.test_remote_base import upload
 
 from release.hub.local import LocalHub
 from tests.conftest import ROOT, CheckpointFactory
 from tests.release.hub.releases import CARD, Faults
+from tests.release.hub.remote.repositories import upload
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi

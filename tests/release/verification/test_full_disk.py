@@ -132,7 +132,7 @@ def test_no_space_for_what_is_fetched_says_so_and_decides_nothing(
 
 
 def test_no_space_to_remember_digests_costs_only_time(small: Stage, tiny_disk: Callable[[str], Path]) -> None:
-    from tests.release.hub.test_remote_base import upload
+    from tests.release.hub.remote.repositories import upload
 
     disk = tiny_disk("1m")
     commit = upload(hub_api(small.hub.endpoint, small.hub.token), "org/base", small.base)

@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from tests.release.hub.test_remote_base import upload
 
 from pruner.hub_source import hub_source
 from release.hub.remote import hub_api
 from tests.conftest import ROOT
 from tests.end_to_end.conftest import COMMAND
+from tests.release.hub.remote.repositories import upload
 from tests.release.verification.releases import PublishedRelease, Stage
 
 if TYPE_CHECKING:
