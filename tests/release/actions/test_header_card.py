@@ -98,9 +98,7 @@ def test_what_is_unknown_is_said_and_stops_a_build(tmp_path: Path) -> None:
     assert "cannot be built: the drop map is absent: " in said
     with pytest.raises(InputError, match=r"the drop map .* is absent: .*; nothing can be built without it"):
         CliRunner().invoke(app, ["plan", str(manifest), "--work", str(tmp_path)], catch_exceptions=False)
-    with pytest.raises(
-        InputError, match="it is UNKNOWN; the drop map is absent: "
-    ):
+    with pytest.raises(InputError, match="it is UNKNOWN; the drop map is absent: "):
         CliRunner().invoke(app, ["prune", str(manifest), "--work", str(tmp_path / "w")], catch_exceptions=False)
 
 
