@@ -12,8 +12,9 @@ LARGEST_ANSWER = 64 << 20
 LONGEST_ANSWER = 300.0
 """Seconds from the first byte to the last."""
 LONGEST_SILENCE = 20.0
-"""Seconds without a byte of an answer after which a question counts as failed in passing; commits may take their time."""
-QUESTIONS = ("GET", "HEAD")
+"""Seconds without a byte of an answer after which a question counts as failed in passing."""
+UNHURRIED = ("/commit/", "/merge", "/duplicate", "/super-squash")
+"""What a Hub may take its time for: it moves much, and asking twice is no harmless thing."""
 API = "/api/"
 
 
@@ -32,7 +33,7 @@ def _ask_plainly(request: Any) -> None:
     if API not in request.url.path:
         return
     request.headers["Accept-Encoding"] = "identity"
-    bounded = ("connect", "read") if request.method in QUESTIONS else ("connect",)
+    bounded = ("connect",) if any(each in request.url.path for each in UNHURRIED) else ("connect", "read")
     asked = request.extensions.get("timeout", {})
     unlimited = {name: LONGEST_SILENCE for name in bounded if asked.get(name) is None}
     request.extensions = {**request.extensions, "timeout": {**asked, **unlimited}}

@@ -58,7 +58,8 @@ def connection_failure(error: BaseException) -> bool:
 
 def garbled(error: BaseException) -> bool:
     """Whether an error is, or was raised from, an answer that no Hub gives."""
-    return isinstance(error, GARBLED) and http_failure(error) is None and not connection_failure(error)
+    strange = isinstance(error, GARBLED) and not isinstance(error, OSError)  # the client's "not in the cache" is both
+    return strange and http_failure(error) is None and not connection_failure(error)
 
 
 def status_of(error: BaseException) -> int | None:

@@ -129,8 +129,8 @@ def _compare_shards(
             known = listed_digest(files[shard.name])
             kind = known.kind if known else "sha256"
             ours: Digest | Future[Digest]
-            if (remembered := _remembered(cache, shard, base, kind)) is not None:
-                ours = remembered
+            if known is not None and _remembered(cache, shard, base, kind) == known:  # of another digest, look again
+                ours = known
                 advance(shard.size)
             else:
                 ours = submit(planned_digest, shard, shard, base, kind)

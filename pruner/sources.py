@@ -27,7 +27,10 @@ SMALL_FILE_LIMIT = 100_000_000
 FIRST_READ = 256 << 10
 """Bytes of a shard that are read at once in the hope that they hold the whole header, which saves a request."""
 HUB_PREFIX = "hf://"
-_NEAR_ADDRESS = re.compile(r"^(?:https?:/+[^/]+/|hf:/?(?!/))(?P<repo>[\w.-]+/[\w.-]+)(?:(?:/tree/|@)(?P<revision>[^@\s/]+))?")
+_NEAR_ADDRESS = re.compile(
+    r"^(?:https?:/+[^/]+/(?!(?:datasets|spaces|api|collections)/)|hf:/?(?!/))(?P<repo>[\w.-]+/[\w.-]+)"
+    r"(?:(?:/(?:tree|blob|resolve|commit)/|@)(?P<revision>[^@\s/]+))?"
+)
 _HUB_ADDRESS = re.compile(r"^hf://(?P<repo>[\w.-]+/[\w.-]+)(?:@(?P<revision>[^@\s]+))?$")
 
 

@@ -23,6 +23,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pruner.errors import InputError, first_problem
 from pruner.files import atomic_file, digest_of, sha256_file
 from pruner.packed_sums import MOST_TOKENS, NAMES, Counts, Floats, Sums, layout, pack, unpack
+from pruner.places import missing
 from pruner.safetensors_format import TensorInfo, build_header, data_order, read_header
 
 __all__ = ["Counts", "ExpertStatistics", "Floats", "Header", "QuestionSums", "Scope", "Sums", "in_memory", "merge",
@@ -193,19 +194,17 @@ def read_statistics(path: Path) -> ExpertStatistics:
         InputError: it is missing, damaged, of another format, or its arrays do not fit its header.
     """
     if not path.exists():
-        why = "is a link that leads nowhere" if path.is_symlink() else "the expert statistics do not exist"
-        raise InputError(f"{path}: {why}; run `moe-release analyze`")
+        raise InputError(f"{path}: {missing(path)}; `moe-release analyze` makes expert statistics")
     try:
         content = read_header(path)
     except InputError as error:
-        if path.suffix != ".safetensors":
-            raise InputError(f"{path}: is no statistics file; give an expert_statistics.safetensors of `analyze`") from None
-        raise InputError(f"{path}: the expert statistics cannot be read: {error}; measure them again") from None
+        remedy = "give an expert_statistics.safetensors of `analyze`, or measure them again"
+        raise InputError(f"{path}: the expert statistics cannot be read: {error}; {remedy}") from None
     header = _checked_header(path, content.metadata.get(HEADER_KEY))
     found = {tensor.name: tensor for tensor in content.tensors}
     wanted = _layout(header)
-    if missing := sorted(set(wanted) - set(found)):
-        raise InputError(f"{path}: the expert statistics lack the array {missing[0]!r}; measure them again")
+    if lacking := sorted(set(wanted) - set(found)):
+        raise InputError(f"{path}: the expert statistics lack the array {lacking[0]!r}; measure them again")
     if {name: (tensor.dtype, tensor.shape) for name, tensor in found.items()} != wanted or not _in_order(header):
         raise InputError(f"{path}: the arrays of the expert statistics do not fit their header; measure them again")
     with path.open("rb") as file:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from pruner.errors import InputError, UnavailableError
 from pruner.files import path_inside
-from pruner.hub_failures import connection_failure, endpoint_of, harmless, http_failure
+from pruner.hub_failures import TO_READ, harmless, one_line
 from pruner.hub_source import HubSource, hub_source
 from pruner.sources import LocalSource, Source
 from release.manifest import LoadedManifest
@@ -110,18 +110,17 @@ def _download(repo: str, revision: str) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import LocalEntryNotFoundError
 
+    what = f"base {repo}@{revision[:12]}"
     try:
         folder = Path(
             snapshot_download(repo, revision=revision, ignore_patterns=["*.bin", "*.pt", "*.pth", "*.gguf", "original/*"])
         )
     except Exception as error:
-        failure, lost = http_failure(error), connection_failure(error)
-        if not (isinstance(error, (LocalEntryNotFoundError, OSError)) or failure or lost):
-            raise
-        reason = harmless(str(error))
-        if lost and failure is None:
-            reason = f"the connection to {endpoint_of(None)} failed; check the network and HF_ENDPOINT, and run again"
-        raise UnavailableError(f"base {repo}@{revision[:12]}: cannot be downloaded: {reason}") from None
+        if (line := one_line(error, what, None, TO_READ)) is not None:
+            raise line from None
+        if isinstance(error, (LocalEntryNotFoundError, OSError)):
+            raise UnavailableError(f"{what}: cannot be downloaded: {harmless(str(error))}") from None
+        raise
     if folder.name != revision:
-        raise UnavailableError(f"base {repo}@{revision[:12]}: the Hub answered with another commit, {folder.name}")
+        raise UnavailableError(f"{what}: the Hub answered with another commit, {folder.name}")
     return folder

@@ -17,7 +17,16 @@ from pruner.tensor_digests import TensorDigests, tensor_data_digest
 from pruner.wording import counted, some
 from release.documents import Document
 
-VARYING = re.compile(r"eval/[^/]+/timing\.json")
+LARGEST_LOCK = 64 << 20
+"""Bytes; one on a Hub that is larger is not read."""
+
+
+def timing_key(quant: str) -> str:
+    """Where the seconds of a quant's run stand in the work folder."""
+    return f"eval/{quant}/timing.json"
+
+
+VARYING = re.compile(timing_key("[^/]+").replace(".", r"\."))
 """The outputs that differ from run to run whatever made them: seconds.  No other file may be exempt from a comparison."""
 
 
@@ -74,7 +83,7 @@ class Lock(Document):
         exempt = [path for path, file in files.items() if file.varies]
         exempt += [path for path, file in self.outputs.items() if file.varies and not VARYING.fullmatch(path)]
         if exempt:
-            raise ValueError(f"varies stands at {exempt[0]!r}, and only seconds vary: eval/QUANT/timing.json")
+            raise ValueError(f"varies stands at {exempt[0]!r}, and only seconds vary: {timing_key('QUANT')}")
         return self
 
     def to_bytes(self) -> bytes:
@@ -91,9 +100,6 @@ class Lock(Document):
         return {path.partition("/")[2]: file for path, file in self.outputs.items() if path.startswith(folders)}
 
 
-REMEDY = "restore it, or remove it and `cut --update-lock`"
-
-
 def read_lock(path: Path) -> Lock | None:
     """The lock, or None if there is none yet.
 
@@ -102,14 +108,24 @@ def read_lock(path: Path) -> Lock | None:
     """
     if not path.exists():
         return None
+    content = read_json(path, "the lock")
+    require_canonical(content, str(path))
     try:
-        content = read_json(path, "the lock")
-        require_canonical(content, str(path))
         return Lock.model_validate(content)
     except ValidationError as error:
-        raise InputError(f"{path}: not a usable lock: {first_problem(error)}; {REMEDY}") from None
+        raise InputError(f"{path}: not a usable lock: {first_problem(error)}") from None
+
+
+def read_committed_lock(path: Path) -> Lock | None:
+    """The lock beside a manifest, or None if there is none yet.
+
+    Raises:
+        InputError: it cannot be read as a lock.
+    """
+    try:
+        return read_lock(path)
     except InputError as error:
-        raise InputError(f"{error}; {REMEDY}") from None
+        raise InputError(f"{error}; restore it from version control: it says what this release was") from None
 
 
 def write_lock(path: Path, lock: Lock) -> None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -11,7 +12,7 @@ from pruner.errors import InputError, MoeReleaseError
 from pruner.files import digest_of
 from release import __version__
 from release.context import Context, Options
-from release.records import make_record, outputs_hold, own_work_folder, read_record, write_record
+from release.records import digested_outputs, make_record, outputs_hold, own_work_folder, read_record, write_record
 from release.stages import (
     analyze,
     calibrate,
@@ -99,11 +100,21 @@ def _run_again(context: Context, results: Sequence[StageResult]) -> None:
         later = any(each.status == "done" for each in results[number + 1 :])
         if stage.again is None or result.status == "skipped" or not later:
             continue
-        record = read_record(context.work, stage.name)
-        if record and record.fingerprint == _fingerprint(stage, context):
-            stage.again(context)
-            made = make_record(context.work, stage.name, record.fingerprint, stage.outputs(context), record.seconds)
-            write_record(context.work, replace(record, outputs=made.outputs))
+        with _titled(stage):
+            record = read_record(context.work, stage.name)
+            if record and record.fingerprint == _fingerprint(stage, context):
+                stage.again(context)
+                outputs = digested_outputs(context.work, stage.outputs(context))
+                write_record(context.work, replace(record, outputs=outputs))
+
+
+@contextmanager
+def _titled(stage: Stage) -> Iterator[None]:
+    """Put the stage's title in front of its errors."""
+    try:
+        yield
+    except MoeReleaseError as error:
+        raise type(error)(f"{stage.title}: {error}") from error
 
 
 def _planned(options: Options) -> frozenset[str]:
@@ -126,7 +137,7 @@ def _run_stage(stage: Stage, context: Context, missing: set[str]) -> StageResult
     if reason := _skip_reason(stage, context, missing):
         return StageResult(stage.name, stage.title, "skipped", 0.0, reason)
     started = time.monotonic()
-    try:
+    with _titled(stage):
         fingerprint = _fingerprint(stage, context)
         if _up_to_date(stage, context, fingerprint):
             return StageResult(stage.name, stage.title, "up to date", time.monotonic() - started)
@@ -135,8 +146,6 @@ def _run_stage(stage: Stage, context: Context, missing: set[str]) -> StageResult
         outputs, known = stage.outputs(context), stage.digests(context)
         record = make_record(context.work, stage.name, fingerprint or "", outputs, seconds, known)
         write_record(context.work, record)
-    except MoeReleaseError as error:
-        raise type(error)(f"{stage.title}: {error}") from error
     return StageResult(stage.name, stage.title, "done", seconds, detail or "")
 
 

@@ -53,7 +53,12 @@ class Record:
 def make_record(
     work: Path, stage: str, fingerprint: str, paths: Sequence[Path], seconds: float, known: Mapping[str, str] | None = None
 ) -> Record:
-    """Digest a stage's outputs (files, or folders with all that is in them), but for those whose SHA-256 is `known`."""
+    """The record of a stage that just ended; its outputs are digested, but for those whose SHA-256 is `known`."""
+    return Record(stage, fingerprint, digested_outputs(work, paths, known), round(seconds, 3), _peak_memory())
+
+
+def digested_outputs(work: Path, paths: Sequence[Path], known: Mapping[str, str] | None = None) -> dict[str, Output]:
+    """Files, or folders with all that is in them, by path in the work folder; digested unless their SHA-256 is `known`."""
     known = known or {}
     files = sorted(file for path in paths for file in _files(path))
     outputs = {}
@@ -61,7 +66,7 @@ def make_record(
         state = file.stat()
         name = file.relative_to(work).as_posix()
         outputs[name] = Output(known.get(name) or sha256_file(file), state.st_size, state.st_mtime_ns)
-    return Record(stage, fingerprint, outputs, round(seconds, 3), _peak_memory())
+    return outputs
 
 
 def _files(path: Path) -> Iterator[Path]:

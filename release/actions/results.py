@@ -18,7 +18,7 @@ from release.card.table import Entry, Row, rows
 from release.evaluation.evidence import evidence_digest, read_evidence
 from release.evaluation.gates import require_reference
 from release.evaluation.protocol import Protocol, load_protocol, protocol_digest
-from release.lock import Lock, read_lock
+from release.lock import Lock, read_committed_lock
 from release.manifest import LoadedManifest, load_manifest
 
 COLUMNS = (
@@ -93,7 +93,7 @@ def _entries(loaded: LoadedManifest, protocol: Protocol | None, work: Path) -> I
         return
     if loaded.content.prune and protocol.gates.reference:
         require_reference(protocol, reference_of(loaded))
-    lock = read_lock(loaded.lock_path)
+    lock = read_committed_lock(loaded.lock_path)
     if lock is None:
         raise CheckFailedError(f"{loaded.lock_path.name} is missing; cut the release first")
     for quant in loaded.content.eval.quants:

@@ -70,12 +70,9 @@ def summary_text(context: Context, results: Sequence[StageResult]) -> str:
     """The summary for a person."""
     summary = summary_json(context, results)
     lines = ["", f"{summary['name']} in {summary['work']}"]
-    if context.options.limit is not None:
+    if context.options.limit is not None and results[-1].stage == "eval":
         asked = counted(context.options.limit, "question")
-        lines.append(
-            f"not done   card, report, lock, publish and read back: --limit asked {asked} only, and a card needs all; "
-            "for the rest, run without --limit"
-        )
+        lines.append(f"not done   what comes after eval: --limit asks at most {asked}, and a card needs all; run without it")
     if summary["card"]:
         lines.append(f"card       {summary['card']}")
     done = {stage["stage"] for stage in summary["stages"] if stage["status"] != "skipped"}

@@ -6,6 +6,7 @@ wants to sign it can.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from pruner.files import canonical_json, digest_of
@@ -18,18 +19,19 @@ PROJECT = "https://github.com/moe-release/moe-release"
 BUILD_TYPE = f"{PROJECT}/release/v1"
 
 
-def provenance(manifest: Manifest, manifest_sha256: str, lock: Lock) -> bytes:
+def provenance(manifest: Manifest, manifest_sha256: str, lock: Lock, files: Mapping[str, str] | None = None) -> bytes:
     """The statement as canonical JSON.
 
     Args:
         manifest: what was declared.
         manifest_sha256: digest of its file.
-        lock: what came out; weights, GGUFs and importance matrix are the subject.
+        lock: what came out.
+        files: SHA-256 by name of the subject; default: weights, GGUFs and importance matrix.
     """
     return canonical_json(
         {
             "_type": STATEMENT,
-            "subject": subject(model_files(lock)),
+            "subject": subject(files or model_files(lock)),
             "predicateType": PREDICATE,
             "predicate": {
                 "buildDefinition": {
@@ -50,7 +52,7 @@ def model_files(lock: Lock) -> dict[str, str]:
     return {name: file.sha256 for name, file in {**lock.weights(), **lock.quants()}.items()}
 
 
-def subject(digests: dict[str, str]) -> list[dict[str, Any]]:
+def subject(digests: Mapping[str, str]) -> list[dict[str, Any]]:
     """Files by name as the subject of a statement."""
     return [{"name": name, "digest": {"sha256": digest}} for name, digest in sorted(digests.items())]
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from pruner.errors import InputError
 from pruner.places import require_file
-from pruner.sources import HUB_PREFIX, LocalSource, Source, SourceFile, is_plain_name
+from pruner.sources import HUB_PREFIX, LocalSource, Source, SourceFile, is_plain_name, require_no_near_address
 from release.gguf.reader import GgufHeader, parse_header
 
 BUFFER = 1 << 20
@@ -53,6 +53,7 @@ def locate(address: str | Path, *, endpoint: str | None = None, token: str | Non
     """
     text = str(address)
     if isinstance(address, Path) or not text.startswith(HUB_PREFIX):
+        require_no_near_address(text)
         path = Path(address)
         require_file(path, "a .gguf file, or hf://owner/repo@revision/file.gguf")
         if not is_plain_name(path.name):

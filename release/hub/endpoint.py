@@ -10,6 +10,9 @@ from pathlib import Path
 
 from pruner.errors import InputError, UnavailableError
 
+NOT_SERVED = "http://127.0.0.1:9"
+"""Where the local Hub of a run that asks none would be: nobody listens there, so that nobody else is asked in its name."""
+
 
 @dataclass(frozen=True)
 class HubTarget:
@@ -38,7 +41,7 @@ def open_hub(option: str | None, folder: Path, *, serve: bool = True) -> Iterato
         InputError: the option is neither `local` nor a URL.
     """
     if option == "local" and not serve:
-        yield HubTarget(label="local")
+        yield HubTarget(NOT_SERVED, label="local")
         return
     if option == "local":
         from release.hub.local import LocalHub

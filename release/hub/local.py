@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import signal
 import threading
 import time
-from collections.abc import Callable
-from contextlib import closing, suppress
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING
 
 from pruner.errors import UnavailableError
+from release.hub.server import LOCAL_TOKEN
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp
@@ -18,8 +20,6 @@ if TYPE_CHECKING:
     from release.hub.server.call import Settings
     from release.hub.server.run import HubServer
 
-LOCAL_TOKEN = "hf_" + "rehearsal" * 4  # opens a loopback server's own folder and nothing else
-"""A token that looks like one, so that every client sends it; a Hub without `tokens.json` takes it for the user "local"."""
 START_TIMEOUT = 15.0
 
 
@@ -108,8 +108,18 @@ def serve(folder: Path, *, host: str = "127.0.0.1", port: int = 0, announce: Cal
     """
     from release.hub.server.run import HubServer
 
-    # SIGINT and SIGTERM arrive as these, from uvicorn or before it takes them over; it ends so, and nothing is interrupted.
-    with suppress(KeyboardInterrupt, SystemExit), closing(HubServer(folder, host=host, port=port)) as server:
+    with _ended_by_signal(), closing(HubServer(folder, host=host, port=port)) as server:
         announce(f"rehearsal Hub on {server.endpoint} (folder {folder}, stop with Ctrl-C)")
         announce(f"for clients: export HF_ENDPOINT={server.endpoint} HF_TOKEN={LOCAL_TOKEN}")
         server.run()
+
+
+@contextmanager
+def _ended_by_signal() -> Iterator[None]:
+    """A server ends by SIGINT or SIGTERM: nothing is interrupted then, whether uvicorn had taken them over or not yet."""
+    try:
+        with suppress(KeyboardInterrupt):
+            yield
+    except SystemExit as end:  # what the command line makes of SIGTERM; uvicorn leaves with other codes when it cannot start
+        if end.code != 128 + signal.SIGTERM:
+            raise

@@ -13,6 +13,7 @@ from release.evaluation.evidence import Evidence, read_evidence, require_whole
 from release.evaluation.gates import failed_gates
 from release.evaluation.protocol import Protocol, load_protocol, protocol_digest
 from release.evaluation.timing import Timing, read_timing
+from release.lock import timing_key
 from release.stages.analyze import statistics_path
 from release.stages.quantize import model_digest, model_file
 from release.stages.resolve import dataset_path
@@ -26,7 +27,7 @@ def evidence_path(context: Context, quant: str) -> Path:
 
 def timing_path(context: Context, quant: str) -> Path:
     """The seconds of each question of one quant's run."""
-    return context.work / "eval" / quant / "timing.json"
+    return context.work / timing_key(quant)
 
 
 def protocol_of(context: Context) -> Protocol:

@@ -15,6 +15,7 @@ from pruner.files import sha256_bytes, write_atomic
 from release.card.handwritten import LARGEST, difference, merge, only_parts_changed, without_parts
 from release.context import Context
 from release.hub.card_check import CARD
+from release.lock import LARGEST_LOCK
 from release.reproduce import LOCK
 from release.stages.kept_seconds import keep_seconds, with_kept_seconds
 from release.stages.publication import Repository
@@ -22,7 +23,6 @@ from release.stages.publication import Repository
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
 
-LARGEST_LOCK = 64 << 20
 MOST_COMMITS = 10
 
 

@@ -6,15 +6,18 @@ Otherwise each repetition of a release, from a new work folder or a new machine,
 from __future__ import annotations
 
 import shutil
+from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pruner.errors import CheckFailedError, InputError
-from pruner.files import path_inside, sha256_file, write_atomic
+from pruner.files import atomic_folder, path_inside, sha256_file, write_atomic
 from release.context import Context
+from release.evaluation.evidence import Evidence
 from release.evaluation.timing import LARGEST_TIMING, longest_wait, misfits, read_timing
-from release.lock import Lock, equal_but_for_seconds, read_lock
+from release.lock import LARGEST_LOCK, Lock, equal_but_for_seconds, read_lock, timing_key
 from release.reproduce import LOCK, timing_name
 from release.stages.evaluate import evidence_of, protocol_of
 from release.stages.lock import work_lock_path
@@ -25,8 +28,6 @@ if TYPE_CHECKING:
 
     from release.hub.remote import RemoteTree
 
-LARGEST_LOCK = 64 << 20
-
 
 def keep_seconds(context: Context, repository: Repository, api: HfApi, tree: RemoteTree | None) -> Repository:
     """The repository's files, with the lock and the seconds of the Hub where its lock differs in nothing but their digests."""
@@ -35,25 +36,27 @@ def keep_seconds(context: Context, repository: Repository, api: HfApi, tree: Rem
     timed = _timed(context, repository)
     if tree is None or not timed or not {LOCK, *timed.values()} <= tree.files.keys():
         return repository
-    try:
+    ours, runs, longest = read_lock(work_lock_path(context)), evidence_of(context), longest_wait(protocol_of(context))
+    with suppress(_OtherReleaseError), atomic_folder(folder) as fresh:
         for name, largest in {LOCK: LARGEST_LOCK, **dict.fromkeys(timed.values(), LARGEST_TIMING)}.items():
-            _fetch(api, repository.repo, tree, name, largest, path_inside(folder, name))
-        ours = _ours(context, folder, timed)
-    except (InputError, CheckFailedError):  # what cannot be read is replaced like any other file
-        ours = False
-    if not ours:
-        shutil.rmtree(folder, ignore_errors=True)
+            write_atomic(path_inside(fresh, name), _remote(api, repository.repo, tree, name, largest))
+        if not _same_release(ours, fresh, timed) or not _fit(fresh, timed, runs, longest):
+            raise _OtherReleaseError
     return with_kept_seconds(context, repository)
 
 
 def with_kept_seconds(context: Context, repository: Repository) -> Repository:
     """The repository with the lock and the seconds that the publish stage kept, if it did, and if they are of this release."""
     folder, timed = _folder(context, repository.repo), _timed(context, repository)
-    if not timed or not (folder / LOCK).exists() or not _same_release(context, folder):
+    if not timed or not folder.exists() or not _same_release(read_lock(work_lock_path(context)), folder, timed):
         return repository
     kept = {name: folder / name for name in (LOCK, *timed.values())}
     digests = {name: sha256_file(file) for name, file in kept.items()}
     return replace(repository, files={**repository.files, **kept}, digests={**repository.digests, **digests})
+
+
+class _OtherReleaseError(Exception):
+    """What stands on the Hub is of another release, or cannot be read: it is replaced like any other file."""
 
 
 def _folder(context: Context, repo: str) -> Path:
@@ -66,30 +69,33 @@ def _timed(context: Context, repository: Repository) -> dict[str, str]:
     return {quant: timing_name(quant) for quant in section.quants} if section and LOCK in repository.files else {}
 
 
-def _fetch(api: HfApi, repo: str, tree: RemoteTree, name: str, largest: int, target: Path) -> None:
+def _remote(api: HfApi, repo: str, tree: RemoteTree, name: str, largest: int) -> bytes:
     from release.hub.small_files import remote_text
 
-    write_atomic(target, (remote_text(api, repo, tree, name, largest) or "").encode())
+    try:
+        return (remote_text(api, repo, tree, name, largest) or "").encode()
+    except (InputError, CheckFailedError) as error:  # too large, or no text
+        raise _OtherReleaseError from error
 
 
-def _same_release(context: Context, folder: Path) -> bool:
-    ours, theirs = read_lock(work_lock_path(context)), read_lock(folder / LOCK)
-    return ours is not None and theirs is not None and equal_but_for_seconds(ours, theirs)
-
-
-def _ours(context: Context, folder: Path, timed: dict[str, str]) -> bool:
-    """Nothing is kept that does not verify: the lock in its only form, the seconds as it has them, and of our evidence."""
-    theirs = read_lock(folder / LOCK)
-    if theirs is None or theirs.to_bytes() != (folder / LOCK).read_bytes() or not _same_release(context, folder):
+def _same_release(ours: Lock | None, folder: Path, timed: Mapping[str, str]) -> bool:
+    """Whether a kept lock is ours but for the seconds' digests, in its only form, and the kept seconds are as it has them."""
+    try:
+        theirs = read_lock(folder / LOCK)
+    except InputError:
         return False
-    longest, runs = longest_wait(protocol_of(context)), evidence_of(context)
-    files = {quant: folder / name for quant, name in timed.items()}
-    return all(
-        sha256_file(file) == _locked(theirs, quant) and not any(misfits(read_timing(file), runs[quant], longest))
-        for quant, file in files.items()
+    if ours is None or theirs is None or theirs.to_bytes() != (folder / LOCK).read_bytes():
+        return False
+    locked = {name: theirs.outputs.get(timing_key(quant)) for quant, name in timed.items()}
+    return equal_but_for_seconds(ours, theirs) and all(
+        file is not None and (folder / name).is_file() and sha256_file(folder / name) == file.sha256
+        for name, file in locked.items()
     )
 
 
-def _locked(lock: Lock, quant: str) -> str | None:
-    entry = lock.outputs.get(f"eval/{quant}/timing.json")
-    return entry.sha256 if entry else None
+def _fit(folder: Path, timed: Mapping[str, str], runs: Mapping[str, Evidence], longest: float) -> bool:
+    """Whether seconds are those of our evidence: nothing is kept that would not verify."""
+    try:
+        return not any(any(misfits(read_timing(folder / name), runs[quant], longest)) for quant, name in timed.items())
+    except InputError:
+        return False

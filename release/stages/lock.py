@@ -10,7 +10,7 @@ from pruner.files import sha256_file, write_atomic
 from pruner.wording import counted, counted_that, every, some
 from release.attestation.provenance import provenance
 from release.context import Context
-from release.lock import Lock, LockedFile, differences, read_lock, write_lock
+from release.lock import Lock, LockedFile, differences, read_committed_lock, write_lock
 from release.reproduce import page
 from release.stages.lock_draft import draft_lock
 from release.stages.stage import Stage
@@ -49,7 +49,7 @@ def _write_sums(target: Path, files: Mapping[str, LockedFile]) -> None:
 
 def _run(context: Context) -> str:
     found = draft_lock(context, stages=STAGES)
-    locked = read_lock(context.loaded.lock_path)
+    locked = read_committed_lock(context.loaded.lock_path)
     write_lock(work_lock_path(context), found)
     _write_sums(sums_path(context), found.weights())
     _write_sums(gguf_sums_path(context), found.quants())

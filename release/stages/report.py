@@ -27,7 +27,7 @@ from release.card.report import (
     times_table,
 )
 from release.context import Context
-from release.lock import Lock, differences, read_lock
+from release.lock import Lock, differences, read_committed_lock
 from release.records import Record, read_record
 from release.stages.card import card_folder, collect_facts
 from release.stages.evaluate import evidence_of, timings_of
@@ -38,7 +38,7 @@ from release.stages.prune import skip_base_release
 from release.stages.stage import Stage
 
 AFTER = ("lock", "publish", "readback")
-"""Those that run after it: their times join when the run ends, and when the page is written again."""
+"""Those that run after it: their times join at the end of a run that left the lock as it was, and in `moe-release report`."""
 BEFORE = ("resolve", "analyze", "rank", "prune", "verify", "convert", "calibrate", "quantize", "quality", "eval", "card")
 """The stages whose times the page shows: those that leave something behind."""
 
@@ -74,7 +74,7 @@ def collect_report(context: Context) -> Report:
 
 def _workshop_tables(context: Context, lock: Lock) -> list[Table]:
     """How the release was made: times and digests."""
-    locked = read_lock(context.loaded.lock_path)
+    locked = read_committed_lock(context.loaded.lock_path)
     changed = {each.path: each.explained or each.kind for each in differences(locked.outputs, lock.outputs)} if locked else {}
     without = dict.fromkeys(lock.outputs, "no lock yet") if locked is None else {}
     return [times_table(_records(context, (*BEFORE, *AFTER))), digests_table(lock, changed or without)]
@@ -96,7 +96,7 @@ def _summary(context: Context, facts: Facts) -> str:
 
 
 def _warnings(context: Context, facts: Facts, lock: Lock) -> Iterator[Concern]:
-    locked = read_lock(context.loaded.lock_path)
+    locked = read_committed_lock(context.loaded.lock_path)
     if locked is None:
         yield from lock_warnings(None)
     else:

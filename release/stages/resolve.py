@@ -13,7 +13,7 @@ from pruner.wording import counted
 from release.card.render import own_templates
 from release.context import Context
 from release.documents import Document
-from release.lock import LockedBase, LockedFile, read_lock
+from release.lock import LockedBase, LockedFile, read_committed_lock
 from release.manifest import DataSource, PinnedFile
 from release.possible_experts import require_possible
 from release.records import read_made
@@ -75,7 +75,7 @@ def _run(context: Context) -> str:
 
 def _require_as_locked(context: Context, files: dict[str, Any]) -> None:
     """A base that changed under a lock is found before hours are spent on it."""
-    lock = read_lock(context.loaded.lock_path)
+    lock = read_committed_lock(context.loaded.lock_path)
     if lock is None or context.options.update_lock:
         return
     for name, pinned in lock.inputs.base.files.items():

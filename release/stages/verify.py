@@ -24,7 +24,7 @@ from release.lock import (
     differences,
     explain_weights,
     locked_weights,
-    read_lock,
+    read_committed_lock,
     tensor_data_of,
 )
 from release.manifest import Prior
@@ -89,7 +89,7 @@ def compare_weights(context: Context) -> dict[str, tuple[Difference, ...]]:
     built = weights_lock(context)
     found = rehashed(context, built)
     references = {"build": differences(built.outputs, found.outputs)}
-    lock = read_lock(context.loaded.lock_path)
+    lock = read_committed_lock(context.loaded.lock_path)
     if lock is not None and not context.options.update_lock:
         references["lock"] = differences(_of_weights(lock), found.outputs)
     for prior in context.manifest.prior:
@@ -164,7 +164,7 @@ def read_verified(context: Context) -> dict[str, tuple[int, int]]:
 
 def require_equal(context: Context, result: Mapping[str, tuple[Difference, ...]]) -> None:
     """Raise CheckFailedError for a lock that contradicts itself, or for the first reference that differs, and say why."""
-    lock = read_lock(context.loaded.lock_path) if "lock" in result else None
+    lock = read_committed_lock(context.loaded.lock_path) if "lock" in result else None
     if lock and (damage := contradiction(lock, weights_lock(context))) is not None:
         raise CheckFailedError(f"{context.loaded.lock_path}: was damaged or edited: {damage}; restore it, or use --update-lock")
     for name, found in result.items():

@@ -87,14 +87,20 @@ def _protocol(published: Published) -> None:
 
 
 def _provenance(published: Published) -> None:
-    """It follows from manifest and lock; releases of old have none.  A subject that is not as locked is named."""
+    """It follows from manifest and lock; releases of old have none, or one about the weights alone.
+
+    A subject that is not as locked is named.
+    """
     path = published.path(reproduce.PROVENANCE)
     if not path.is_file():
         return
     data = path.read_bytes()
-    if data == provenance(published.manifest.content, sha256_file(published.path(reproduce.MANIFEST)), published.lock):
+    made_from = published.manifest.content, sha256_file(published.path(reproduce.MANIFEST)), published.lock
+    locked = model_files(published.lock)
+    weights = {name: file.sha256 for name, file in published.lock.weights().items()}
+    if data in (provenance(*made_from, locked), provenance(*made_from, weights)):
         return
-    stated, locked = _subjects(data), model_files(published.lock)
+    stated = _subjects(data)
     for name in sorted({*stated, *locked}):
         if stated.get(name) != locked.get(name):
             raise CheckFailedError(f"{name} is {stated.get(name, 'absent')} here and {locked.get(name, 'absent')} in the lock")

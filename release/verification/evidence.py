@@ -9,6 +9,7 @@ from release.evaluation.evidence import Evidence, read_evidence
 from release.evaluation.protocol import load_protocol
 from release.evaluation.timing import longest_wait, misfits, read_timing
 from release.hub.published import Published
+from release.lock import timing_key
 from release.verdict import Finding, Pieces, Verdict
 
 PART = "evidence"
@@ -65,7 +66,7 @@ def _has_timing(published: Published, quant: str) -> bool:
 
 
 def _locked(published: Published, quant: str) -> bool:
-    return f"eval/{quant}/timing.json" in published.lock.outputs
+    return timing_key(quant) in published.lock.outputs
 
 
 def _check_timing(published: Published, evidence: Evidence, protocol: str) -> None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from pruner.errors import CheckFailedError, InputError, UnavailableError
 from pruner.files import digest_of, path_inside, sha256_file
+from pruner.places import require_file
 from pruner.progress import SILENT, Progress
 from pruner.wording import counted_that
 from release import reproduce
@@ -110,8 +111,8 @@ def _place_data(protocol: Protocol, root: Path, given: Path | None) -> None:
         InputError: the given file does not exist.
     """
     data = protocol.data
-    if given is not None and not given.is_file():
-        raise InputError(f"{given}: does not exist; give the exam's questions")
+    if given is not None:
+        require_file(given, "the exam's questions")
     if data.path is None:
         return  # from the Hub: a gated set says by itself what to accept
     place = path_inside(root, data.path)

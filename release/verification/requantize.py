@@ -12,7 +12,7 @@ from pruner.errors import CheckFailedError, InputError
 from pruner.files import sha256_file
 from pruner.places import require_file
 from release.context import Context
-from release.lock import Lock, read_lock
+from release.lock import Lock, read_committed_lock, read_lock
 from release.manifest import Quant
 from release.stages.calibrate import imatrix_of
 from release.stages.lock import work_lock_path
@@ -44,7 +44,7 @@ def requantize(context: Context, imatrix: Path | None = None) -> list[Requantize
         InputError: there is no lock, or the imatrix is missing.
         CheckFailedError: the imatrix is not the locked one.
     """
-    lock = read_lock(context.loaded.lock_path) or read_lock(work_lock_path(context))
+    lock = read_committed_lock(context.loaded.lock_path) or read_lock(work_lock_path(context))
     if lock is None:
         raise InputError(f"{context.loaded.lock_path}: there is no lock to compare with; cut the release first")
     matrix = _locked_imatrix(context, lock, imatrix)

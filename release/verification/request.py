@@ -1,4 +1,4 @@
-"""What a verification is asked for; every check takes it whole."""
+"""What a verification is asked for."""
 
 from __future__ import annotations
 

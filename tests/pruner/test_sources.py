@@ -120,6 +120,8 @@ def test_an_address_that_is_none_is_refused(address: str) -> None:
 NEAR = {
     "https://huggingface.co/org/x": "hf://org/x",
     "https://huggingface.co/org/x/tree/v1": "hf://org/x@v1",
+    "https://huggingface.co/org/x/blob/v1/config.json": "hf://org/x@v1",
+    "https://huggingface.co/org/x/commit/0123abc": "hf://org/x@0123abc",
     "hf:/org/x@v1": "hf://org/x@v1",
     "hf:org/x": "hf://org/x",
 }
@@ -136,5 +138,10 @@ def test_a_folder_that_is_missing_is_refused(tmp_path: Path) -> None:
     for text, meant in NEAR.items():
         with pytest.raises(InputError, match=f"write {meant}$"):
             open_source(text)
-    with pytest.raises(InputError, match="does not exist; give a folder, or hf://"):
-        open_source(str(tmp_path / "nothing"))
+    for other in (
+        str(tmp_path / "nothing"),
+        "https://huggingface.co/datasets/org/x",
+        "https://huggingface.co/api/models/org/x",
+    ):
+        with pytest.raises(InputError, match="does not exist; give a folder, or hf://"):
+            open_source(other)

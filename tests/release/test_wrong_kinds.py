@@ -140,4 +140,4 @@ def test_a_folder_is_not_written_over(
     command: str, place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     line = refusal(command, "folder", monkeypatch, capsys)
-    assert "folder: is a folder; give the name of a file to write" in line or "map.json: is no statistics file" in line
+    assert "folder: is a folder; give the name of a file to write" in line

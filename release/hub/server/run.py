@@ -13,7 +13,7 @@ from pruner.errors import InputError, UnavailableError, printable
 from pruner.exclusive import exclusive
 from pruner.files import canonical_json, read_json, write_atomic
 from pruner.places import missing
-from release.hub.local import LOCAL_TOKEN
+from release.hub.server import LOCAL_TOKEN
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp

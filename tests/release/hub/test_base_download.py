@@ -50,7 +50,7 @@ def test_a_base_is_there_whole_or_one_line_says_why_not(
     done = subprocess.run(words, env=environment, capture_output=True, text=True, check=False)
     if broken:
         assert done.returncode == 1
-        assert done.stderr.splitlines()[-1].startswith(f"base org/base@{commit[:12]}: cannot be downloaded: ")
+        assert done.stderr.splitlines()[-1].startswith(f"base org/base@{commit[:12]}: the connection to {faulty.endpoint} ")
         assert "Traceback" not in done.stderr
     else:
         assert Path(done.stdout.strip()).name == commit, done.stderr

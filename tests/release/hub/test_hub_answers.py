@@ -20,7 +20,7 @@ from pruner.checkpoint import open_checkpoint
 from pruner.errors import MoeReleaseError, UnavailableError
 from pruner.hub_source import hub_source, whole_listing
 from release.gguf.located import locate_on_hub
-from release.hub.remote import hub_api, remote_tree
+from release.hub.remote import files_at, hub_api, remote_tree
 from release.verification.request import Request
 from release.verification.run import verify_published
 from tests.hostile import FUZZ, assert_one_line, changed_json
@@ -197,6 +197,7 @@ def test_a_hub_that_never_answers_is_named_and_left(monkeypatch: pytest.MonkeyPa
     readers: list[Callable[[str], object]] = [
         lambda endpoint: hub_source("org/model", endpoint=endpoint, pauses=(0.0,)),
         lambda endpoint: remote_tree(hub_api(endpoint, None), "org/model"),
+        lambda endpoint: files_at(hub_api(endpoint, None), "org/model", "a" * 40, ["x"]),
     ]
     for read in readers:
         caplog.clear()
@@ -209,16 +210,17 @@ def test_a_hub_that_never_answers_is_named_and_left(monkeypatch: pytest.MonkeyPa
 def test_a_hub_that_takes_its_time_over_a_commit_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(hub_answers, "LONGEST_SILENCE", 0.2)
     hub_api("http://127.0.0.1:9", None)  # installs the bounds
-    asked = httpx_request("POST"), httpx_request("GET"), httpx_request("GET", read=7.0)
-    assert [each["read"] for each in asked] == [None, 0.2, 7.0]
+    commit, digests = "models/org/x/commit/main", "models/org/x/paths-info/main"
+    asked = httpx_request("POST", commit), httpx_request("POST", digests), httpx_request("GET"), httpx_request("GET", read=7.0)
+    assert [each["read"] for each in asked] == [None, 0.2, 0.2, 7.0]
 
 
-def httpx_request(method: str, read: float | None = None) -> dict[str, float | None]:
+def httpx_request(method: str, path: str = "x", read: float | None = None) -> dict[str, float | None]:
     """The time limits of a request to the API, as the client's hooks leave them."""
     from huggingface_hub.utils import get_session  # type: ignore[attr-defined]  # public, not in __all__
 
     session = get_session()
-    request = session.build_request(method, "http://127.0.0.1:9/api/x", timeout=read)
+    request = session.build_request(method, f"http://127.0.0.1:9/api/{path}", timeout=read)
     for hook in session.event_hooks["request"]:
         hook(request)
     return dict(request.extensions["timeout"])

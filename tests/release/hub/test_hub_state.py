@@ -21,8 +21,9 @@ import pytest
 
 from pruner.errors import InputError, UnavailableError
 from release.commands.running import asks_hub
-from release.hub.endpoint import open_hub
-from release.hub.local import LOCAL_TOKEN, LocalHub
+from release.hub.endpoint import NOT_SERVED, open_hub
+from release.hub.local import LocalHub
+from release.hub.server import LOCAL_TOKEN
 from release.hub.server.run import HubServer
 
 REPO = "org/model"
@@ -197,7 +198,7 @@ def test_a_folder_has_one_server(tmp_path: Path) -> None:
 def test_no_hub_is_started_for_a_run_that_asks_none(tmp_path: Path) -> None:
     assert [asks_hub(last) for last in ("prune", "eval", "card", "publish", None)] == [False, False, True, True, True]
     with open_hub("local", tmp_path / "hub", serve=False) as target:
-        assert (target.endpoint, target.label) == (None, "local")
+        assert (target.endpoint, target.label) == (NOT_SERVED, "local")
     assert not (tmp_path / "hub").exists()
 
 

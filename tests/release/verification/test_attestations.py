@@ -104,6 +104,14 @@ def test_a_tampered_provenance_is_bad_and_named(small: Stage, change: Any, words
     assert words in consistency.reason
 
 
+def test_a_provenance_of_the_weights_alone_is_that_of_an_older_release(tiny: Stage) -> None:
+    def older(statement: Any) -> None:
+        statement["subject"] = [each for each in statement["subject"] if not each["name"].endswith(".gguf")]
+
+    tiny.change_json("reproduce/provenance.json", older)
+    assert part(tiny.verify(), "consistency").verdict is Verdict.GOOD
+
+
 def test_two_keys_are_two_parties(small: Stage) -> None:
     small.attest("alice")
     small.attest("bob")

@@ -115,3 +115,12 @@ def test_the_next_run_reads_no_finished_shard_again(watched: Stage, watch: Watch
     headers = len(runs.shards)  # one request for the header of each of the base's files, in every run
     assert after == asked[:headers] + asked[len(before) - INTO :], "it begins with the second shard"
     assert len(proved(cache)) == shards
+
+
+def test_a_remembered_digest_that_was_damaged_accuses_nobody(watched: Stage, watch: Watch, tmp_path: Path) -> None:
+    runs = Runs(watched, watch, ("verify", "--json"))
+    whole, _ = runs.run(tmp_path)
+    for path in proved(tmp_path):
+        path.write_text("0" * 64)
+    assert told(runs.run(tmp_path)[0]) == told(whole)
+    assert all(path.read_text() != "0" * 64 for path in proved(tmp_path))
