@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import hashlib
 import json
 import os
@@ -10,7 +11,7 @@ import re
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -122,9 +123,10 @@ def atomic_file(target: Path) -> Iterator[Path]:
     with write_errors(target):
         target.parent.mkdir(parents=True, exist_ok=True)
         descriptor, name = tempfile.mkstemp(prefix=f".{target.name}.", suffix=".tmp", dir=target.parent)
-        os.close(descriptor)
         temporary = Path(name)
         try:
+            with suppress(OSError):  # a file system without locks; `remove_leftovers` asks whether a writer is alive
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             yield temporary
             with temporary.open("rb+") as file:
                 os.fsync(file.fileno())
@@ -132,6 +134,7 @@ def atomic_file(target: Path) -> Iterator[Path]:
             temporary.replace(target)
             fsync_folder(target.parent)
         finally:
+            os.close(descriptor)
             temporary.unlink(missing_ok=True)
 
 
@@ -146,10 +149,20 @@ LEFTOVER = re.compile(r"\..+\.[a-z0-9_]{8}\.tmp")
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Remove the temporary files that killed runs of `atomic_file` left under `folder`, which nobody else may be writing in."""
-    for path in folder.rglob(".*.tmp"):
-        if LEFTOVER.fullmatch(path.name) and path.is_file():
-            path.unlink()
+    """Remove temporary files that killed runs of `atomic_file` left under `folder`; those that are being written are locked."""
+    for place, _, names in os.walk(folder):
+        for path in (Path(place, name) for name in names if LEFTOVER.fullmatch(name)):
+            with suppress(OSError), path.open("rb") as file:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                path.unlink()
+
+
+def remove(path: Path) -> None:
+    """Remove what is there, if anything: a folder with all that is in it, a file, a link but nothing of what it leads to."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
 
 
 @contextmanager
@@ -162,7 +175,7 @@ def atomic_folder(target: Path) -> Iterator[Path]:
     temporary = target.with_name(f".{target.name}.tmp")
     old = target.with_name(f".{target.name}.old")
     for left in (temporary, old):
-        shutil.rmtree(left, ignore_errors=True)
+        remove(left)
     with write_errors(target):
         target.parent.mkdir(parents=True, exist_ok=True)
         temporary.mkdir()
@@ -172,11 +185,11 @@ def atomic_folder(target: Path) -> Iterator[Path]:
             shutil.rmtree(temporary, ignore_errors=True)
             raise
         fsync_folder(temporary)
-        if target.exists():
+        if os.path.lexists(target):
             target.rename(old)
         temporary.rename(target)
         fsync_folder(target.parent)
-        shutil.rmtree(old, ignore_errors=True)
+        remove(old)
 
 
 @contextmanager

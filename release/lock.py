@@ -173,17 +173,6 @@ def differences(locked: Mapping[str, LockedFile], found: Mapping[str, LockedFile
     return tuple(result)
 
 
-def equal_but_for_seconds(one: Lock, other: Lock) -> bool:
-    """Whether two builds are of the same release: all their inputs and outputs are equal but for what varies."""
-    return _without_seconds(one) == _without_seconds(other)
-
-
-def _without_seconds(lock: Lock) -> Lock:
-    blank = {"sha256": "", "size": 0}
-    outputs = {path: file.model_copy(update=blank) if file.varies else file for path, file in lock.outputs.items()}
-    return lock.model_copy(update={"outputs": outputs})
-
-
 def _other_tools(locked: LockedFile, found: LockedFile) -> str | None:
     before, here = locked.made_with or {}, found.made_with or {}
     changed = [name for name in sorted({*before, *here}) if before.get(name) != here.get(name)]

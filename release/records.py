@@ -105,7 +105,7 @@ def own_work_folder(work: Path, name: str) -> Iterator[None]:
     if foreign and not marker.exists():
         raise InputError(f"{work}: holds files that are not of a release; choose an empty or new folder with --work")
     work.mkdir(parents=True, exist_ok=True)
-    if (owner := marker.read_text(encoding="utf-8").strip() if marker.exists() else "") not in ("", name):
+    if (owner := marker.read_text(encoding="utf-8", errors="replace").strip() if marker.exists() else "") not in ("", name):
         raise InputError(f"{work}: holds the release {owner}; choose another folder with --work")
     if not owner:
         marker.write_text(name, encoding="utf-8")
@@ -150,7 +150,7 @@ def outputs_hold(work: Path, record: Record) -> bool:
         path = work / name
         try:
             state = path.stat()
-        except FileNotFoundError:
+        except (OSError, ValueError):  # gone, or a name that no file can have
             return False
         if state.st_size != output.size:
             return False

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from pruner.errors import CheckFailedError
 from pruner.files import canonical_json, digest_of
 from release.lock import Lock
 from release.manifest import Manifest
@@ -28,6 +29,7 @@ def provenance(manifest: Manifest, manifest_sha256: str, lock: Lock, files: Mapp
         lock: what came out.
         files: SHA-256 by name of the subject; default: weights, GGUFs and importance matrix.
     """
+    version = lock.inputs.tools.get("moe-release", "unknown")
     return canonical_json(
         {
             "_type": STATEMENT,
@@ -41,15 +43,27 @@ def provenance(manifest: Manifest, manifest_sha256: str, lock: Lock, files: Mapp
                     },
                     "resolvedDependencies": [*_base(lock), *_files(lock), *_tools(lock)],
                 },
-                "runDetails": {"builder": {"id": PROJECT, "version": {"moe-release": lock.inputs.tools["moe-release"]}}},
+                "runDetails": {"builder": {"id": PROJECT, "version": {"moe-release": version}}},
             },
         }
     )
 
 
 def model_files(lock: Lock) -> dict[str, str]:
-    """SHA-256 by name of all that the build made of the model: shards and what belongs to them, GGUFs, importance matrix."""
-    return {name: file.sha256 for name, file in {**lock.weights(), **lock.quants()}.items()}
+    """SHA-256 by name of all that the build made of the model: shards and what belongs to them, GGUFs, importance matrix.
+
+    Raises:
+        CheckFailedError: two of them have one name, and one would hide the other.
+    """
+    found: dict[str, str] = {}
+    for path, file in lock.outputs.items():
+        folder, _, name = path.partition("/")
+        if folder not in ("weights", "gguf", "imatrix"):
+            continue
+        if name in found:
+            raise CheckFailedError(f"{name}: stands twice among weights, GGUFs and importance matrix")
+        found[name] = file.sha256
+    return found
 
 
 def subject(digests: Mapping[str, str]) -> list[dict[str, Any]]:

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import FailFast, Field, ValidationError, model_validator
 
 from pruner.errors import CheckFailedError, InputError
 from pruner.files import canonical_json, digest_of, read_json, write_atomic
@@ -89,7 +89,7 @@ class Calibration(Document):
 
     questions: int
     questions_digest: Sha256
-    overlap: tuple[Sha256, ...]
+    overlap: Annotated[tuple[Sha256, ...], FailFast()]
 
 
 class Interval(Document):
@@ -135,7 +135,7 @@ class Evidence(Document):
     data_sha256: Sha256
     questions_digest: Sha256
     patch_method: str | None
-    patch_outcomes: tuple[OutcomeName, ...]
+    patch_outcomes: Annotated[tuple[OutcomeName, ...], FailFast()]
     total: int
     raw_correct: int
     raw_interval: Interval
@@ -146,8 +146,8 @@ class Evidence(Document):
     patched_luck: float
     patched_correct: int
     patched_interval: Interval
-    questions: Annotated[tuple[Answered, ...], Field(min_length=1)]
-    unverified: tuple[str, ...] = ()
+    questions: Annotated[tuple[Answered, ...], FailFast(), Field(min_length=1)]
+    unverified: Annotated[tuple[str, ...], FailFast()] = ()
     calibration: Calibration | None = None
     repeats: Annotated[int, Field(ge=1, le=MOST_REPEATS)] = 1
     raw_error: float | None = None

@@ -12,7 +12,7 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, ValidationError
+from pydantic import FailFast, Field, ValidationError
 
 from pruner.errors import InputError, first_problem
 from pruner.files import canonical_json, read_json, write_atomic
@@ -24,7 +24,7 @@ from release.patterns import Sha256
 
 DECIMALS = 3
 """Of seconds: what the scheduler of a machine does to a request is no smaller."""
-LARGEST_TIMING = 64 << 20
+LARGEST_TIMING = 16 << 20
 """Bytes; a file beyond this is not read."""
 SLACK_SECONDS = 60
 """For all of a request that has no time-out of its own."""
@@ -47,7 +47,7 @@ class Timing(Document):
     schema_name: Literal["moe-release/timing/v1"] = "moe-release/timing/v1"
     protocol_digest: Sha256
     model_sha256: Sha256
-    questions: Annotated[tuple[QuestionSeconds, ...], Field(min_length=1)]
+    questions: Annotated[tuple[QuestionSeconds, ...], FailFast(), Field(min_length=1)]
 
 
 def timing_of(evidence: Evidence, last: Last) -> Timing:

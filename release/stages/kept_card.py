@@ -27,7 +27,7 @@ MOST_COMMITS = 10
 
 
 def with_kept_parts(context: Context, repository: Repository) -> Repository:
-    """The repository's files, its card with the hand-written parts of the one on the Hub; shows what changes in it.
+    """The repository's files, with the Hub's seconds, and hand-written parts in the card; shows what changes in it.
 
     Raises:
         CheckFailedError: somebody changed the card on the Hub outside of its hand-written parts; --replace-card allows it.
@@ -59,7 +59,7 @@ def with_kept_parts(context: Context, repository: Repository) -> Repository:
 
 
 def with_kept_card(context: Context, repository: Repository) -> Repository:
-    """The repository with the card that the publish stage merged, if it did, and if that is of this very release."""
+    """The repository with the seconds and the card that the publish stage kept or merged, if they are of this very release."""
     repository = with_kept_seconds(context, repository)
     kept = _kept_path(context, repository.repo)
     if not kept.exists():

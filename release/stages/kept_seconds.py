@@ -5,7 +5,6 @@ Otherwise each repetition of a release, from a new work folder or a new machine,
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import replace
@@ -13,11 +12,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pruner.errors import CheckFailedError, InputError
-from pruner.files import atomic_folder, path_inside, sha256_file, write_atomic
+from pruner.files import atomic_folder, path_inside, remove, sha256_file, write_atomic
 from release.context import Context
 from release.evaluation.evidence import Evidence
-from release.evaluation.timing import LARGEST_TIMING, longest_wait, misfits, read_timing
-from release.lock import LARGEST_LOCK, Lock, equal_but_for_seconds, read_lock, timing_key
+from release.evaluation.timing import LARGEST_TIMING, longest_wait, misfits, read_timing, timing_bytes
+from release.lock import LARGEST_LOCK, read_lock, timing_key
 from release.reproduce import LOCK, timing_name
 from release.stages.evaluate import evidence_of, protocol_of
 from release.stages.lock import work_lock_path
@@ -32,15 +31,15 @@ if TYPE_CHECKING:
 def keep_seconds(context: Context, repository: Repository, api: HfApi, tree: RemoteTree | None) -> Repository:
     """The repository's files, with the lock and the seconds of the Hub where its lock differs in nothing but their digests."""
     folder = _folder(context, repository.repo)
-    shutil.rmtree(folder, ignore_errors=True)
+    remove(folder)
     timed = _timed(context, repository)
     if tree is None or not timed or not {LOCK, *timed.values()} <= tree.files.keys():
         return repository
-    ours, runs, longest = read_lock(work_lock_path(context)), evidence_of(context), longest_wait(protocol_of(context))
+    names = {LOCK: LARGEST_LOCK, **dict.fromkeys(timed.values(), LARGEST_TIMING)}
     with suppress(_OtherReleaseError), atomic_folder(folder) as fresh:
-        for name, largest in {LOCK: LARGEST_LOCK, **dict.fromkeys(timed.values(), LARGEST_TIMING)}.items():
+        for name, largest in names.items():
             write_atomic(path_inside(fresh, name), _remote(api, repository.repo, tree, name, largest))
-        if not _same_release(ours, fresh, timed) or not _fit(fresh, timed, runs, longest):
+        if not _ours(context, fresh, timed):
             raise _OtherReleaseError
     return with_kept_seconds(context, repository)
 
@@ -48,7 +47,7 @@ def keep_seconds(context: Context, repository: Repository, api: HfApi, tree: Rem
 def with_kept_seconds(context: Context, repository: Repository) -> Repository:
     """The repository with the lock and the seconds that the publish stage kept, if it did, and if they are of this release."""
     folder, timed = _folder(context, repository.repo), _timed(context, repository)
-    if not timed or not folder.exists() or not _same_release(read_lock(work_lock_path(context)), folder, timed):
+    if not timed or not folder.is_dir() or not _ours(context, folder, timed):
         return repository
     kept = {name: folder / name for name in (LOCK, *timed.values())}
     digests = {name: sha256_file(file) for name, file in kept.items()}
@@ -60,7 +59,7 @@ class _OtherReleaseError(Exception):
 
 
 def _folder(context: Context, repo: str) -> Path:
-    return context.work / "kept" / repo.replace("/", "--") / "seconds"
+    return path_inside(context.work, f"kept/{repo.replace('/', '--')}/seconds")
 
 
 def _timed(context: Context, repository: Repository) -> dict[str, str]:
@@ -78,24 +77,28 @@ def _remote(api: HfApi, repo: str, tree: RemoteTree, name: str, largest: int) ->
         raise _OtherReleaseError from error
 
 
-def _same_release(ours: Lock | None, folder: Path, timed: Mapping[str, str]) -> bool:
-    """Whether a kept lock is ours but for the seconds' digests, in its only form, and the kept seconds are as it has them."""
-    try:
-        theirs = read_lock(folder / LOCK)
-    except InputError:
+def _ours(context: Context, folder: Path, timed: Mapping[str, str]) -> bool:
+    """Whether a lock and seconds are those of this release: byte for byte what we would publish had it taken so long.
+
+    So nothing is kept that would not verify, and nothing that somebody else could choose but the seconds.
+    """
+    lock = read_lock(work_lock_path(context))
+    if lock is None or not all((folder / name).is_file() for name in (LOCK, *timed.values())):
         return False
-    if ours is None or theirs is None or theirs.to_bytes() != (folder / LOCK).read_bytes():
-        return False
-    locked = {name: theirs.outputs.get(timing_key(quant)) for quant, name in timed.items()}
-    return equal_but_for_seconds(ours, theirs) and all(
-        file is not None and (folder / name).is_file() and sha256_file(folder / name) == file.sha256
-        for name, file in locked.items()
-    )
+    runs, longest = evidence_of(context), longest_wait(protocol_of(context))
+    outputs = dict(lock.outputs)
+    for quant, name in timed.items():
+        file, key = folder / name, timing_key(quant)
+        if key not in outputs or not _fits(file, runs[quant], longest):
+            return False
+        outputs[key] = outputs[key].model_copy(update={"sha256": sha256_file(file), "size": file.stat().st_size})
+    return (folder / LOCK).read_bytes() == lock.model_copy(update={"outputs": outputs}).to_bytes()
 
 
-def _fit(folder: Path, timed: Mapping[str, str], runs: Mapping[str, Evidence], longest: float) -> bool:
-    """Whether seconds are those of our evidence: nothing is kept that would not verify."""
+def _fits(file: Path, evidence: Evidence, longest: float) -> bool:
+    """Whether seconds are in their only form, and of our evidence."""
     try:
-        return not any(any(misfits(read_timing(folder / name), runs[quant], longest)) for quant, name in timed.items())
+        timing = read_timing(file)
     except InputError:
         return False
+    return timing_bytes(timing) == file.read_bytes() and not any(misfits(timing, evidence, longest))

@@ -13,7 +13,6 @@ from release.lock import (
     LockedInputs,
     contradiction,
     differences,
-    equal_but_for_seconds,
     explain_weights,
     read_lock,
     write_lock,
@@ -181,13 +180,3 @@ def test_a_mark_is_there_or_not(tmp_path: Path, mark: str) -> None:
     (tmp_path / "x.lock.json").write_bytes(text)
     with pytest.raises(InputError, match="varies"):
         read_lock(tmp_path / "x.lock.json")
-
-
-def test_another_build_of_the_same_release_has_other_seconds_and_nothing_else() -> None:
-    slower = with_output("eval/Q6_K/timing.json", LockedFile(sha256="t", size=2, varies=True))
-    assert equal_but_for_seconds(timed(), slower)
-    assert not equal_but_for_seconds(timed(), lock())
-    assert not equal_but_for_seconds(
-        timed(), timed().model_copy(update={"outputs": {**timed().outputs, **lock(shard="u").outputs}})
-    )
-    assert not equal_but_for_seconds(timed(), timed().model_copy(update={"inputs": with_inputs(protocol="p").inputs}))

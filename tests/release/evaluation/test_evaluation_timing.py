@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import ValidationError
 
 from pruner.errors import InputError
 from release.evaluation.evidence import Answered, Evidence
@@ -204,3 +205,13 @@ def test_of_several_attempts_the_one_that_counts_is_timed(
     attempts = [line for line in ledger_lines(tmp_path, "raw") if line["attempt"] == 2]
     assert len(attempts) == 1
     assert timed(tmp_path) == expected(tmp_path, found.questions)
+
+
+@pytest.mark.parametrize("question", [{}, 1, [], None])
+def test_the_first_fault_of_many_is_enough(question: Any):
+    """A megabyte of wrong questions would otherwise become a gigabyte of errors."""
+    for model, around in ((Timing, timing_of(exam(), replied)), (Evidence, exam())):
+        value = {**around.model_dump(mode="json"), "questions": [question] * 10_000}
+        with pytest.raises(ValidationError) as refused:
+            model.model_validate(value)
+        assert refused.value.error_count() < 20
