@@ -202,7 +202,7 @@ TOO_WIDE = """() => {
     [
         (1280, "screen", []),
         (768, "screen", []),
-        (390, "screen", ["results-table"]),
+        (390, "screen", ["results-table", "seconds-table"]),
         (718, "print", []),  # A4 without the browser's margins
     ],
 )

@@ -180,7 +180,7 @@ def test_a_servers_model_is_compared(data: st.DataObject):
         ("[" * 100_000, r"evidence\.json: evidence is not usable JSON"),
         ('{"partial":' + "9" * 5000 + "}", "not usable JSON"),
         ('{"a": 1, "a": 2}', "key 'a' appears twice"),
-        (b"\xff\xfe\x00", "not usable JSON"),
+        (b"\xff\xfe\x00", "evidence is no text; JSON was expected"),
         ("null", "no evidence"),
     ],
 )

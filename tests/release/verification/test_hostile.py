@@ -125,7 +125,7 @@ BOMB = b"a: &a [x,x,x,x,x,x,x,x,x]\nb: &b [*a,*a,*a,*a,*a,*a,*a,*a,*a]\nc: [*b,*
         (b"#" * (300 << 10), "larger than 256 KiB"),
         (b"schema: moe-release/v1\nname: !!python/object/apply:os.system [touch evil]\n", "manifest.yaml"),
         (b"\xff\xfe", "not UTF-8"),
-        (b"", "expected a mapping"),
+        (b"", "is empty; give a YAML file"),
     ],
     ids=["bomb", "deep", "large", "tags", "bytes", "empty"],
 )
