@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from pruner.errors import InputError, UnavailableError
-from pruner.hub_answers import limit_answers
+from pruner.hub_answers import PART, WHOLE, limit_answers
 from pruner.hub_failures import BACK_OFF, TO_READ, http_failure, one_line, passes, patiently, say_again
 from pruner.sources import SourceFile, is_plain_name
 
@@ -22,9 +22,6 @@ GAP = 8 << 20
 """Bytes that a fast line brings in about the time of a request and its redirect to storage."""
 TIMEOUT = 30.0
 """Seconds without a byte after which a connection counts as cut."""
-LONGEST_PAUSE = 60.0
-"""Seconds that a server may ask for with Retry-After; more is cut down to this."""
-WHOLE, PART = 200, 206
 COMMIT = re.compile(r"[0-9a-f]{40}\Z")
 _DIGEST = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
 
@@ -87,6 +84,7 @@ class HubSource:
         from huggingface_hub import hf_hub_url
         from huggingface_hub.utils import build_hf_headers, get_session  # type: ignore[attr-defined]  # public, not in __all__
 
+        limit_answers()  # a worker process has huggingface_hub anew
         headers = {**build_hf_headers(token=self.token, library_name="moe-release"), "Accept-Encoding": "identity"}
         if position > 0 or end < file.size:
             headers["Range"] = f"bytes={position}-{end - 1}"
@@ -249,7 +247,7 @@ def reading(what: str, endpoint: str | None = None) -> Iterator[None]:
 
 
 def _asked_pause(error: Exception) -> float:
-    """Seconds that the server asked to wait, within reason."""
+    """Seconds that the server asked to wait, cut down by `limit_answers`."""
     failure = http_failure(error)
     asked = failure.response.headers.get("Retry-After", "") if failure is not None else ""
-    return min(float(asked), LONGEST_PAUSE) if asked.isdecimal() else 0.0
+    return float(asked) if asked.isdecimal() else 0.0
