@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 import re
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
+
+from pruner.hub_failures import harmless
 
 LARGEST_ANSWER = 64 << 20
 """Bytes; a page of a listing has one megabyte."""
@@ -36,6 +39,14 @@ def limit_answers() -> None:
         factory = getattr(_http, "_GLOBAL_CLIENT_FACTORY", _http.default_client_factory)  # no public name gives the user's own
         if not isinstance(factory, _LimitedFactory):
             set_client_factory(_LimitedFactory(factory))
+    logging.getLogger(_http.__name__).addFilter(_show_harmlessly)
+
+
+def _show_harmlessly(record: logging.LogRecord) -> bool:
+    """Of each failure that it repeats, huggingface_hub shows the whole address, with the password of an endpoint."""
+    if record.levelno >= logging.WARNING:
+        record.msg, record.args = harmless(record.getMessage()), ()
+    return True
 
 
 class _LimitedFactory:

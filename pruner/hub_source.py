@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from pruner.errors import InputError, UnavailableError
-from pruner.hub_answers import PART, WHOLE, limit_answers
+from pruner.hub_answers import LONGEST_ANSWER, PART, WHOLE, limit_answers
 from pruner.hub_failures import BACK_OFF, TO_READ, http_failure, one_line, passes, patiently, say_again
 from pruner.sources import SourceFile, is_plain_name
 
@@ -22,6 +22,8 @@ GAP = 8 << 20
 """Bytes that a fast line brings in about the time of a request and its redirect to storage."""
 TIMEOUT = 30.0
 """Seconds without a byte after which a connection counts as cut."""
+SLOWEST = 10_000
+"""Bytes a second that whatever is held in memory must come with, after a grace of minutes."""
 COMMIT = re.compile(r"[0-9a-f]{40}\Z")
 _DIGEST = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
 
@@ -50,8 +52,15 @@ class HubSource:
         return str(file.sha256 or file.blob_id)
 
     def read(self, name: str, start: int, length: int) -> bytes:
-        """Exactly `length` bytes from `start`; see `Source.read`."""
-        return b"".join(self.blocks(name, start, length))
+        """Exactly `length` bytes from `start`, unless they come too slowly to be waited for; see `Source.read`."""
+        data, end = bytearray(), time.monotonic() + LONGEST_ANSWER + length / SLOWEST
+        for block in self.blocks(name, start, length):
+            data += block
+            if time.monotonic() > end and len(data) < length:
+                raise UnavailableError(
+                    f"{self.label}/{name}: the server is too slow ({len(data):,} of {length:,} bytes came); run again later"
+                )
+        return bytes(data)
 
     def blocks(self, name: str, start: int, length: int) -> Iterator[bytes]:
         """The same in the blocks in which the network brings them; after a cut it goes on at the byte that is missing."""
