@@ -7,7 +7,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from pydantic import BaseModel
 
 from pruner.errors import InputError
 from pruner.files import read_json
@@ -23,7 +22,7 @@ from pruner.safetensors_format import read_header
 from pruner.sources import open_source
 from pruner.statistics import read_statistics
 from release.attestation.keys import read_key
-from release.documents import load_document
+from release.documents import Document, load_document
 from tests.end_to_end.conftest import run_command
 
 LONG = "n" * 300
@@ -39,7 +38,7 @@ TAKERS: list[Callable[[Path], object]] = [
     read_header,
     open_source,
     read_statistics,
-    lambda path: load_document(path, BaseModel),
+    lambda path: load_document(path, Document),
     read_key,
 ]
 

@@ -78,6 +78,10 @@ def served(liar: Liar) -> Iterator[Liar]:
         def do_GET(self) -> None:
             liar.answer(self)
 
+        def do_POST(self) -> None:
+            self.rfile.read(int(self.headers["Content-Length"]))
+            liar.answer(self)
+
         def log_message(self, *_: Any) -> None:
             return
 
@@ -209,7 +213,7 @@ def test_a_hub_that_never_answers_is_named_and_left(monkeypatch: pytest.MonkeyPa
 
 @contextmanager
 def answering(answer: Callable[[BaseHTTPRequestHandler], None]) -> Iterator[str]:
-    """A server that does to each GET what the test says."""
+    """A server that does to each request what the test says."""
 
     class Answering(Liar):
         def answer(self, handler: BaseHTTPRequestHandler) -> None:
@@ -221,7 +225,7 @@ def answering(answer: Callable[[BaseHTTPRequestHandler], None]) -> Iterator[str]
 
 def send(handler: BaseHTTPRequestHandler, status: int, body: bytes = b"", /, **headers: str) -> None:
     handler.send_response(status)
-    for name, value in {"Content-Length": str(len(body)), **headers}.items():
+    for name, value in {"Content_Length": str(len(body)), **headers}.items():
         handler.send_header(name.replace("_", "-"), value)
     handler.end_headers()
     handler.wfile.write(body)
