@@ -8,6 +8,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 from pruner.hub_failures import harmless
@@ -32,14 +33,24 @@ _INSTALLING = threading.Lock()
 
 def limit_answers() -> None:
     """Let every client that huggingface_hub makes from now on, also after a failure, give up on what is no answer."""
-    from huggingface_hub import set_client_factory
+    from huggingface_hub import get_session, set_client_factory
     from huggingface_hub.utils import _http
 
     with _INSTALLING:
-        factory = getattr(_http, "_GLOBAL_CLIENT_FACTORY", _http.default_client_factory)  # no public name gives the user's own
-        if not isinstance(factory, _LimitedFactory):
-            set_client_factory(_LimitedFactory(factory))
-    logging.getLogger(_http.__name__).addFilter(_show_harmlessly)
+        if _limit in get_session().event_hooks["response"]:
+            return
+        make = getattr(_http, "_GLOBAL_CLIENT_FACTORY", _http.default_client_factory)  # no public name gives a user's own
+        set_client_factory(partial(_limited, make))
+        logging.getLogger(_http.__name__).addFilter(_show_harmlessly)
+
+
+def _limited(make: Callable[[], Any]) -> Any:
+    """The client that another factory makes, with the bounds beside what it has already."""
+    client = make()
+    hooks = client.event_hooks
+    if _limit not in hooks["response"]:  # a user's factory may give the same client again
+        client.event_hooks = {"request": [*hooks["request"], _ask_plainly], "response": [*hooks["response"], _limit]}
+    return client
 
 
 def _show_harmlessly(record: logging.LogRecord) -> bool:
@@ -47,20 +58,6 @@ def _show_harmlessly(record: logging.LogRecord) -> bool:
     if record.levelno >= logging.WARNING:
         record.msg, record.args = harmless(record.getMessage()), ()
     return True
-
-
-class _LimitedFactory:
-    """Makes the clients of another factory, each with the bounds beside what it has already."""
-
-    def __init__(self, make: Callable[[], Any]) -> None:
-        self._make = make
-
-    def __call__(self) -> Any:
-        client = self._make()
-        hooks = client.event_hooks
-        if _limit not in hooks["response"]:  # a user's factory may give the same client again
-            client.event_hooks = {"request": [*hooks["request"], _ask_plainly], "response": [*hooks["response"], _limit]}
-        return client
 
 
 def _ask_plainly(request: Any) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from pruner.errors import InputError, UnavailableError
+from pruner.hub_answers import limit_answers
 from pruner.hub_failures import endpoint_of, patiently
 from release.hub.endpoint import HubTarget
 from release.hub.remote import hub_errors, quiet_client
@@ -32,6 +33,8 @@ def dataset_file(hub: HubTarget, repo: str, revision: str, file: str) -> Path:
     endpoint = hub.endpoint or PUBLIC
     where = f"data set {repo}@{revision[:12]}"
     page = f"{endpoint_of(endpoint)}/datasets/{repo}"
+
+    limit_answers()
 
     def download() -> str:
         return hf_hub_download(
