@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from pruner.errors import InputError, UnavailableError
-from pruner.places import unreadable
+from pruner.places import require_possible, unreadable
 
 BLOCK = 1 << 20
 UNWRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS)
@@ -68,6 +68,7 @@ def read_json(path: Path, what: str, maximum: int | None = None) -> Any:
     Raises:
         InputError: the file is missing, cannot be read or is too large, or no JSON (with line and column).
     """
+    require_possible(path)
     try:
         if maximum is not None and path.stat().st_size > maximum:
             raise InputError(f"{path}: {what} is larger than {maximum:,} bytes")

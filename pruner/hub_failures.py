@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
-from urllib.parse import urlsplit
 
 from pruner.errors import CheckFailedError, InputError, MoeReleaseError, UnavailableError
 
@@ -29,8 +28,20 @@ SILENT_SECONDS = 6.0
 TRANSIENT = frozenset({408, 429, 500, 502, 503, 504})
 FORBIDDEN = frozenset({401, 403})
 NOT_FOUND, NO_SPACE = 404, 507
-CREDENTIAL = re.compile(r"(?i:bearer\s+\S+)|hf_[A-Za-z0-9]{8,}|gh[a-z]_[A-Za-z0-9]{20,}")
-MOST_SAID = 200
+CREDENTIAL = re.compile(
+    r"(?i:authorization\W{0,9}(?:\w{1,20}\s{1,9})?\S+)"
+    r"|(?i:bearer\W{0,9}\S+)"
+    r"|(?i:basic)\s{0,9}(?=[a-z]{0,99}[A-Z0-9+/=])\S{8,}"
+    r"|(?i:(?:token|passw(?:or)?d|secret|api[_-]?key)[\"']?\s{0,9}[:=]\s{0,9}\S+)"
+    r"|(?<=://)[^\s/@]{1,999}(?=@)"
+    r"|hf_[\w.-]{8,}|gh[a-z]_\w{20,}|github_pat_\w{8,}|api_(?:org_)?\w{8,}"
+    r"|eyJ[\w-]{8,}[\w.-]*"
+)
+"""Anything like a token, also where it is none: a word too few of what a server says is no loss.
+
+Blanks in it are optional: between them there may have been control characters alone.
+"""
+MOST_SAID, MOST_READ = 200, 20_000
 
 
 def http_failure(error: BaseException) -> HfHubHTTPError | None:
@@ -78,8 +89,7 @@ def endpoint_of(url: str | None) -> str:
     """An endpoint as messages name it, without a password; None is the client's own."""
     from huggingface_hub import constants
 
-    parts = urlsplit(url or constants.ENDPOINT)
-    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
+    return re.sub(r"\A(\w+://)?.*@", r"\1", url or constants.ENDPOINT, flags=re.DOTALL)
 
 
 def say_again(url: str | None) -> None:
@@ -212,6 +222,11 @@ def _http_line(status: int, wording: Wording, named: Mapping[str, str]) -> MoeRe
 
 
 def harmless(text: str) -> str:
-    """What a server says, fit to be shown: one short line without control characters and without anything like a token."""
-    line = " ".join("".join(each if each.isprintable() else " " for each in text).split())
-    return CREDENTIAL.sub("[token]", line)[:MOST_SAID]
+    """What a server says, fit to be shown: one short line without control characters and without anything like a token.
+
+    Control characters become nothing rather than blanks, or one inside of a token would hide it.  Only the ends of lines are
+    blanks, unless a token shows without them.
+    """
+    said = "".join(each for each in text[:MOST_READ] if each.isprintable() or each.isspace())
+    lines, joined = (" ".join(each.split()) for each in (said, "".join(each for each in said if each.isprintable())))
+    return (CREDENTIAL.sub("[token]", joined) if CREDENTIAL.search(joined) else lines)[:MOST_SAID]

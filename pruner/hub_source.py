@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from pruner.errors import InputError, UnavailableError
-from pruner.hub_answers import limit_answers
+from pruner.hub_answers import LONGEST_ANSWER, PART, WHOLE, limit_answers
 from pruner.hub_failures import BACK_OFF, TO_READ, http_failure, one_line, passes, patiently, say_again
 from pruner.sources import SourceFile, is_plain_name
 
@@ -22,9 +22,8 @@ GAP = 8 << 20
 """Bytes that a fast line brings in about the time of a request and its redirect to storage."""
 TIMEOUT = 30.0
 """Seconds without a byte after which a connection counts as cut."""
-LONGEST_PAUSE = 60.0
-"""Seconds that a server may ask for with Retry-After; more is cut down to this."""
-WHOLE, PART = 200, 206
+SLOWEST = 10_000
+"""Bytes a second that whatever is held in memory must come with, after a grace of minutes."""
 COMMIT = re.compile(r"[0-9a-f]{40}\Z")
 _DIGEST = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
 
@@ -53,8 +52,15 @@ class HubSource:
         return str(file.sha256 or file.blob_id)
 
     def read(self, name: str, start: int, length: int) -> bytes:
-        """Exactly `length` bytes from `start`; see `Source.read`."""
-        return b"".join(self.blocks(name, start, length))
+        """Exactly `length` bytes from `start`, unless they come too slowly to be waited for; see `Source.read`."""
+        data, end = bytearray(), time.monotonic() + LONGEST_ANSWER + length / SLOWEST
+        for block in self.blocks(name, start, length):
+            data += block
+            if time.monotonic() > end and len(data) < length:
+                raise UnavailableError(
+                    f"{self.label}/{name}: the server is too slow ({len(data):,} of {length:,} bytes came); run again later"
+                )
+        return bytes(data)
 
     def blocks(self, name: str, start: int, length: int) -> Iterator[bytes]:
         """The same in the blocks in which the network brings them; after a cut it goes on at the byte that is missing."""
@@ -87,6 +93,7 @@ class HubSource:
         from huggingface_hub import hf_hub_url
         from huggingface_hub.utils import build_hf_headers, get_session  # type: ignore[attr-defined]  # public, not in __all__
 
+        limit_answers()  # a worker process has huggingface_hub anew
         headers = {**build_hf_headers(token=self.token, library_name="moe-release"), "Accept-Encoding": "identity"}
         if position > 0 or end < file.size:
             headers["Range"] = f"bytes={position}-{end - 1}"
@@ -249,7 +256,7 @@ def reading(what: str, endpoint: str | None = None) -> Iterator[None]:
 
 
 def _asked_pause(error: Exception) -> float:
-    """Seconds that the server asked to wait, within reason."""
+    """Seconds that the server asked to wait, cut down by `limit_answers`."""
     failure = http_failure(error)
     asked = failure.response.headers.get("Retry-After", "") if failure is not None else ""
-    return min(float(asked), LONGEST_PAUSE) if asked.isdecimal() else 0.0
+    return float(asked) if asked.isdecimal() else 0.0

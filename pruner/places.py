@@ -2,10 +2,38 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from pathlib import Path
 
-from pruner.errors import InputError
+from pruner.errors import InputError, printable
+
+LONGEST_NAME = 255
+"""Bytes of a file's or folder's name."""
+MOST_SHOWN = 400
+
+
+def impossible(path: Path) -> str | None:
+    """Why nothing can have this path, None when something can."""
+    if "\0" in str(path):
+        return "has a zero byte in its name"
+    try:
+        names = [os.fsencode(part) for part in path.parts]
+        os.lstat(path)
+    except UnicodeEncodeError:
+        return "has half a character in its name"
+    except OSError as error:  # where a folder above is missing, the system does not look at the rest
+        if error.errno == errno.ENAMETOOLONG or max(map(len, names), default=0) > LONGEST_NAME:
+            return "has a name that is too long"
+    return None
+
+
+def require_possible(path: Path) -> None:
+    """Raise InputError when nothing can have a path that the user named."""
+    if (why := impossible(path)) is not None:
+        text = str(path)
+        shown = printable(text if len(text) <= MOST_SHOWN else f"{text[:MOST_SHOWN]}…")
+        raise InputError(f"{shown}: {why}; choose another name")
 
 
 def missing(path: Path) -> str:
@@ -15,6 +43,8 @@ def missing(path: Path) -> str:
 
 def unreadable(path: Path, error: OSError) -> str:
     """Why a path cannot be read as a file: what is there instead, or else what the system says."""
+    if (why := impossible(path)) is not None:
+        return why
     if path.is_dir():
         return "is a folder, not a file"
     if isinstance(error, FileNotFoundError):
@@ -24,6 +54,7 @@ def unreadable(path: Path, error: OSError) -> str:
 
 def require_file(path: Path, what: str) -> None:
     """Raise InputError when a path that the user named is no file; `what` names what belongs there."""
+    require_possible(path)
     if not path.is_file():
         raise InputError(f"{path}: {'is a folder' if path.is_dir() else missing(path)}; give {what}")
 
@@ -38,6 +69,7 @@ def require_new(path: Path, what: str) -> None:
     Raises:
         InputError: something is there, also a link that leads nowhere, or what stands above it is no folder.
     """
+    require_possible(path)
     if os.path.lexists(path):
         raise InputError(f"{path}: already exists; remove it or choose another {what}")
     require_folder_above(path)
@@ -49,6 +81,7 @@ def require_replaceable(path: Path) -> None:
     Raises:
         InputError: it is a folder, or what stands above it is no folder.
     """
+    require_possible(path)
     if path.is_dir():
         raise InputError(f"{path}: is a folder; give the name of a file to write")
     require_folder_above(path)
@@ -56,6 +89,7 @@ def require_replaceable(path: Path) -> None:
 
 def require_folder_above(path: Path) -> None:
     """Raise InputError when folders for a path cannot be made: something above it is a file, or a link that leads nowhere."""
+    require_possible(path)
     above = next((each for each in path.absolute().parents if os.path.lexists(each)), None)
     if above is None or above.is_dir():
         return
@@ -65,5 +99,10 @@ def require_folder_above(path: Path) -> None:
 
 def require_outside(out: Path, folder: Path, whose: str) -> None:
     """Raise InputError when a new `out` would lie in a folder that is only read; `whose` names it: `the base's`."""
-    if out.resolve().is_relative_to(folder.resolve()):
+    require_possible(out)
+    try:
+        inside = out.resolve().is_relative_to(folder.resolve())
+    except (OSError, RuntimeError):
+        raise InputError(f"{out}: its links lead in a circle, or those of {folder} do; choose another place") from None
+    if inside:
         raise InputError(f"{out}: lies in {whose} folder, which nothing is written to; choose a folder beside it")

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, Literal
 
 from pruner.errors import InputError
-from pruner.places import unreadable
+from pruner.places import require_possible, unreadable
 from pruner.wording import counted
 
 MOST_DIMENSIONS = 8
@@ -88,6 +88,7 @@ def read_header(path: Path) -> Header:
         InputError: the file is missing, shorter or longer than its header says, or its header is larger than 100 MB, not
             JSON, or describes tensors that overlap, leave holes or have the wrong number of bytes.
     """
+    require_possible(path)
     try:
         size = path.stat().st_size
         with path.open("rb") as file:

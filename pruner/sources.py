@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from pruner.errors import InputError, UnavailableError
 from pruner.files import BLOCK, parse_json
-from pruner.places import missing
+from pruner.places import missing, require_possible
 from pruner.progress import Advance
 from pruner.safetensors_format import HEADER_LIMIT, Header, parse_header
 
@@ -172,6 +172,7 @@ def open_source(address: str | Path, *, endpoint: str | None = None, token: str 
     text = str(address)
     if isinstance(address, Path) or not text.startswith(HUB_PREFIX):
         require_no_near_address(text)
+        require_possible(Path(address))
         if not Path(address).is_dir():
             raise InputError(f"{text}: {_no_folder(Path(address))}")
         return LocalSource(Path(address))

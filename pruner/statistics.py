@@ -23,7 +23,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pruner.errors import InputError, first_problem
 from pruner.files import atomic_file, digest_of, sha256_file
 from pruner.packed_sums import MOST_TOKENS, NAMES, Counts, Floats, Sums, layout, pack, unpack
-from pruner.places import missing
+from pruner.places import missing, require_possible
 from pruner.safetensors_format import TensorInfo, build_header, data_order, read_header
 
 __all__ = ["Counts", "ExpertStatistics", "Floats", "Header", "QuestionSums", "Scope", "Sums", "in_memory", "merge",
@@ -193,6 +193,7 @@ def read_statistics(path: Path) -> ExpertStatistics:
     Raises:
         InputError: it is missing, damaged, of another format, or its arrays do not fit its header.
     """
+    require_possible(path)
     if not path.exists():
         raise InputError(f"{path}: {missing(path)}; `moe-release analyze` makes expert statistics")
     try:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from pruner.errors import InputError, UnavailableError
 from pruner.files import path_inside
+from pruner.hub_answers import limit_answers
 from pruner.hub_failures import TO_READ, harmless, one_line
 from pruner.hub_source import HubSource, hub_source
 from pruner.sources import LocalSource, Source
@@ -111,6 +112,7 @@ def _download(repo: str, revision: str) -> Path:
     from huggingface_hub.errors import LocalEntryNotFoundError
 
     what = f"base {repo}@{revision[:12]}"
+    limit_answers()
     try:
         folder = Path(
             snapshot_download(repo, revision=revision, ignore_patterns=["*.bin", "*.pt", "*.pth", "*.gguf", "original/*"])

@@ -5,6 +5,7 @@ Heavy imports stand inside the commands, so that `moe-release --help` answers at
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import sys
@@ -102,9 +103,10 @@ def main() -> None:
         sys.exit(1)
     except OSError as error:  # the disk's or the system's own reasons: permission, a folder where a file should be, …
         where = f"{error.filename}: " if error.filename else ""
+        misnamed = error.errno in (errno.ENAMETOOLONG, errno.ELOOP)
         remedy = "; give yourself the right to it, or choose another place" if error.errno in UNWRITABLE else ""
-        _complain(f"{where}{error.strerror or error}{remedy}")
-        sys.exit(UnavailableError.exit_code)
+        _complain(f"{where}{error.strerror or error}{'; choose another name' if misnamed else remedy}")
+        sys.exit(InputError.exit_code if misnamed else UnavailableError.exit_code)
     except Exception as error:  # a bug, or input that nobody thought of: still one line
         if os.environ.get(TRACEBACK):
             raise

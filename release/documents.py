@@ -10,7 +10,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from pruner.errors import InputError
-from pruner.places import unreadable
+from pruner.places import require_possible, unreadable
 from release.document_errors import describe
 
 SEXAGESIMAL = frozenset({"tag:yaml.org,2002:int", "tag:yaml.org,2002:float"})
@@ -81,6 +81,7 @@ def _place(path: Path, wanted: Callable[[tuple[Any, ...], Any], bool]) -> str:
 
 
 def _compose(path: Path) -> yaml.Node:
+    require_possible(path)
     try:
         if path.stat().st_size > MAXIMUM_BYTES:
             raise InputError(f"{path}: larger than {MAXIMUM_BYTES >> 10} KiB; this is no {path.suffix} document of ours")

@@ -16,7 +16,7 @@ from pydantic import TypeAdapter, ValidationError
 from pruner.errors import CheckFailedError, InputError
 from pruner.exclusive import exclusive
 from pruner.files import canonical_json, digest_of, read_json, remove_leftovers, sha256_file, write_atomic
-from pruner.places import missing, require_folder_above
+from pruner.places import missing, require_folder_above, require_possible
 
 Made = TypeVar("Made")
 
@@ -96,6 +96,7 @@ def own_work_folder(work: Path, name: str) -> Iterator[None]:
         InputError: it holds other people's files or another release, or is no folder.
         UnavailableError: another run works in it.
     """
+    require_possible(work)
     if not work.is_dir() and os.path.lexists(work):
         why = missing(work) if work.is_symlink() and not work.exists() else "is no folder"
         raise InputError(f"{work}: {why}; choose another with --work")

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pruner.errors import CheckFailedError, InputError, MoeReleaseError, UnavailableError
+from pruner.hub_failures import endpoint_of
 from release.card.claims import format_bytes
 from release.context import Context
 from release.hub.endpoint import HubTarget
@@ -122,7 +123,7 @@ def outlook(context: Context, real: HubTarget, *, pull_request: bool = False) ->
     elif not unknown:
         problems += _rights(context, api, pull_request=pull_request)
     return Outlook(
-        api.endpoint,
+        endpoint_of(api.endpoint),
         context.manifest.base.repo is not None,
         tuple(plans),
         tuple(_then(context, pull_request=pull_request)),

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from pruner.errors import InputError, UnavailableError
 from pruner.files import digest_of, parse_json, sha256_bytes
-from pruner.places import unreadable
+from pruner.places import require_possible, unreadable
 
 if TYPE_CHECKING:
     from securesystemslib.signer import CryptoSigner, SSlibKey  # type: ignore[attr-defined]  # public, not in __all__
@@ -94,6 +94,7 @@ def read_key(path: Path) -> bytes:
     Raises:
         InputError: it is missing, unreadable or too large.
     """
+    require_possible(path)
     try:
         if path.stat().st_size > KEY_LIMIT:
             raise InputError(f"{path.name}: is too large for a key")

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Literal
 
 from pruner.errors import CheckFailedError, UnavailableError
 from pruner.files import sha256_bytes
-from pruner.hub_failures import patiently
+from pruner.hub_failures import endpoint_of, patiently
 from pruner.progress import SILENT, Progress
 from release.hub.card_check import CARD, require_valid_card
 from release.hub.card_metadata import FRONT_MATTER, card_metadata
@@ -139,6 +139,6 @@ def require_repo(api: HfApi, repo: str) -> RemoteTree:
     tree = remote_tree(api, repo)
     if tree is None:
         raise UnavailableError(
-            f"{api.endpoint}: {repo} does not exist or may not be seen; correct the manifest's publish section"
+            f"{endpoint_of(api.endpoint)}: {repo} does not exist or may not be seen; correct the manifest's publish section"
         )
     return tree

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from pruner.errors import CheckFailedError
@@ -56,18 +56,25 @@ def require_valid_card(api: HfApi, content: str) -> None:
         raise CheckFailedError(f"{CARD}: the Hub refuses its metadata: {'; '.join(errors[:MOST_SHOWN])}")
 
 
-def unreadable(path: str, local: Path) -> str | None:
-    """Why a file of metadata means nothing to the Hub: a card's head, or results below `.eval_results/`; None for any other."""
+def unreadable(path: str, read: Callable[[], bytes]) -> str | None:
+    """Why a file of metadata means nothing to the Hub: a card's head, or results below `.eval_results/`; None for any other.
+
+    Any other is not read.
+    """
     import yaml
     from huggingface_hub import parse_eval_result_entries
 
-    if path == CARD:
-        errors = card_metadata(local.read_text(encoding="utf-8")).errors
-        return errors[0] if errors else None
-    if not path.startswith(RESULTS) or not path.endswith((".yaml", ".yml")):
+    if path != CARD and not (path.startswith(RESULTS) and path.endswith((".yaml", ".yml"))):
         return None
     try:
-        entries = parse_eval_result_entries(yaml.safe_load(local.read_text(encoding="utf-8")))
+        text = read().decode()
+    except UnicodeDecodeError:
+        return "no UTF-8 text"
+    if path == CARD:
+        errors = card_metadata(text).errors
+        return errors[0] if errors else None
+    try:
+        entries = parse_eval_result_entries(yaml.safe_load(text))
     except (yaml.YAMLError, ValueError, LookupError, TypeError, AttributeError) as error:
         return f"no list of results ({type(error).__name__}: {' '.join(str(error).split())[:100]})"
     return None if entries else "an empty list of results"

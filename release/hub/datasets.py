@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from pruner.errors import InputError, UnavailableError
-from pruner.hub_failures import patiently
+from pruner.hub_answers import limit_answers
+from pruner.hub_failures import endpoint_of, patiently
 from release.hub.endpoint import HubTarget
 from release.hub.remote import hub_errors, quiet_client
 
@@ -31,7 +32,9 @@ def dataset_file(hub: HubTarget, repo: str, revision: str, file: str) -> Path:
 
     endpoint = hub.endpoint or PUBLIC
     where = f"data set {repo}@{revision[:12]}"
-    page = f"{endpoint}/datasets/{repo}"
+    page = f"{endpoint_of(endpoint)}/datasets/{repo}"
+
+    limit_answers()
 
     def download() -> str:
         return hf_hub_download(
@@ -52,6 +55,8 @@ def dataset_file(hub: HubTarget, repo: str, revision: str, file: str) -> Path:
         except RevisionNotFoundError:
             raise InputError(f"{where} has no such commit; see {page}/commits/main") from None
         except LocalEntryNotFoundError:
-            raise UnavailableError(f"{where}: {endpoint} cannot be reached; check the network and HF_ENDPOINT") from None
+            raise UnavailableError(
+                f"{where}: {endpoint_of(endpoint)} cannot be reached; check the network and HF_ENDPOINT"
+            ) from None
         except EntryNotFoundError:
             raise InputError(f"{where} has no file {file!r}; see {page}/tree/{revision}") from None

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import json
 import re
-import tempfile
 from collections.abc import Collection, Iterator
-from pathlib import Path
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from release.hub.read_back import downloaded_digest
+from pruner.errors import CheckFailedError
+from pruner.files import sha256_bytes
+from pruner.sources import SMALL_FILE_LIMIT
 from release.hub.remote import RemoteTree
-from release.hub.small_files import remote_text
+from release.hub.small_files import remote_text, small_file
 from release.reproduce import LOCK, SUMS, evidence_name, timing_name
 
 if TYPE_CHECKING:
@@ -39,20 +40,22 @@ def stale_files(api: HfApi, repo: str, tree: RemoteTree, files: Collection[str])
     """
     if LOCK not in tree.files and SUMS not in tree.files:
         return ()
-    with tempfile.TemporaryDirectory() as folder:
-        listed = dict(_listed(api, repo, tree))
-        found = []
-        for path in sorted(path for path in listed.keys() & tree.files.keys() - set(files) if _plain(path)):
-            file = tree.files[path]
-            digest = file.sha256 or downloaded_digest(api, repo, tree.commit, file, Path(folder))
-            if digest == listed[path]:
-                found.append(path)
-    return tuple(found)
+    listed = dict(_listed(api, repo, tree))
+    paths = sorted(path for path in listed.keys() & tree.files.keys() - set(files) if _plain(path))
+    return tuple(path for path in paths if _digest(api, repo, tree, path) == listed[path])
 
 
 def _plain(path: str) -> bool:
-    """Whether a path from a foreign list stays inside the folder that it is downloaded to."""
+    """Whether a path from a foreign list is one of a file in a repository."""
     return not any(part in ("", ".", "..") for part in path.split("/"))
+
+
+def _digest(api: HfApi, repo: str, tree: RemoteTree, path: str) -> str | None:
+    """SHA-256 of a file of the repo, None for one that is larger than anything of ours that git holds itself."""
+    file = tree.files[path]
+    if file.sha256:
+        return file.sha256
+    return sha256_bytes(small_file(api, repo, tree.commit, file)) if file.size <= SMALL_FILE_LIMIT else None
 
 
 def _listed(api: HfApi, repo: str, tree: RemoteTree) -> Iterator[tuple[str, str]]:
@@ -83,6 +86,7 @@ def _place(path: str) -> str | None:
 
 
 def _text(api: HfApi, repo: str, tree: RemoteTree, path: str) -> str | None:
-    """A text of the repo, None when it has none of that name or a far larger one."""
-    file = tree.files.get(path)
-    return None if file is None or file.size > LARGEST else remote_text(api, repo, tree, path, LARGEST)
+    """A text of the repo, None when it has none of that name, a far larger one, or one that is no text."""
+    with suppress(CheckFailedError):
+        return remote_text(api, repo, tree, path, LARGEST)
+    return None

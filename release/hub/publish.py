@@ -9,7 +9,7 @@ from pathlib import Path
 
 from pruner.errors import CheckFailedError, UnavailableError
 from pruner.files import sha256_file
-from pruner.hub_failures import patiently, status_of
+from pruner.hub_failures import endpoint_of, patiently, status_of
 from pruner.progress import SILENT, Progress
 from release.hub.announce import Gated, set_gated
 from release.hub.card_check import CARD, require_valid_card, unreadable
@@ -96,7 +96,7 @@ def publish(
         read_back(repo, commit, digests, endpoint=endpoint, token=token, removed=plan.removed)
         if tag:
             _place_tag(job, tag, commit)
-    return Publication(repo, commit, tag, f"{api.endpoint}/{repo}", changed=not plan.settled)
+    return Publication(repo, commit, tag, f"{endpoint_of(api.endpoint)}/{repo}", changed=not plan.settled)
 
 
 def _require_publishable(
@@ -107,7 +107,7 @@ def _require_publishable(
     require_no_secrets(files, inherited=inherited)
     check_digests(files, digests, progress)
     for path, file in files.items():
-        if path != CARD and (problem := unreadable(path, file)):  # the card is judged by the Hub itself
+        if path != CARD and (problem := unreadable(path, file.read_bytes)):  # the card is judged by the Hub itself
             raise CheckFailedError(f"{path}: {problem}; nothing was committed")
 
 
@@ -145,15 +145,14 @@ def _readable(job: Job, *, prune: bool) -> PublicationPlan:
     """The plan against what the repo holds now."""
     plan = plan_publication(job.files, job.digests, job.api, job.repo, prune=prune)
     if plan.head is None:
-        raise UnavailableError(
-            f"{job.api.endpoint}: {job.repo} does not exist or cannot be read; check the name and the token's rights"
-        )
+        where = endpoint_of(job.api.endpoint)
+        raise UnavailableError(f"{where}: {job.repo} does not exist or cannot be read; check the name and the token's rights")
     return plan
 
 
 def _proposed(job: Job, plan: PublicationPlan, message: str, progress: Progress) -> Publication:
     """The release as a pull request, unless it stands on the branch already."""
-    url = f"{job.api.endpoint}/{job.repo}"
+    url = f"{endpoint_of(job.api.endpoint)}/{job.repo}"
     if plan.settled:
         return Publication(job.repo, plan.head or "", None, url, changed=False)
     found = propose(job, plan, lambda revision: operations(job, plan, progress, revision), message)

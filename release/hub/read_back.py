@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Collection, Iterator, Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pruner.errors import CheckFailedError
-from pruner.files import git_blob_id, sha256_file
+from pruner.files import sha256_bytes
+from pruner.hub_failures import endpoint_of
 from pruner.wording import some
 from release.hub.card_check import unreadable
 from release.hub.remote import RemoteFile, commit_of, files_at, hub_api
-from release.hub.small_files import download
+from release.hub.small_files import small_file
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
@@ -52,7 +51,9 @@ def read_back(
     api = hub_api(endpoint, token)
     found = commit_of(api, repo, revision)
     if found is None:
-        raise CheckFailedError(f"{repo}@{revision}: is not on {api.endpoint}; publish it first, or check the token")
+        raise CheckFailedError(
+            f"{repo}@{revision}: is not on {endpoint_of(api.endpoint)}; publish it first, or check the token"
+        )
     if commit not in (None, found):
         raise CheckFailedError(f"{repo}@{revision}: is {found[:12]} now and not {commit[:12]}, which was made; run again")
     wrong = sorted(differences(api, repo, found, digests, removed))
@@ -64,22 +65,17 @@ def differences(api: HfApi, repo: str, commit: str, digests: Mapping[str, str], 
     """One phrase for each file that is missing, has another digest, is metadata that does not parse, or should be gone."""
     files = files_at(api, repo, commit, [*digests, *removed])
     yield from (f"{path} (should be removed)" for path in removed if path in files)
-    with tempfile.TemporaryDirectory() as folder:
-        for path, expected in digests.items():
-            file = files.get(path)
-            if file is None:
-                yield f"{path} (missing)"
-                continue
-            found = file.sha256 or downloaded_digest(api, repo, commit, file, Path(folder))
-            if found != expected:
-                yield f"{path} (sha256 {found[:12]}…, expected {expected[:12]}…)"
-            elif file.sha256 is None and (problem := unreadable(path, Path(folder) / path)):
-                yield f"{path} ({problem})"
+    for path, expected in digests.items():
+        file = files.get(path)
+        problem = "missing" if file is None else _problem(api, repo, commit, file, expected)
+        if problem:
+            yield f"{path} ({problem})"
 
 
-def downloaded_digest(api: HfApi, repo: str, commit: str, file: RemoteFile, folder: Path) -> str:
-    """SHA-256 of a small file's content as it is downloaded, whose name in git must fit as well."""
-    local = download(api, repo, commit, file.path, folder)
-    if git_blob_id(local.read_bytes()) != file.blob_id:
-        raise CheckFailedError(f"{repo}: {file.path} arrived damaged (its git blob is not {file.blob_id}); run again")
-    return sha256_file(local)
+def _problem(api: HfApi, repo: str, commit: str, file: RemoteFile, expected: str) -> str | None:
+    """What is wrong with a file that is there, None when nothing is."""
+    content = b"" if file.sha256 else small_file(api, repo, commit, file)
+    found = file.sha256 or sha256_bytes(content)
+    if found != expected:
+        return f"sha256 {found[:12]}…, expected {expected[:12]}…"
+    return None if file.sha256 else unreadable(file.path, lambda: content)

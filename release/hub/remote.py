@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from pruner.errors import CheckFailedError
 from pruner.hub_answers import limit_answers
-from pruner.hub_failures import garbled, harmless, one_line, patiently
+from pruner.hub_failures import endpoint_of, garbled, harmless, one_line, patiently
 from pruner.hub_source import COMMIT
 from pruner.progress import SILENT, Progress
 
@@ -20,6 +21,9 @@ if TYPE_CHECKING:
 
 ASKED_AT_ONCE = 500
 """Paths in one request for their digests: the Hub refuses forms of more than a thousand fields."""
+
+
+BLOB_ID, SHA256 = re.compile(r"[0-9a-f]{40}"), re.compile(r"[0-9a-f]{64}")
 
 
 @dataclass(frozen=True)
@@ -112,7 +116,9 @@ def commit_of(api: HfApi, repo: str, revision: str) -> str | None:
                 raise
             return None
     if COMMIT.match(revision) and answered != revision:
-        raise CheckFailedError(f"{repo}@{revision}: {api.endpoint} answers with another commit, {harmless(answered)}")
+        raise CheckFailedError(
+            f"{repo}@{revision}: {endpoint_of(api.endpoint)} answers with another commit, {harmless(answered)}"
+        )
     return answered
 
 
@@ -142,11 +148,21 @@ def tag_tree(api: HfApi, repo: str, tag: str) -> RemoteTree | None:
 
 
 def _remote_file(item: object) -> RemoteFile:
+    """A row of the listing; the `blob_id` of a large file is that of its pointer, and of no use.
+
+    Raises:
+        TypeError, ValueError: it is no file, or its size or digest is none.
+    """
     from huggingface_hub import RepoFile
 
     if not isinstance(item, RepoFile):
         raise TypeError(item)
-    return RemoteFile(item.path, item.size, item.blob_id, item.lfs.sha256 if item.lfs else None)
+    sha256 = item.lfs.sha256 if item.lfs else None
+    digest, form = (sha256, SHA256) if item.lfs else (item.blob_id, BLOB_ID)
+    whole = type(item.size) is int and item.size >= 0
+    if not whole or not isinstance(item.path, str) or not isinstance(digest, str) or not form.fullmatch(digest):
+        raise ValueError(item.path)
+    return RemoteFile(item.path, item.size, item.blob_id, sha256)
 
 
 @contextmanager

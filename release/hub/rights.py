@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from pruner.errors import InputError, UnavailableError
-from pruner.hub_failures import patiently
+from pruner.hub_failures import endpoint_of, patiently
 from release.hub.remote import hub_errors
 
 if TYPE_CHECKING:
@@ -87,17 +87,17 @@ def require_rights(api: HfApi, repos: Sequence[str], *, pull_request: bool = Fal
     """
     for repo in repos:
         require_repo_name(repo)
-    account = account_of(api)
+    account, where = account_of(api), endpoint_of(api.endpoint)
     if account.role in READERS:
-        raise UnavailableError(f"{api.endpoint}: the token of {account.name} may only read; set HF_TOKEN to one that may write")
+        raise UnavailableError(f"{where}: the token of {account.name} may only read; set HF_TOKEN to one that may write")
     for repo in repos:
         exists = repo_exists(api, repo)
         if pull_request and not exists:
-            raise UnavailableError(f"{api.endpoint}: {repo} does not exist or may not be seen, and a pull request needs a repo")
+            raise UnavailableError(f"{where}: {repo} does not exist or may not be seen, and a pull request needs a repo")
         if not pull_request and not account.may_write(repo):
             what = "write to" if exists else "create"
             raise UnavailableError(
-                f"{api.endpoint}: the token of {account.name} may not {what} {repo}; use another, or propose with --pr"
+                f"{where}: the token of {account.name} may not {what} {repo}; use another, or propose with --pr"
             )
     return account
 

@@ -1,43 +1,48 @@
-"""Small files of a repository, read at one commit: cards, locks, lists of digests."""
+"""Small files of a repository, read into memory at one commit: cards, locks, lists of digests."""
 
 from __future__ import annotations
 
-import tempfile
-from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pruner.errors import CheckFailedError
-from pruner.files import write_errors
-from pruner.hub_failures import patiently
-from release.hub.remote import RemoteTree, hub_errors, quiet_client
+from pruner.hub_source import HubSource
+from pruner.sources import SMALL_FILE_LIMIT, SourceFile, read_small
+from release.hub.remote import RemoteFile, RemoteTree
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
 
 
-def download(api: HfApi, repo: str, commit: str, path: str, folder: Path) -> Path:
-    """Fetch one file into `folder`, whatever a cache holds.
-
-    Raises:
-        UnavailableError: the Hub cannot be reached, or does not give the file; or the folder's disk is full.
-    """
-    fetch = partial(api.hf_hub_download, repo, path, revision=commit, local_dir=folder, force_download=True)
-    with hub_errors(api.endpoint, f"download {path} of {repo}"), quiet_client(), write_errors(folder / path):
-        return Path(patiently(fetch, endpoint=api.endpoint))
-
-
-def remote_text(api: HfApi, repo: str, tree: RemoteTree | None, path: str, largest: int) -> str | None:
-    """A text at the commit of `tree`, None when it has no such file; bytes that are not UTF-8 are replaced.
+def small_file(api: HfApi, repo: str, commit: str, file: RemoteFile, largest: int = SMALL_FILE_LIMIT) -> bytes:
+    """The content of a file, of the size and with the digest that the repo lists.
 
     Raises:
         CheckFailedError: the file has more than `largest` bytes.
-        UnavailableError: see `download`.
+        UnavailableError: the Hub cannot be reached, or gives something else.
     """
-    file = tree.files.get(path) if tree else None
-    if tree is None or file is None:
-        return None
     if file.size > largest:
-        raise CheckFailedError(f"{repo}: {path} has {file.size:,} bytes; at most {largest:,} are read")
-    with tempfile.TemporaryDirectory() as folder:
-        return download(api, repo, tree.commit, path, Path(folder)).read_text(encoding="utf-8", errors="replace")
+        raise CheckFailedError(f"{repo}: {file.path} has {file.size:,} bytes; at most {largest:,} are read")
+    listed = SourceFile(file.path, file.size, file.sha256, None if file.sha256 else file.blob_id)
+    token = api.token if isinstance(api.token, str) else None
+    source = HubSource(repo, commit, {file.path: listed}, api.endpoint, token)
+    return read_small(source, file.path, "the file", largest)
+
+
+def remote_bytes(api: HfApi, repo: str, tree: RemoteTree | None, path: str, largest: int) -> bytes | None:
+    """A file at the commit of `tree`, None when it has no such file; see `small_file`."""
+    file = tree.files.get(path) if tree else None
+    return small_file(api, repo, tree.commit, file, largest) if tree and file else None
+
+
+def remote_text(api: HfApi, repo: str, tree: RemoteTree | None, path: str, largest: int) -> str | None:
+    """The same as text, with the line ends that it has.
+
+    Raises:
+        CheckFailedError: it has more than `largest` bytes, or is no UTF-8.
+        UnavailableError: see `small_file`.
+    """
+    data = remote_bytes(api, repo, tree, path, largest)
+    try:
+        return None if data is None else data.decode()
+    except UnicodeDecodeError:
+        raise CheckFailedError(f"{repo}: {path} is no UTF-8 text; mend or remove it there") from None

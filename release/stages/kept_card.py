@@ -81,11 +81,11 @@ def _require_ours(context: Context, api: HfApi, repository: Repository, existing
     One lock is not enough: a run that was killed between the two repositories left a newer one with the weights.
     """
     from release.hub.remote import remote_tree
-    from release.hub.small_files import remote_text
+    from release.hub.small_files import remote_bytes
 
     weights = context.publish.weights  # the lock of both repositories stands there
     for commit in _latest_commits(api, weights):
-        locked = _locked_cards(remote_text(api, weights, remote_tree(api, weights, commit), LOCK, LARGEST_LOCK))
+        locked = _locked_cards(remote_bytes(api, weights, remote_tree(api, weights, commit), LOCK, LARGEST_LOCK))
         if any(only_parts_changed(existing, digest) for digest in locked):
             return
     raise CheckFailedError(
@@ -106,10 +106,10 @@ def _latest_commits(api: HfApi, repo: str) -> list[str]:
     return [commit.commit_id for commit in commits[:MOST_COMMITS]]
 
 
-def _locked_cards(lock: str | None) -> list[str]:
+def _locked_cards(lock: bytes | None) -> list[str]:
     """Digests of the cards of a release, from its lock."""
     try:
-        outputs = json.loads(lock or "{}")["outputs"]
+        outputs = json.loads(lock or b"{}")["outputs"]
         return [str(file["sha256"]) for path, file in outputs.items() if path.startswith("card/README")]
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return []

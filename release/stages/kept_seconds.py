@@ -69,11 +69,11 @@ def _timed(context: Context, repository: Repository) -> dict[str, str]:
 
 
 def _remote(api: HfApi, repo: str, tree: RemoteTree, name: str, largest: int) -> bytes:
-    from release.hub.small_files import remote_text
+    from release.hub.small_files import remote_bytes
 
     try:
-        return (remote_text(api, repo, tree, name, largest) or "").encode()
-    except (InputError, CheckFailedError) as error:  # too large, or no text
+        return remote_bytes(api, repo, tree, name, largest) or b""
+    except (InputError, CheckFailedError) as error:  # too large
         raise _OtherReleaseError from error
 
 

@@ -171,6 +171,7 @@ def _run(context: Context) -> str | None:
 
 def _require_hub(context: Context) -> None:
     """Everything that the Hub can refuse at the end is asked at the beginning: rights, names, metadata, collection."""
+    from pruner.hub_failures import endpoint_of
     from release.card.front_matter import gguf_front_matter, weights_front_matter
     from release.hub.announce import require_collection, require_repo
     from release.hub.card_check import require_valid_card
@@ -181,7 +182,7 @@ def _require_hub(context: Context) -> None:
     api = hub_api(hub.endpoint, hub.token)
     repos = [publish.weights, *([publish.gguf] if publish.gguf else [])]
     account = require_rights(api, repos, pull_request=context.options.pull_request)
-    context.notes["account"] = f"{account.name} at {api.endpoint}"
+    context.notes["account"] = f"{account.name} at {endpoint_of(api.endpoint)}"
     license_name = context.manifest.card.license
     require_valid_card(api, weights_front_matter(context.manifest, license_name))
     if publish.gguf:

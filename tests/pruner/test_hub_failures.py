@@ -9,7 +9,7 @@ import pytest
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
 from pruner.errors import CheckFailedError, InputError, MoeReleaseError, UnavailableError
-from pruner.hub_failures import MOST_SAID, TO_DO, TO_READ, Wording, harmless, one_line
+from pruner.hub_failures import MOST_SAID, TO_DO, TO_READ, Wording, endpoint_of, harmless, one_line
 
 ADDRESS = "http://name:password@127.0.0.1:9"
 TOKEN = "hf_" + "A" * 34
@@ -102,3 +102,69 @@ def test_what_a_server_says_shows_no_token_and_commands_no_terminal() -> None:
     assert "\x1b" not in said
     assert "\n" not in said
     assert len(said) <= MOST_SAID
+
+
+@pytest.mark.parametrize(
+    "secret",
+    [
+        "hf_oauth_eyJhbGciOi.eyJzdWIiOiIx.c2ln-bmF0dXJl",
+        "hf_jwt_eyJhbGciOi.eyJzdWIiOiIx.c2lnbmF0dXJl",
+        "eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIx.c2lnbmF0dXJl",
+        "github_pat_11ABCDEFG0abcdefgh",
+        "ghp_" + "A" * 36,
+        "api_org_ABCDEFGHIJKLMNOP",
+        "Authorization: Basic bmFtZTpwYXNz",
+        '"authorization": "Bearer abc"',
+        "Basic bmFtZTpwYXNz",
+        "bearer=abcdef",
+        "BEARER: abcdef",
+        "token=abcdef",
+        "access_token: abcdef",
+        "password=abcdef",
+        "https://name:password@",
+        "bearer abcdef",
+    ],
+)
+@pytest.mark.parametrize("split", ["", "\0", "\x1b", "\n", "\u200b", "\u00a0", "\u2028"])
+def test_no_kind_of_token_is_shown_whole_or_split(secret: str, split: str) -> None:
+    for place in (secret.index("_") + 3 if "_" in secret else len(secret) - 4, len(secret) - 5):
+        said = harmless(f"first line\nrefused: {secret[:place]}{split}{secret[place:]} here")
+        assert "[token]" in said
+        assert secret[place:].rstrip("@") not in said
+
+
+def test_a_control_character_in_the_place_of_a_blank_hides_no_token() -> None:
+    for written in ("bearer\nabcdef", "Authorization:\nBasic\nabcdef", "Basic\0bmFtZTpwYXNz", "token\n=\nabcdef"):
+        assert harmless(f"{written} here") in ("[token] here", "[token]", "[token]here")
+
+
+@pytest.mark.parametrize(
+    "words",
+    ["Repository Not Found", "basic access is off", "the token is too old", "see https://huggingface.co/docs", "HF_TOKEN"],
+)
+def test_plain_words_stay_and_lines_become_one(words: str) -> None:
+    assert harmless(f"{words}\r\n\tsecond\nthird") == f"{words} second third"
+
+
+@pytest.mark.timeout(10)
+@pytest.mark.parametrize(
+    "unit",
+    ["authorization:", "authorization ", "basic ", "basic a", "bearer", "://", "hf_", "token=", "eyJ", "a", " ", "\n", "="],
+)
+def test_no_text_takes_long_to_clean(unit: str) -> None:
+    assert len(harmless(unit * (4_000_000 // len(unit)))) <= MOST_SAID
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("http://name:SECRET@host:9", "http://host:9"),
+        ("http://name:SE/C?R#ET@host:9/hub", "http://host:9/hub"),
+        ("http://na@me:SECRET@host", "http://host"),
+        ("name:SECRET@host", "host"),
+        ("http://[", "http://["),
+        ("https://huggingface.co", "https://huggingface.co"),
+    ],
+)
+def test_an_endpoint_is_named_without_its_password(url: str, shown: str) -> None:
+    assert endpoint_of(url) == shown

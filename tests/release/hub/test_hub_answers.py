@@ -6,7 +6,7 @@ import json
 import socket
 import tracemalloc
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from threading import Thread
 from typing import Any
@@ -76,6 +76,10 @@ def liar() -> Iterator[Liar]:
 def served(liar: Liar) -> Iterator[Liar]:
     class Answer(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
+            liar.answer(self)
+
+        def do_POST(self) -> None:
+            self.rfile.read(int(self.headers["Content-Length"]))
             liar.answer(self)
 
         def log_message(self, *_: Any) -> None:
@@ -205,6 +209,155 @@ def test_a_hub_that_never_answers_is_named_and_left(monkeypatch: pytest.MonkeyPa
             with pytest.raises(UnavailableError, match=f"{endpoint}.*HF_ENDPOINT"):
                 read(endpoint)
             assert caplog.messages == [f"waiting for {endpoint}", f"asking {endpoint} again"]
+
+
+@contextmanager
+def answering(answer: Callable[[BaseHTTPRequestHandler], None]) -> Iterator[str]:
+    """A server that does to each request what the test says."""
+
+    class Answering(Liar):
+        def answer(self, handler: BaseHTTPRequestHandler) -> None:
+            with suppress(ConnectionError):
+                answer(handler)
+
+    yield from (liar.endpoint for liar in served(Answering()))
+
+
+def send(handler: BaseHTTPRequestHandler, status: int, body: bytes = b"", /, **headers: str) -> None:
+    handler.send_response(status)
+    for name, value in {"Content_Length": str(len(body)), **headers}.items():
+        handler.send_header(name.replace("_", "-"), value)
+    handler.end_headers()
+    handler.wfile.write(body)
+
+
+def send_without_end(handler: BaseHTTPRequestHandler, status: int, **headers: str) -> None:
+    send(handler, status, Content_Length=str(1 << 40), **headers)
+    while True:
+        handler.wfile.write(b"[" * (1 << 16))
+
+
+def lost_connection(handler: BaseHTTPRequestHandler) -> None:
+    """The first page leads to where nobody listens, on which huggingface_hub makes a new client; then nothing ends."""
+    if "/tree/" not in handler.path:
+        send(handler, 200, json.dumps(INFO).encode())
+    elif handler.server.__dict__.setdefault("pages", []):
+        send_without_end(handler, 200)
+    else:
+        handler.server.__dict__["pages"].append(handler.path)
+        send(handler, 200, json.dumps(TREE).encode(), Link='<http://127.0.0.1:9/>; rel="next"')
+
+
+def led_away(handler: BaseHTTPRequestHandler) -> None:
+    """The question is sent on to an address that looks like none of the API."""
+    if handler.path == "/x":
+        send_without_end(handler, 200)
+    else:
+        send(handler, 302, Location="/x")
+
+
+def endless_redirect(handler: BaseHTTPRequestHandler) -> None:
+    """A download is sent on, with a body that does not end."""
+    if "/resolve/" in handler.path:
+        send_without_end(handler, 302, Location="/x")
+    else:
+        send(handler, 200, json.dumps(TREE if "/tree/" in handler.path else INFO).encode())
+
+
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize(
+    ("answer", "reader"),
+    [
+        (lost_connection, listed),
+        (lost_connection, looked_at),
+        (led_away, listed),
+        (led_away, looked_at),
+        (endless_redirect, opened),
+    ],
+)
+def test_the_bounds_hold_after_a_lost_connection_and_a_redirect(
+    answer: Callable[[BaseHTTPRequestHandler], None], reader: Callable[[str], object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(hub_answers, "LARGEST_ANSWER", 1 << 20)
+    with answering(answer) as endpoint:
+        tracemalloc.start()
+        try:
+            with pytest.raises(UnavailableError) as error:
+                reader(endpoint)
+            peak = tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+    assert_one_line(error.value, "org/model")
+    assert peak < 32 << 20
+
+
+def test_a_silent_redirect_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hub_answers, "LONGEST_SILENCE", 0.5)
+    monkeypatch.setattr(hub_failures, "BACK_OFF", ())
+    with (
+        mute() as silent,
+        answering(lambda handler: send(handler, 302, Location=f"{silent}/x")) as endpoint,
+        pytest.raises(UnavailableError, match=f"connection to {endpoint}"),
+    ):
+        hub_source("org/model", endpoint=endpoint)
+
+
+def test_every_client_has_the_bounds_and_what_the_users_own_factory_gives() -> None:
+    from huggingface_hub import close_session, get_session, set_client_factory
+    from huggingface_hub.utils import _http
+
+    before = _http._GLOBAL_CLIENT_FACTORY
+    try:
+        for _ in range(2):  # also one that is set after ours
+            set_client_factory(lambda: type(get_session_of(before))(headers={"X-Own": "1"}, timeout=7.0))
+            for _ in range(2):
+                hub_answers.limit_answers()
+                close_session()
+                session = get_session()
+                assert session.headers["X-Own"] == "1"
+                assert session.timeout.read == 7.0
+                assert session.event_hooks["response"] == [hub_answers._limit]
+                assert session.event_hooks["request"] == [hub_answers._ask_plainly]
+    finally:
+        set_client_factory(before)
+
+
+def get_session_of(factory: Callable[[], Any]) -> Any:
+    with factory() as client:
+        return client
+
+
+@pytest.mark.parametrize("status", [429, 503])
+@pytest.mark.parametrize(
+    ("headers", "longest"),
+    [
+        ({"Retry_After": "31536000"}, 61),
+        ({"Retry_After": "9" * 5000}, 61),
+        ({"Retry_After": "\u00b2"}, 8),
+        ({"Retry_After": "7"}, 8),
+        ({"RateLimit": '"api";r=0;t=31536000', "RateLimit_Policy": '"fixed window";"api";q=500;w=31536000'}, 61),
+        ({"RateLimit": '"api"; r=0; t = 31536000'}, 61),
+        ({"RateLimit": '"api";r=0;t=50'}, 51),
+    ],
+)
+def test_a_hub_cannot_put_us_to_sleep(
+    status: int, headers: dict[str, str], longest: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slept: list[float] = []
+    monkeypatch.setattr("pruner.hub_source.time.sleep", slept.append)
+
+    def busy(handler: BaseHTTPRequestHandler) -> None:
+        if "/tree/" in handler.path:
+            send(handler, status, **headers)
+        else:
+            send(handler, 200, json.dumps(INFO).encode())
+
+    for reader in (listed, looked_at):
+        slept.clear()
+        with answering(busy) as endpoint, pytest.raises(UnavailableError) as error:
+            reader(endpoint)
+        assert_one_line(error.value, "org/model")
+        assert max(slept) == (longest if status == 429 or "Retry_After" in headers else 8)
 
 
 def test_a_hub_that_takes_its_time_over_a_commit_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
