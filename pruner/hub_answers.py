@@ -21,8 +21,10 @@ LONGEST_SILENCE = 20.0
 """Seconds without a byte of an answer after which a question counts as failed in passing."""
 LONGEST_PAUSE = 60.0
 """Seconds that a server may ask to wait before the next try; more is cut down to this."""
+LONGEST_WORK = 900.0
+"""The same for what a Hub may take its time for."""
 UNHURRIED = ("/commit/", "/merge", "/duplicate", "/super-squash")
-"""What a Hub may take its time for: it moves much, and asking twice is no harmless thing."""
+"""Requests that move much, and are not harmless to ask twice."""
 API = "/api/"
 WHOLE, PART = 200, 206
 _QUESTION = "moe_release_question"
@@ -65,9 +67,10 @@ def _ask_plainly(request: Any) -> None:
     request.headers["Accept-Encoding"] = "identity"
     if API not in request.url.path and _QUESTION not in request.extensions:
         return
-    bounded = ("connect",) if any(each in request.url.path for each in UNHURRIED) else ("connect", "read")
+    read = LONGEST_WORK if any(each in request.url.path for each in UNHURRIED) else LONGEST_SILENCE
     asked = request.extensions.get("timeout", {})
-    unlimited = {name: LONGEST_SILENCE for name in bounded if asked.get(name) is None}
+    bounds = {"connect": LONGEST_SILENCE, "read": read}
+    unlimited = {name: seconds for name, seconds in bounds.items() if asked.get(name) is None}
     request.extensions = {**request.extensions, _QUESTION: True, "timeout": {**asked, **unlimited}}
 
 

@@ -365,7 +365,7 @@ def test_a_hub_that_takes_its_time_over_a_commit_is_waited_for(monkeypatch: pyte
     hub_api("http://127.0.0.1:9", None)  # installs the bounds
     commit, digests = "models/org/x/commit/main", "models/org/x/paths-info/main"
     asked = httpx_request("POST", commit), httpx_request("POST", digests), httpx_request("GET"), httpx_request("GET", read=7.0)
-    assert [each["read"] for each in asked] == [None, 0.2, 0.2, 7.0]
+    assert [each["read"] for each in asked] == [hub_answers.LONGEST_WORK, 0.2, 0.2, 7.0]
 
 
 def httpx_request(method: str, path: str = "x", read: float | None = None) -> dict[str, float | None]:
