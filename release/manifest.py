@@ -69,6 +69,11 @@ class Manifest(Document):
             raise ValueError("gguf.quants: a quant is cut by the drop map, and there is no prune section")
         if self.publish and self.publish.gguf and not self.gguf:
             raise ValueError("publish.gguf names a repository, and there is no gguf section to fill it")
+        if self.publish and self.publish.gguf and self.publish.gguf.lower() == self.publish.weights.lower():
+            raise ValueError(
+                "publish.weights and publish.gguf name one repository; the files of one would replace those of the other: "
+                f"give the quants one of their own, such as {self.publish.weights}-GGUF"
+            )
         if self.publish and self.publish.supersedes and self.publish.supersedes.gguf and not self.publish.gguf:
             raise ValueError("publish.supersedes.gguf needs publish.gguf, the repository that comes after it")
         if self.card.leaderboard and not self.eval:

@@ -5,10 +5,14 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from pathlib import Path
 
+from pruner.checkpoint import open_checkpoint
+from pruner.drop_map import read_drop_map, require_fits
 from pruner.errors import InputError
 from pruner.families import Architecture, architecture_of
+from pruner.files import path_inside
 from pruner.ranking_options import AnyRanking, CoverageRanking
 from pruner.sources import LocalSource, Source, read_source_json
+from pruner.wording import counted
 from release.base import base_folder
 from release.base_headers import described_base
 from release.documents import place_of_key
@@ -30,6 +34,23 @@ def check_against_base(loaded: LoadedManifest) -> None:
     if not isinstance(config, dict):
         raise InputError(f"{where}: expected a mapping")
     require_possible(loaded, architecture_of(config, where))
+    if loaded.content.base.path is not None and any(name.endswith(".safetensors") for name in source.files):
+        _require_fitting_map(loaded, source)
+
+
+def _require_fitting_map(loaded: LoadedManifest, source: Source) -> None:
+    """A pinned map is held against the layers and experts that the base's headers show."""
+    prune = loaded.content.prune
+    pinned = prune.drop_map if prune else None
+    if prune is None or pinned is None or not path_inside(loaded.root, pinned.path).exists():
+        return
+    base, drop_map = open_checkpoint(source), read_drop_map(loaded.file(pinned))
+    require_fits(drop_map, base.architecture, base.layers, pinned.path)
+    kept = base.architecture.experts - len(next(iter(drop_map.drop.values())))
+    if kept != prune.experts:
+        counts = f"{counted(kept, 'expert')} per layer, the manifest says {prune.experts}"
+        swapped = "; a map names the experts to drop" if kept + prune.experts == base.architecture.experts else ""
+        raise InputError(f"{pinned.path}: the drop map keeps {counts}{swapped}")
 
 
 def _base_at_hand(loaded: LoadedManifest) -> Source | None:

@@ -82,6 +82,8 @@ def summary_text(context: Context, results: Sequence[StageResult]) -> str:
             f"(95 % interval {format_interval(evidence.patched_interval)}; raw {evidence.raw_share:.2%})"
         )
     lines += [f"published  {repo}@{commit}" for repo, commit in summary["published"].items()]
+    if summary["published"] and context.manifest.publish and context.manifest.publish.private:
+        lines.append(f"private    until `moe-release promote {context.loaded.path}`")
     if summary["answer"]:
         lines.append(f"answer     {printable(' '.join(summary['answer'].split()))[:100]}")
     shown = [(path, digest) for path, digest in summary["digests"].items() if path.endswith((".safetensors", ".gguf"))]

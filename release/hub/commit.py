@@ -45,7 +45,7 @@ def require_digest(path: str, found: str, expected: str) -> None:
     if found != expected:
         raise CheckFailedError(
             f"{path}: the file on disk is not what the lock says (sha256 {found[:12]}…, expected {expected[:12]}…); "
-            "build it again, nothing was committed"
+            "nothing was committed: delete it and run the same command again"
         )
 
 

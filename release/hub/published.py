@@ -103,7 +103,10 @@ def fetch(repository: PublishedRepository, folder: Path) -> Published:
     names = [name for name in repository.files if name.startswith(f"{FOLDER}/")]
     label = repository.source.label
     if MANIFEST not in names or LOCK not in names:
-        raise InputError(f"{label}: has no {MANIFEST} and {LOCK}; it was not published by moe-release: try `moe-release infer`")
+        advice = "it was not published by moe-release: try `moe-release infer`"
+        if any(name.endswith(".gguf") for name in repository.files):
+            advice = "those of a release's GGUFs stand with its weights: verify that repository, which the card names"
+        raise InputError(f"{label}: has no {MANIFEST} and {LOCK}; {advice}")
     total = sum(repository.files[name].size for name in names)
     if len(names) > MOST_FILES or total > TOTAL_LIMIT:
         raise InputError(

@@ -7,9 +7,11 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
+from pruner.checkpoint import open_checkpoint
 from pruner.digest_cache import DigestCache
 from pruner.errors import CheckFailedError, InputError, UnavailableError
 from pruner.progress import SILENT, Progress
+from pruner.sources import open_source
 from release.attestation.keys import require_public_key
 from release.hub.published import Published, fetch, open_repository
 from release.verdict import Finding, Verdict, Verification
@@ -32,11 +34,13 @@ def verify_published(request: Request, *, progress: Progress = SILENT) -> Verifi
     """Verify a release from the Hub; only `reproduce/` is copied, to a temporary folder.
 
     Raises:
-        InputError: the repository is no release of ours, or the signer's file no key.
+        InputError: the repository is no release of ours, the given base no checkpoint, or the signer's file no key.
         UnavailableError: it cannot be reached.
     """
     if request.signer is not None:
         require_public_key(request.signer)
+    if request.base is not None:
+        open_checkpoint(open_source(request.base))
     repository = open_repository(request.repo, request.revision, endpoint=request.endpoint, token=request.token)
     if request.work is not None:
         request.work.mkdir(parents=True, exist_ok=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -113,3 +114,35 @@ def test_a_base_by_path_without_a_license_is_a_warning(manifest: Path) -> None:
 def test_what_a_manifest_names_and_nobody_has_stands_at_its_key(manifest: Path, old: str, new: str, message: str) -> None:
     result = check(manifest, old, new)
     assert_refused(result, message)
+
+
+PINNED = (
+    "schema: moe-release/v1\nname: v\nbase: {path: base}\nprune: {experts: 6, drop_map: {path: m.json}}\ncard: {license: mit}\n"
+)
+
+
+@pytest.mark.parametrize(
+    ("drop", "message"),
+    [
+        ({0: [0, 1], 1: [0, 1]}, "m.json: 2 layers, the base has 3 with experts"),
+        ({0: [0, 1], 1: [0, 1], 2: [0]}, "m.json: layers drop between 1 and 2 experts"),
+        ({0: [0, 1], 1: [0, 1], 2: [0, 8]}, "m.json: layer 2"),
+        ({layer: [0] for layer in range(3)}, "m.json: the drop map keeps 7 experts per layer, the manifest says 6"),
+        ({layer: [0, 1, 2, 3, 4, 5] for layer in range(3)}, "the manifest says 6; a map names the experts to drop"),
+    ],
+)
+def test_check_holds_a_pinned_map_against_the_base(manifest: Path, drop: dict[int, list[int]], message: str) -> None:
+    (manifest.parent / "m.json").write_text(json.dumps(drop))
+    manifest.write_text(PINNED)
+    assert_refused(CliRunner().invoke(app, ["check", str(manifest)]), message)
+
+
+def test_check_accepts_a_pinned_map_that_fits(manifest: Path) -> None:
+    (manifest.parent / "m.json").write_text(json.dumps({layer: [0, layer + 1] for layer in range(3)}))
+    manifest.write_text(PINNED)
+    assert CliRunner().invoke(app, ["check", str(manifest)]).exit_code == 0
+
+
+def test_weights_and_quants_are_two_repositories(manifest: Path) -> None:
+    manifest.write_text(f"{PINNED}gguf: {{quants: [Q6_K]}}\npublish: {{weights: me/x, gguf: Me/X}}\n")
+    assert_refused(CliRunner().invoke(app, ["check", str(manifest)]), "publish.weights and publish.gguf name one repository")

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from pruner.errors import InputError
 from release.verdict import Verdict
 from tests.release.verification.releases import DROPPED, Stage, last_byte, part
 
@@ -68,8 +70,7 @@ def test_a_shard_that_no_lock_lists_is_bad(small: Stage) -> None:
     assert "is not planned" in weights.reason
 
 
-def test_another_base_is_bad(small: Stage) -> None:
-    shard = next(small.base.glob("*.safetensors"))
+def test_another_base_accuses_nobody(small: Stage) -> None:
     import shutil
 
     other = small.work / "other"
@@ -77,8 +78,13 @@ def test_another_base_is_bad(small: Stage) -> None:
     for path in other.glob("*.safetensors"):
         path.write_bytes(last_byte(path.read_bytes()))
     weights = part(small.verify(base=str(other)), "weights")
-    assert weights.verdict is Verdict.BAD
-    assert shard.exists()
+    assert weights.verdict is Verdict.UNKNOWN
+    assert weights.reason.endswith(".safetensors is not the file that the release pins; give another copy of the base")
+
+
+def test_a_base_that_is_no_checkpoint_is_bad_input(small: Stage, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"config\.json: does not exist; is .* a checkpoint"):
+        small.verify(base=str(tmp_path))
 
 
 def test_a_tampered_card_is_bad_and_located(small: Stage) -> None:
