@@ -52,8 +52,9 @@ def test_a_limited_run_says_what_it_did_not_do(tmp_path: Path) -> None:
     context = Context(load_manifest(MANIFESTS / "tiny-gemma4-4e.yaml"), tmp_path)
     context.options = Options(limit=1, until="eval")
     text = summary_text(context, [StageResult("eval", "evaluating", "done", 1.0)])
-    assert "not done   card, report, lock, publish and read back: --limit asked 1 question only" in text
-    assert "run without --limit" in text
+    assert "not done   what comes after eval: --limit asks at most 1 question, and a card needs all; run without it" in text
+    pruned = summary_text(context, [StageResult("prune", "pruning weights", "done", 1.0)])
+    assert "not done" not in pruned, "nothing was asked"
 
 
 def test_a_rehearsal_says_how_to_take_what_is_finished(

@@ -141,7 +141,7 @@ def save_with(path: Path, statistics: ExpertStatistics, **changes: Any) -> None:
 
 def test_damaged_files_are_refused(tmp_path: Path):
     path = tmp_path / "statistics.safetensors"
-    with pytest.raises(InputError, match="do not exist; run `moe-release analyze`"):
+    with pytest.raises(InputError, match="does not exist; `moe-release analyze` makes"):
         read_statistics(path)
     write_statistics(path, random_statistics())
     data = path.read_bytes()

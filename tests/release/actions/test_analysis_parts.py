@@ -150,6 +150,6 @@ def test_parts_that_do_not_belong_together(manifest: Path, tmp_path: Path) -> No
         CliRunner().invoke(
             app, ["merge", str(tmp_path / "one"), str(tmp_path / "one"), "--out", str(tmp_path / "x")], catch_exceptions=False
         )
-    with pytest.raises(InputError, match="none: the expert statistics do not exist"):
+    with pytest.raises(InputError, match="none: does not exist; `moe-release analyze` makes expert statistics"):
         CliRunner().invoke(app, ["merge", str(tmp_path / "none"), "--out", str(tmp_path / "x")], catch_exceptions=False)
     assert not (tmp_path / "x").exists()
