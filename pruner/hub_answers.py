@@ -19,10 +19,10 @@ LONGEST_ANSWER = 300.0
 """Seconds from the first byte to the last."""
 LONGEST_SILENCE = 20.0
 """Seconds without a byte of an answer after which a question counts as failed in passing."""
+LONGEST_WORK = 900.0
+"""The same for the requests of `UNHURRIED`."""
 LONGEST_PAUSE = 60.0
 """Seconds that a server may ask to wait before the next try; more is cut down to this."""
-LONGEST_WORK = 900.0
-"""The same for what a Hub may take its time for."""
 UNHURRIED = ("/commit/", "/merge", "/duplicate", "/super-squash")
 """Requests that move much, and are not harmless to ask twice."""
 API = "/api/"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -10,6 +11,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from pruner.errors import InputError
+from pruner.files import read_json
 from pruner.places import require_possible, unreadable
 from release.document_errors import describe
 
@@ -52,6 +54,20 @@ def load_document(path: Path, model: type[DocumentT]) -> DocumentT:
         return model.model_validate(data)
     except ValidationError as error:
         raise InputError(describe(path, model, error, positions, data)) from None
+
+
+def load_json_document(path: Path, model: type[DocumentT], what: str, maximum: int) -> DocumentT:
+    """Read and validate a JSON document of at most `maximum` bytes, under the rules of JSON's own types; `what` it is called.
+
+    Raises:
+        InputError: it is missing, too large, no JSON, or nested too deeply.
+        ValidationError: it is not what the model says, which the caller words.
+    """
+    value = read_json(path, what, maximum)
+    try:
+        return model.model_validate_json(json.dumps(value))
+    except RecursionError:
+        raise InputError(f"{path}: no {what.removeprefix('the ')}: it is nested too deeply") from None
 
 
 def place_of(path: Path, value: str) -> str:

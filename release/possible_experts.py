@@ -16,7 +16,7 @@ from pruner.wording import counted
 from release.base import base_folder
 from release.base_headers import described_base
 from release.documents import place_of_key
-from release.manifest import LoadedManifest
+from release.manifest import LoadedManifest, Prune
 
 CONFIG = "config.json"
 
@@ -46,11 +46,17 @@ def _require_fitting_map(loaded: LoadedManifest, source: Source) -> None:
         return
     base, drop_map = open_checkpoint(source), read_drop_map(loaded.file(pinned))
     require_fits(drop_map, base.architecture, base.layers, pinned.path)
-    kept = base.architecture.experts - len(next(iter(drop_map.drop.values())))
+    require_count(base.architecture.experts - len(next(iter(drop_map.drop.values()))), prune, base.architecture)
+
+
+def require_count(kept: int, prune: Prune, architecture: Architecture) -> None:
+    """Raise InputError when a drop map that fits the base keeps another number of experts per layer than the manifest says."""
     if kept != prune.experts:
-        counts = f"{counted(kept, 'expert')} per layer, the manifest says {prune.experts}"
-        swapped = "; a map names the experts to drop" if kept + prune.experts == base.architecture.experts else ""
-        raise InputError(f"{pinned.path}: the drop map keeps {counts}{swapped}")
+        swapped = "; a map names the experts to drop" if kept + prune.experts == architecture.experts else ""
+        where = prune.drop_map.path if prune.drop_map else "the ranking"
+        raise InputError(
+            f"{where}: the drop map keeps {counted(kept, 'expert')} per layer, the manifest says {prune.experts}{swapped}"
+        )
 
 
 def _base_at_hand(loaded: LoadedManifest) -> Source | None:

@@ -6,7 +6,6 @@ How many seconds a reply took differs from run to run; it stands beside the evid
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -14,9 +13,9 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import FailFast, Field, ValidationError, model_validator
 
 from pruner.errors import CheckFailedError, InputError
-from pruner.files import canonical_json, digest_of, read_json, write_atomic
+from pruner.files import canonical_json, digest_of, write_atomic
 from pruner.wording import counted
-from release.documents import Document
+from release.documents import Document, load_json_document
 from release.evaluation.consistency import contradictions, disagreements
 from release.evaluation.outcomes import Cause, breakdown
 from release.evaluation.protocol import MOST_REPEATS, OutcomeName
@@ -251,11 +250,8 @@ def read_evidence(path: Path) -> Evidence:
         InputError: the file is missing or is no evidence.
         CheckFailedError: it contradicts itself, or its totals do not follow from its questions.
     """
-    value = read_json(path, "evidence", LARGEST_EVIDENCE)
     try:
-        return Evidence.model_validate_json(json.dumps(value))
-    except RecursionError:
-        raise InputError(f"{path}: no evidence: it is nested too deeply") from None
+        return load_json_document(path, Evidence, "evidence", LARGEST_EVIDENCE)
     except ValidationError as error:
         problem = error.errors(include_url=False)[0]
         where = ".".join(str(part) for part in problem["loc"])

@@ -6,7 +6,6 @@ those of the questions that were asked before a run was killed.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator
 from itertools import zip_longest
 from pathlib import Path
@@ -15,8 +14,8 @@ from typing import Annotated, Literal
 from pydantic import FailFast, Field, ValidationError
 
 from pruner.errors import InputError, first_problem
-from pruner.files import canonical_json, read_json, write_atomic
-from release.documents import Document
+from pruner.files import canonical_json, write_atomic
+from release.documents import Document, load_json_document
 from release.evaluation.evidence import Answered, Evidence
 from release.evaluation.ledger import Elapsed, Kind, Reply
 from release.evaluation.protocol import MOST_REPEATS, Protocol
@@ -90,11 +89,8 @@ def read_timing(path: Path) -> Timing:
     Raises:
         InputError: the file is missing, or is no timing.
     """
-    value = read_json(path, "the timing", LARGEST_TIMING)
     try:
-        return Timing.model_validate_json(json.dumps(value))
-    except RecursionError:
-        raise InputError(f"{path}: no timing: it is nested too deeply") from None
+        return load_json_document(path, Timing, "the timing", LARGEST_TIMING)
     except ValidationError as error:
         raise InputError(f"{path}: no timing: {first_problem(error)}") from None
 

@@ -11,10 +11,10 @@ from pruner.hub_failures import BACK_OFF, passes, patiently
 from release.hub.commit import Job, commit_operations
 from release.hub.publication_plan import PublicationPlan
 from release.hub.read_back import read_back
-from release.hub.remote import RemoteTree, remote_tree
+from release.hub.remote import RemoteTree, remote_tree, token_of
 
 if TYPE_CHECKING:
-    from huggingface_hub import Discussion, HfApi
+    from huggingface_hub import Discussion
 
     from release.hub.commit import Operation
 
@@ -55,17 +55,13 @@ def propose(job: Job, plan: PublicationPlan, make: Callable[[str], Sequence[Oper
     found = _ours(job, plan, message) or _drafted(job, plan, message)
     if found.commit == plan.head:
         found = replace(found, commit=commit_operations(job, plan, make(found.ref), message, found.ref))
-    where = {"endpoint": job.api.endpoint, "token": _token(job.api)}
+    where = {"endpoint": job.api.endpoint, "token": token_of(job.api)}
     read_back(job.repo, found.ref, job.digests, **where, commit=found.commit, removed=plan.removed)
     if not found.is_open:
         patiently(
             lambda: job.api.change_discussion_status(job.repo, found.number, "open"), job.pause, endpoint=job.api.endpoint
         )
     return found
-
-
-def _token(api: HfApi) -> str | None:
-    return api.token if isinstance(api.token, str) else None
 
 
 def _ours(job: Job, plan: PublicationPlan, title: str) -> Proposal | None:

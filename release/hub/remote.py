@@ -56,6 +56,11 @@ def hub_api(endpoint: str | None, token: str | None) -> HfApi:
     return HfApi(endpoint=endpoint, token=token, library_name="moe-release")
 
 
+def token_of(api: HfApi) -> str | None:
+    """The token that a client was given; None when it takes what the environment has."""
+    return api.token if isinstance(api.token, str) else None
+
+
 @contextmanager
 def hub_errors(endpoint: str, what: str) -> Iterator[None]:
     """Turn the client's errors into one line; `what` completes "cannot …".

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from pruner.errors import CheckFailedError
 from pruner.hub_source import HubSource
 from pruner.sources import SMALL_FILE_LIMIT, SourceFile, read_small
-from release.hub.remote import RemoteFile, RemoteTree
+from release.hub.remote import RemoteFile, RemoteTree, token_of
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
@@ -23,8 +23,7 @@ def small_file(api: HfApi, repo: str, commit: str, file: RemoteFile, largest: in
     if file.size > largest:
         raise CheckFailedError(f"{repo}: {file.path} has {file.size:,} bytes; at most {largest:,} are read")
     listed = SourceFile(file.path, file.size, file.sha256, None if file.sha256 else file.blob_id)
-    token = api.token if isinstance(api.token, str) else None
-    source = HubSource(repo, commit, {file.path: listed}, api.endpoint, token)
+    source = HubSource(repo, commit, {file.path: listed}, api.endpoint, token_of(api))
     return read_small(source, file.path, "the file", largest)
 
 

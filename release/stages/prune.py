@@ -9,12 +9,12 @@ from typing import Any
 
 from pruner.build import BuildResult, build
 from pruner.drop_map import DropMap, read_drop_map
-from pruner.errors import InputError
 from pruner.files import canonical_json, write_atomic
 from pruner.plan import Plan, plan_build
 from pruner.sources import Source
 from pruner.wording import counted
 from release.context import Context
+from release.possible_experts import require_count
 from release.records import read_made
 from release.stages.resolve import base_digest, locked_base
 from release.stages.stage import Stage
@@ -40,8 +40,7 @@ def plan_of(context: Context, drop_map: DropMap) -> Plan:
         metadata=manifest.weights.metadata,
         where=prune.drop_map.path if prune.drop_map else "drop map",
     )
-    if plan.experts != prune.experts:
-        raise InputError(f"the drop map keeps {counted(plan.experts, 'expert')} per layer, the manifest says {prune.experts}")
+    require_count(plan.experts, prune, context.base.architecture)
     return plan
 
 

@@ -11,7 +11,7 @@ from pruner.checkpoint import open_checkpoint
 from pruner.digest_cache import DigestCache
 from pruner.errors import CheckFailedError, InputError, UnavailableError
 from pruner.progress import SILENT, Progress
-from pruner.sources import open_source
+from pruner.sources import HUB_PREFIX, open_source
 from release.attestation.keys import require_public_key
 from release.hub.published import Published, fetch, open_repository
 from release.verdict import Finding, Verdict, Verification
@@ -39,7 +39,7 @@ def verify_published(request: Request, *, progress: Progress = SILENT) -> Verifi
     """
     if request.signer is not None:
         require_public_key(request.signer)
-    if request.base is not None:
+    if request.base is not None and not request.base.startswith(HUB_PREFIX):  # a base on the Hub is opened once, for the proof
         open_checkpoint(open_source(request.base))
     repository = open_repository(request.repo, request.revision, endpoint=request.endpoint, token=request.token)
     if request.work is not None:

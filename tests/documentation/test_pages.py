@@ -36,10 +36,13 @@ def test_there_are_commands_to_run() -> None:
     assert {command.words[0] for command in ALL} <= {"moe-release", "sha256sum", "cd", "pip", "make", "source"}
 
 
-@pytest.mark.parametrize("command", ALL, ids=lambda command: f"{command.page}:{command.line}")
+@pytest.mark.parametrize(
+    "command",
+    [command for command in ALL if command.words[0] == "moe-release"],
+    ids=lambda command: f"{command.page}:{command.line}",
+)
 def test_every_command_can_be_parsed(command: Command) -> None:
-    if command.words[0] == "moe-release":
-        require_parsed(command.words[1:])
+    require_parsed(command.words[1:])
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name)
