@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 
 from release.hub.local import LocalHub
 from tests.conftest import ROOT
+from tests.release.verification.releases import last_byte
 from tests.small_release import REPO, write_small_release
 from tests.workflows.conftest import Act
 
@@ -49,12 +51,15 @@ def test_verify_rebuilds_on_every_runner_and_says_what_it_found(act: Act, publis
 
 
 def test_verify_fails_with_what_is_not_good(act: Act, published: tuple[LocalHub, Path], tmp_path: Path) -> None:
-    hub, _ = published
-    run = act(
-        "verify", "workflow_dispatch", inputs={"target": f"hf://{REPO}"}, BASE=str(tmp_path / "work"), **hub.environment()
-    )
+    hub, base = published
+    other = tmp_path / "other"
+    shutil.copytree(base, other)
+    for shard in other.glob("*.safetensors"):
+        shard.write_bytes(last_byte(shard.read_bytes()))
+    run = act("verify", "workflow_dispatch", inputs={"target": f"hf://{REPO}"}, BASE=str(other), **hub.environment())
     assert run.returncode != 0
-    assert "weights" in run.summary
+    assert run.summary.count("UNKNOWN weights") == 2
+    assert "is not the file that the release pins" in run.summary
 
 
 def test_verify_without_published_variants_has_nothing_to_do(act: Act) -> None:

@@ -114,7 +114,7 @@ def test_the_font_is_matplotlibs_own() -> None:
     import matplotlib as mpl
     from matplotlib.font_manager import findfont
 
-    assert Path(findfont("DejaVu Sans")).is_relative_to(mpl.get_data_path())
+    assert Path(findfont("DejaVu Sans")).resolve().is_relative_to(Path(mpl.get_data_path()).resolve())
 
 
 def test_they_are_dark_on_opaque_white_and_nothing_is_cut_off(drawn: dict[str, Picture]) -> None:

@@ -129,11 +129,13 @@ def test_a_server_killed_in_the_middle_is_started_again(bench: Bench, make_proto
 
 
 RUN = """
+import signal
 import sys
 from pathlib import Path
 from release.evaluation.protocol import load_protocol
 from release.evaluation.runner import evaluate
 root, protocol, binary, commit, model, digest, folder, servers = sys.argv[1:]
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell starts its background jobs with SIGINT ignored
 evaluate(load_protocol(Path(protocol), Path(root)), root=Path(root), server_binary=Path(binary), toolchain_commit=commit,
          model=Path(model), model_sha256=digest, quant="Q6_K", folder=Path(folder), servers=int(servers))
 """
