@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 NAME = "model.sig"
 PUBLIC_KEY = "reproduce/publisher.pem"
 """The publisher's public key, published with the signature."""
+LARGEST = 16 << 20
+"""Bytes of a signature that are read at most."""
 UNSIGNED = (".gitattributes", "attestations/")
 """What joins a repository after it was signed."""
 
@@ -62,7 +64,9 @@ def _passphrase() -> bytes | None:
     return text.encode() if text else None
 
 
-def sign_repository(name: str, digests: Mapping[str, str], private: Path, folder: Path) -> dict[str, Path]:
+def sign_repository(
+    name: str, digests: Mapping[str, str], private: Path, folder: Path, standing: Iterable[bytes] = ()
+) -> dict[str, Path]:
     """Sign the files of a repository, whose digests are known.
 
     A signature by ECDSA is another one each time, so one that was made for the same files and key is taken again: publishing
@@ -73,6 +77,7 @@ def sign_repository(name: str, digests: Mapping[str, str], private: Path, folder
         digests: SHA-256 by path in the repository.
         private: PEM file of an ECDSA key.
         folder: where signatures are kept.
+        standing: what is published as signatures; the first of this key over exactly these files is taken.
 
     Returns:
         Local files by path in the repository: the signature, and the public key.
@@ -87,8 +92,18 @@ def sign_repository(name: str, digests: Mapping[str, str], private: Path, folder
     if not signature.is_file():
         place.mkdir(parents=True, exist_ok=True)
         write_atomic(key, public)
-        write_atomic(signature, _sign(name, signed, private))
+        earlier = (each for each in standing if _holds(each, public, signed))
+        write_atomic(signature, next(earlier, None) or _sign(name, signed, private))
     return {NAME: signature, PUBLIC_KEY: key}
+
+
+def _holds(signature: bytes, public: bytes, digests: Mapping[str, str]) -> bool:
+    """Whether a signature is of a key, and covers these files and no other."""
+    try:
+        require_signature(signature, public, digests)
+        return signed_digests(signature) == digests
+    except (CheckFailedError, InputError):
+        return False
 
 
 def _sign(name: str, digests: Mapping[str, str], private: Path) -> bytes:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -11,10 +12,10 @@ from pruner.hub_failures import BACK_OFF, passes, patiently
 from release.hub.commit import Job, commit_operations
 from release.hub.publication_plan import PublicationPlan
 from release.hub.read_back import read_back
-from release.hub.remote import RemoteTree, remote_tree, token_of
+from release.hub.remote import RemoteTree, hub_errors, remote_tree, token_of
 
 if TYPE_CHECKING:
-    from huggingface_hub import Discussion
+    from huggingface_hub import Discussion, HfApi
 
     from release.hub.commit import Operation
 
@@ -64,21 +65,34 @@ def propose(job: Job, plan: PublicationPlan, make: Callable[[str], Sequence[Oper
     return found
 
 
+def undecided(
+    api: HfApi, repo: str, title: str, pause: Callable[[float], None] = time.sleep
+) -> Iterator[tuple[Discussion, RemoteTree]]:
+    """Our own pull requests of a title that wait for a decision, newest first, each with what it holds.
+
+    Raises:
+        UnavailableError: the Hub cannot be reached or will not say.
+    """
+    with hub_errors(api.endpoint, f"list the pull requests of {repo}"):
+        listed = patiently(
+            lambda: [
+                each
+                for each in api.get_repo_discussions(repo, discussion_type="pull_request")
+                if each.title == title and each.status in UNDECIDED
+            ],
+            pause,
+            endpoint=api.endpoint,
+        )
+        me = patiently(api.whoami, pause, endpoint=api.endpoint)["name"] if listed else None
+    for each in [each for each in listed if each.author == me]:
+        if tree := remote_tree(api, repo, f"refs/pr/{each.num}"):
+            yield each, tree
+
+
 def _ours(job: Job, plan: PublicationPlan, title: str) -> Proposal | None:
     """An undecided pull request of this title whose head is the plan's (nothing was committed yet) or holds all files."""
-    listed = patiently(
-        lambda: [
-            each
-            for each in job.api.get_repo_discussions(job.repo, discussion_type="pull_request")
-            if each.title == title and each.status in UNDECIDED
-        ],
-        job.pause,
-        endpoint=job.api.endpoint,
-    )
-    me = patiently(job.api.whoami, job.pause, endpoint=job.api.endpoint)["name"] if listed else None
-    for each in [each for each in listed if each.author == me]:
-        tree = remote_tree(job.api, job.repo, f"refs/pr/{each.num}")
-        if tree and (tree.commit == plan.head or _complete(job, plan, tree)):
+    for each, tree in undecided(job.api, job.repo, title, job.pause):
+        if tree.commit == plan.head or _complete(job, plan, tree):
             return _proposal(each, tree)
     return None
 

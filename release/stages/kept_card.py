@@ -19,6 +19,7 @@ from release.lock import LARGEST_LOCK
 from release.reproduce import LOCK
 from release.stages.kept_seconds import keep_seconds, with_kept_seconds
 from release.stages.publication import Repository
+from release.stages.standing import standing_trees
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
@@ -38,7 +39,7 @@ def with_kept_parts(context: Context, repository: Repository) -> Repository:
     hub = context.options.hub
     api = hub_api(hub.endpoint, hub.token)
     tree = remote_tree(api, repository.repo)
-    repository = keep_seconds(context, repository, api, tree)
+    repository = keep_seconds(context, repository, api, standing_trees(context, api, repository.repo, tree))
     existing = remote_text(api, repository.repo, tree, CARD, LARGEST)
     rendered = repository.files[CARD].read_text(encoding="utf-8")
     kept = _kept_path(context, repository.repo)

@@ -5,7 +5,7 @@ Otherwise each repetition of a release, from a new work folder or a new machine,
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -28,19 +28,22 @@ if TYPE_CHECKING:
     from release.hub.remote import RemoteTree
 
 
-def keep_seconds(context: Context, repository: Repository, api: HfApi, tree: RemoteTree | None) -> Repository:
-    """The repository's files, with the lock and the seconds of the Hub where its lock differs in nothing but their digests."""
+def keep_seconds(context: Context, repository: Repository, api: HfApi, trees: Iterable[RemoteTree]) -> Repository:
+    """The repository's files, with the lock and seconds of the first tree whose lock differs in nothing but their digests."""
     folder = _folder(context, repository.repo)
     remove(folder)
     timed = _timed(context, repository)
-    if tree is None or not timed or not {LOCK, *timed.values()} <= tree.files.keys():
-        return repository
-    names = {LOCK: LARGEST_LOCK, **dict.fromkeys(timed.values(), LARGEST_TIMING)}
-    with suppress(_OtherReleaseError), atomic_folder(folder) as fresh:
-        for name, largest in names.items():
-            write_atomic(path_inside(fresh, name), _remote(api, repository.repo, tree, name, largest))
-        if not _ours(context, fresh, timed):
-            raise _OtherReleaseError
+    names = {LOCK: LARGEST_LOCK, **dict.fromkeys(timed.values(), LARGEST_TIMING)} if timed else {}
+    for tree in trees if names else ():
+        if not names.keys() <= tree.files.keys():
+            continue
+        with suppress(_OtherReleaseError), atomic_folder(folder) as fresh:
+            for name, largest in names.items():
+                write_atomic(path_inside(fresh, name), _remote(api, repository.repo, tree, name, largest))
+            if not _ours(context, fresh, timed):
+                raise _OtherReleaseError
+        if folder.is_dir():
+            break
     return with_kept_seconds(context, repository)
 
 

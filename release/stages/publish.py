@@ -12,6 +12,7 @@ from release.stages.kept_card import with_kept_parts
 from release.stages.publication import Repository, repositories
 from release.stages.sign import signed
 from release.stages.stage import Stage
+from release.stages.standing import release_title
 
 if TYPE_CHECKING:
     from release.hub.publication_plan import PublicationPlan
@@ -75,7 +76,7 @@ def _published(context: Context, repository: Repository) -> Publication:
             endpoint=hub.endpoint,
             token=hub.token,
             private=context.publish.private,
-            message=f"{context.manifest.name}: release",
+            message=release_title(context),
             tag=context.publish.tag,
             gated=context.publish.gated,
             inherited=_inherited(context, repository),

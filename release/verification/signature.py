@@ -9,12 +9,11 @@ from pruner.files import sha256_bytes
 from pruner.sources import read_small
 from pruner.wording import counted
 from release.attestation.keys import read_key
-from release.attestation.model_signature import NAME, PUBLIC_KEY, UNSIGNED, require_signature, signed_digests
+from release.attestation.model_signature import LARGEST, NAME, PUBLIC_KEY, UNSIGNED, require_signature, signed_digests
 from release.hub.published import Published
 from release.verdict import Finding, Verdict
 
 PART = "signature"
-LIMIT = 16 << 20
 SHORT = 12
 
 
@@ -38,7 +37,7 @@ def check_signature(published: Published, signer: Path | None = None) -> Finding
     if signer is None and not own.is_file():
         return Finding(PART, Verdict.UNKNOWN, f"{PUBLIC_KEY} is missing: give the publisher's key with --signer KEY.pem")
     key = read_key(signer) if signer else own.read_bytes()
-    signature = read_small(repository.source, NAME, "the signature", LIMIT)
+    signature = read_small(repository.source, NAME, "the signature", LARGEST)
     covered = signed_digests(signature)
     digests = {path: digest for path in covered if (digest := repository.sha256(path)) is not None}
     try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from release.reproduce import LOCK, timing_name
 from release.stages.kept_seconds import keep_seconds, with_kept_seconds
 from release.stages.lock import work_lock_path
 from release.stages.publication import Repository
+from release.stages.standing import release_title, standing_trees
 from tests.conftest import MANIFESTS
 
 REPO = "moe-release/tiny-gemma4-4e"
@@ -74,14 +76,20 @@ class Bench:
         files[LOCK] = work_lock_path(self.context)
         self.repository = Repository(REPO, files, {name: sha256_bytes(path.read_bytes()) for name, path in files.items()})
 
-    def publish(self, published: bytes, seconds: bytes) -> None:
+    def publish(self, published: bytes, seconds: bytes, pull_request: str | None = None) -> None:
+        """Commit to the branch, or to a pull request of this title."""
         files = {LOCK: published, **{timing_name(quant): seconds for quant in QUANTS}}
         self.api.create_repo(REPO, exist_ok=True)
+        revision = None
+        if pull_request:
+            revision = f"refs/pr/{self.api.create_pull_request(REPO, title=pull_request).num}"
         operations = [CommitOperationAdd(name, data) for name, data in files.items()]
-        self.api.create_commit(REPO, operations, commit_message="x")
+        self.api.create_commit(REPO, operations, commit_message="x", revision=revision)
 
-    def keep(self) -> Repository:
-        return keep_seconds(self.context, self.repository, self.api, remote_tree(self.api, REPO))
+    def keep(self, *, proposed: bool = False) -> Repository:
+        self.context.options = replace(self.context.options, pull_request=proposed)
+        trees = standing_trees(self.context, self.api, REPO, remote_tree(self.api, REPO))
+        return keep_seconds(self.context, self.repository, self.api, trees)
 
 
 @pytest.fixture
@@ -102,6 +110,27 @@ def test_other_seconds_of_the_same_release_are_kept_and_read_back(bench: Bench) 
     assert {found.files[timing_name(quant)].read_bytes() for quant in QUANTS} == {theirs}
     assert found.digests[timing_name("Q6_K")] == sha256_bytes(theirs)
     assert with_kept_seconds(bench.context, bench.repository) == found
+
+
+def test_a_proposal_keeps_the_seconds_of_the_pull_request_that_waits(bench: Bench) -> None:
+    ours, theirs = (timing_bytes(timing(seconds)) for seconds in (2.5, 3.5))
+    title = release_title(bench.context)
+    bench.publish(b"{}", ours)  # an older release on the branch
+    bench.publish(lock(theirs).to_bytes(), theirs, pull_request="another title")
+    assert bench.keep(proposed=True) == bench.repository
+    bench.publish(lock(ours).to_bytes(), ours, pull_request=title)
+    assert bench.keep() == bench.repository, "a commit to the branch does not look at proposals"
+    assert bench.keep(proposed=True).files[LOCK].read_bytes() == lock(ours).to_bytes()
+    bench.publish(lock(theirs).to_bytes(), theirs)
+    assert bench.keep(proposed=True).files[LOCK].read_bytes() == lock(theirs).to_bytes(), "the branch comes first"
+
+
+def test_a_decided_pull_request_is_not_looked_at(bench: Bench) -> None:
+    ours = timing_bytes(timing(2.5))
+    bench.publish(b"{}", ours)
+    bench.publish(lock(ours).to_bytes(), ours, pull_request=release_title(bench.context))
+    bench.api.change_discussion_status(REPO, 1, "closed")
+    assert bench.keep(proposed=True) == bench.repository
 
 
 def changed_lock(change: Change) -> bytes:

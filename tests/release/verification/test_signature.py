@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from release.attestation.model_signature import NAME, PUBLIC_KEY
+from release.attestation.model_signature import NAME, PUBLIC_KEY, sign_repository
 from release.hub.remote import hub_api
 from release.verdict import Verdict
 from tests.conftest import ROOT
@@ -155,9 +155,32 @@ def test_publishing_again_signs_nothing_new(small: Stage, small_release: Publish
     first = small.read(NAME)
     commits = len(hub_api(small.hub.endpoint, small.hub.token).list_repo_commits(small.repo))
     (small.work / "release/build/small/published.json").unlink()
+    shutil.rmtree(small.work / "release/build/small/signed")  # as from another machine, which takes the published one
     publish_again(small, small_release, "--sign", small.keys / "publisher.pem")
     assert small.read(NAME) == first
     assert len(hub_api(small.hub.endpoint, small.hub.token).list_repo_commits(small.repo)) == commits
+
+
+@pytest.mark.parametrize("planted", [b"", b"{}", b"another release's"])
+def test_a_signature_that_does_not_hold_is_replaced(signed: Stage, small_release: PublishedRelease, planted: bytes) -> None:
+    if planted.startswith(b"another"):
+        planted = sign_repository(signed.repo, {"config.json": "0" * 64}, signed.keys / "publisher.pem", signed.work)[
+            NAME
+        ].read_bytes()
+    hub_api(signed.hub.endpoint, signed.hub.token).delete_tag(signed.repo, tag="v1")
+    signed.write(NAME, planted)
+    publish_again(signed, small_release, "--sign", signed.keys / "publisher.pem")
+    assert signed.read(NAME) != planted
+    assert part(signed.verify(), "signature").verdict is Verdict.GOOD
+
+
+def test_a_proposal_keeps_the_signature_of_the_one_that_waits(small: Stage, small_release: PublishedRelease) -> None:
+    api = hub_api(small.hub.endpoint, small.hub.token)
+    for folder in (small.work / "release/build/small/signed", None):
+        publish_again(small, small_release, "--pr", "--sign", small.keys / "publisher.pem")
+        if folder:
+            shutil.rmtree(folder)
+    assert [each.num for each in api.get_repo_discussions(small.repo)] == [1]
 
 
 def test_an_unsuitable_key_stops_before_anything_is_published(small: Stage, small_release: PublishedRelease) -> None:
