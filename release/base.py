@@ -1,15 +1,21 @@
-"""The base of a release: a folder beside the manifest, or a snapshot of the Hub's repository at its pinned commit."""
+"""The base of a release: a folder beside the manifest, a snapshot of the Hub's repository at its pinned commit, or a copy.
+
+A copy that the user has is trusted by nobody: its files must have the digests of the lock, or, where no lock is yet, those that
+the Hub lists at the pinned commit (`require_listed`).
+"""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
-from pruner.errors import InputError, UnavailableError
-from pruner.files import path_inside
+from pruner.checkpoint import Checkpoint, open_checkpoint
+from pruner.errors import CheckFailedError, InputError, UnavailableError
+from pruner.files import git_blob_id
 from pruner.hub_answers import limit_answers
 from pruner.hub_failures import TO_READ, harmless, one_line
 from pruner.hub_source import HubSource, hub_source
-from pruner.sources import LocalSource, Source
+from pruner.sources import LocalSource, Source, read_small
 from release.manifest import LoadedManifest
 
 
@@ -25,11 +31,13 @@ def base_folder(loaded: LoadedManifest) -> Path:
     """
     base = loaded.content.base
     _require_revision(loaded)
-    if base.path is None:
+    folder = loaded.local_base
+    if folder is None:
         return _download(str(base.repo), str(base.revision))
-    folder = path_inside(loaded.root, base.path)
     if not folder.is_dir():
-        raise InputError(f"{loaded.path}: base.path {base.path!r} is no folder beside the manifest")
+        if loaded.base_copy is not None:
+            raise InputError(f"--base {folder}: is no folder")
+        raise InputError(f"{loaded.path}: base.path {base.path!r} is no folder beside the manifest; or give --base FOLDER")
     return folder
 
 
@@ -44,7 +52,7 @@ def base_source(loaded: LoadedManifest) -> Source:
     """
     base, prune = loaded.content.base, loaded.content.prune
     _require_revision(loaded)
-    if base.path is not None or prune is None or prune.drop_map is None:
+    if loaded.local_base is not None or prune is None or prune.drop_map is None:
         return LocalSource(base_folder(loaded))
     from huggingface_hub import constants
 
@@ -63,6 +71,38 @@ def cached_or_remote(repo: str, revision: str) -> Source:
 
     remote = hub_source(repo, revision, endpoint=None, token=get_token())
     return _cached(remote) or remote
+
+
+def require_listed(loaded: LoadedManifest, copy: Checkpoint, digests: Mapping[str, str]) -> None:
+    """Compare a copy of a base with what the Hub lists at the pinned commit; only headers and lists are fetched.
+
+    Args:
+        loaded: the manifest.
+        copy: the user's own.
+        digests: SHA-256 of its files.
+
+    Raises:
+        CheckFailedError: it is not the base: a file is missing, is one more, or has other bytes.
+        UnavailableError: the Hub cannot be asked.
+    """
+    from huggingface_hub import get_token
+
+    base = loaded.content.base
+    remote = hub_source(str(base.repo), str(base.revision), endpoint=None, token=get_token())
+    wanted = open_checkpoint(remote).files
+    for name in sorted({*wanted, *digests}):
+        listed = remote.files.get(name)
+        if name not in wanted or listed is None:
+            what = "is not of it; remove the file"
+        elif name not in digests:
+            what = "is missing; fetch it"
+        elif listed.sha256 is not None and listed.sha256 != digests[name]:
+            what = f"has SHA-256 {digests[name]}, the Hub lists {listed.sha256}; fetch it again"
+        elif listed.sha256 is None and listed.blob_id != git_blob_id(read_small(copy.source, name, "a small file of the base")):
+            what = "has other bytes than the Hub lists; fetch it again"
+        else:
+            continue
+        raise CheckFailedError(f"{copy.source.label}/{name}: is no copy of {base.repo}@{base.revision}: {what}")
 
 
 def header_source(loaded: LoadedManifest) -> Source:

@@ -10,7 +10,7 @@ from pydantic import Field, model_validator
 
 from pruner.errors import InputError
 from pruner.files import path_inside, sha256_file
-from release.documents import Document, load_document, place_of
+from release.documents import Document, load_document, place_of, place_of_key
 from release.patterns import Name
 from release.sections.base import Base, Prior
 from release.sections.card import Card, Leaderboard
@@ -85,15 +85,33 @@ class Manifest(Document):
 
 @dataclass(frozen=True)
 class LoadedManifest:
-    """A manifest and the folder that its paths resolve from."""
+    """A manifest, the folder that its paths resolve from, and where the user has the base if it is somewhere else."""
 
     path: Path
     content: Manifest
+    base_copy: Path | None = None
+    """The user's own copy of the base; whether it is the base is checked by its digests."""
 
     @property
     def root(self) -> Path:
         """The manifest's folder; nothing that it names may lie outside."""
         return self.path.parent
+
+    @property
+    def local_base(self) -> Path | None:
+        """Folder of the base: the user's own copy, else the one beside the manifest; None for a base on the Hub.
+
+        Raises:
+            InputError: the manifest names a folder outside its own.
+        """
+        path = self.content.base.path
+        if self.base_copy is not None or path is None:
+            return self.base_copy
+        try:
+            return path_inside(self.root, path)
+        except InputError as error:
+            where = place_of_key(self.path, "base.path")
+            raise InputError(f"{where}: {error}; a base that lies elsewhere is given with --base FOLDER") from None
 
     @property
     def lock_path(self) -> Path:
@@ -123,10 +141,10 @@ class LoadedManifest:
         return path
 
 
-def load_manifest(path: Path) -> LoadedManifest:
+def load_manifest(path: Path, base_copy: Path | None = None) -> LoadedManifest:
     """Read and validate a manifest; the files that it names are checked when they are used.
 
     Raises:
         InputError: one line with file:line:column.
     """
-    return LoadedManifest(path, load_document(path, Manifest))
+    return LoadedManifest(path, load_document(path, Manifest), base_copy)

@@ -34,7 +34,7 @@ def check_against_base(loaded: LoadedManifest) -> None:
     if not isinstance(config, dict):
         raise InputError(f"{where}: expected a mapping")
     require_possible(loaded, architecture_of(config, where))
-    if loaded.content.base.path is not None and any(name.endswith(".safetensors") for name in source.files):
+    if loaded.local_base is not None and any(name.endswith(".safetensors") for name in source.files):
         _require_fitting_map(loaded, source)
 
 
@@ -62,7 +62,7 @@ def require_count(kept: int, prune: Prune, architecture: Architecture) -> None:
 def _base_at_hand(loaded: LoadedManifest) -> Source | None:
     """The base as a folder, as the description of its headers, or as far as the Hub's cache has it."""
     base = loaded.content.base
-    if base.path is not None:
+    if loaded.local_base is not None:
         return LocalSource(base_folder(loaded))
     if base.headers is not None:
         return described_base(loaded.file(base.headers))

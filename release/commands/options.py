@@ -7,8 +7,20 @@ from typing import Annotated, Literal
 
 import typer
 
+BASE = "MOE_RELEASE_BASE"
+"""Environment variable of the user's own copy of the base."""
+
 ManifestArgument = Annotated[Path, typer.Argument(metavar="MANIFEST", help="The variant's YAML file.", show_default=False)]
 WorkOption = Annotated[Path | None, typer.Option("--work", metavar="DIR", help="Work folder; default build/<name>.")]
+BaseOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--base",
+        metavar="FOLDER",
+        envvar=BASE,
+        help="Your own copy of the base, wherever it lies; every file must be the pinned one.",
+    ),
+]
 HubOption = Annotated[
     str | None, typer.Option("--hub", metavar="URL|local", help="Hub to publish to; default: the public one.")
 ]

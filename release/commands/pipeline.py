@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from release.commands.options import (
+    BaseOption,
     HeadersOption,
     HubOption,
     JsonOption,
@@ -29,12 +30,12 @@ from release.commands.options import (
 from release.commands.running import context_of, run_stages
 
 
-def check(manifest: ManifestArgument, as_json: JsonOption = False) -> None:
+def check(manifest: ManifestArgument, base: BaseOption = None, as_json: JsonOption = False) -> None:
     """Validate a manifest and every file that it names; nothing is built."""
     from release.manifest import load_manifest
     from release.stages.preflight import check_inputs, check_types, not_buildable, unknown_license
 
-    loaded = load_manifest(manifest)
+    loaded = load_manifest(manifest, base)
     check_inputs(loaded)
     check_types(loaded)
     if warning := unknown_license(loaded):
@@ -77,13 +78,17 @@ def doctor(llama_cpp: LlamaOption = None, as_json: JsonOption = False) -> None:
 
 
 def plan(
-    manifest: ManifestArgument, work: WorkOption = None, from_headers: HeadersOption = False, as_json: JsonOption = False
+    manifest: ManifestArgument,
+    work: WorkOption = None,
+    base: BaseOption = None,
+    from_headers: HeadersOption = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Show what a build will write, from headers alone; needs a drop map, pinned or already ranked, but with --from-headers."""
     from release.actions.plan_report import describe_plan, plan_table
     from release.context import Options
 
-    context = context_of(manifest, work)
+    context = context_of(manifest, work, base)
     context.options = Options(from_headers=from_headers)
     report = describe_plan(context)
     typer.echo(json.dumps(report, indent=2) if as_json else plan_table(report))
@@ -92,6 +97,7 @@ def plan(
 def cut(
     manifest: ManifestArgument,
     work: WorkOption = None,
+    base: BaseOption = None,
     skip: Annotated[str, typer.Option("--skip", metavar="A,B", help="Stages not to run.")] = "",
     until: Annotated[str | None, typer.Option("--until", metavar="STAGE", help="Stop after this stage.")] = None,
     hub: HubOption = None,
@@ -113,6 +119,7 @@ def cut(
     run_stages(
         manifest,
         work=work,
+        base=base,
         skip=skip,
         until=until,
         hub=hub,

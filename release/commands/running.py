@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from pruner.errors import InputError
+from release.commands.options import BASE
 
 if TYPE_CHECKING:
     from release.console import ConsoleProgress
@@ -18,12 +20,13 @@ if TYPE_CHECKING:
     from release.pipeline import StageResult
 
 
-def context_of(manifest: Path, work: Path | None) -> Context:
+def context_of(manifest: Path, work: Path | None, base: Path | None = None) -> Context:
     """A loaded manifest with its work folder, which is build/<name> unless the user says otherwise."""
     from release.context import Context
     from release.manifest import load_manifest
 
-    loaded = load_manifest(manifest)
+    named = os.environ.get(BASE)  # for the commands that have no --base
+    loaded = load_manifest(manifest, base or (Path(named) if named else None))
     return Context(loaded, work or Path("build") / loaded.content.name)
 
 
@@ -46,6 +49,7 @@ def running(
     manifest: Path,
     *,
     work: Path | None,
+    base: Path | None = None,
     skip: str = "",
     until: str | None = None,
     hub: str | None = None,
@@ -70,7 +74,7 @@ def running(
 
     if server_urls and servers != 1:
         raise InputError("--servers starts servers here, --server names running ones; give one of the two")
-    context = context_of(manifest, work)
+    context = context_of(manifest, work, base)
     place = hub_folder or context.work.parent / "hub"
     last = "eval" if limit is not None and until is None else until
     with console_progress() as progress, open_hub(hub, place, serve=asks_hub(last)) as target:

@@ -43,7 +43,7 @@ def check_inputs(loaded: LoadedManifest) -> None:
         CheckFailedError: the protocol wants a reference run, and there is none.
     """
     manifest = loaded.content
-    if manifest.base.path is not None:
+    if loaded.local_base is not None:
         base_folder(loaded)
     _check_map_and_headers(loaded)
     dataset = manifest.prune.dataset if manifest.prune else None
@@ -274,8 +274,8 @@ def _largest_share(quant: Quant) -> float:
 def _base_weights(context: Context) -> int:
     """Bytes of the base's shards; of a base on the Hub as it lists them, 0 when it cannot be asked now."""
     base = context.manifest.base
-    if base.path is not None:
-        return sum(path.stat().st_size for path in (context.loaded.root / base.path).glob("*.safetensors"))
+    if context.loaded.local_base is not None:
+        return sum(path.stat().st_size for path in base_folder(context.loaded).glob("*.safetensors"))
     from huggingface_hub import constants, get_token
 
     from pruner.hub_source import hub_source

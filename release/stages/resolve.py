@@ -5,11 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from pruner.checkpoint import open_checkpoint
+from pruner.checkpoint import Checkpoint, open_checkpoint
 from pruner.errors import CheckFailedError, InputError
 from pruner.files import canonical_json, digest_of, path_inside, sha256_file, write_atomic
 from pruner.sources import digested
 from pruner.wording import counted
+from release.base import require_listed
 from release.card.render import own_templates
 from release.context import Context
 from release.documents import Document
@@ -55,34 +56,46 @@ def _inputs(context: Context) -> Any:
 def _run(context: Context) -> str:
     base = open_checkpoint(context.base_source)
     require_possible(context.loaded, base.architecture, base.layers)  # found before the analysis, which may take days
-    listed = base.source.files
-    total = sum(listed[name].size for name in base.files if listed[name].sha256 is None)
-    files = {}
-    with context.progress.task("digesting the base", total, "bytes") as advance:
-        for name in base.files:
-            file = listed[name]
-            if file.sha256 is not None:  # read by ranges later, and never as a whole: the lock says so
-                files[name] = {"sha256": file.sha256, "size": file.size, "listed": True}
-            else:
-                files[name] = {"sha256": digested(base.source, file, advance).sha256, "size": file.size}
-    _require_as_locked(context, files)
-    pinned = {name: {"sha256": sha256_file(path), "size": path.stat().st_size} for name, path in _named_files(context).items()}
-    write_atomic(_path(context), canonical_json({"base": files, "files": pinned}))
-    size = sum(listed[name].size for name in base.files)
+    files = _digested(context, base)
+    locked = _as_locked(context, files)
+    if locked is None and context.manifest.base.repo is not None and context.loaded.base_copy is not None:
+        require_listed(context.loaded, base, {name: file.sha256 for name, file in files.items()})
+    named = _named_files(context).items()
+    pinned = {name: LockedFile(sha256=sha256_file(path), size=path.stat().st_size) for name, path in named}
+    write_atomic(_path(context), canonical_json(_Resolved(base=locked or files, files=pinned).model_dump(exclude_none=True)))
+    size = sum(file.size for file in files.values())
     layers = f"{counted(len(base.layers), 'layer')} of {counted(base.architecture.experts, 'expert')}"
     return f"{context.manifest.base.label}: {layers}, {size:,} bytes"
 
 
-def _require_as_locked(context: Context, files: dict[str, Any]) -> None:
-    """A base that changed under a lock is found before hours are spent on it."""
+def _digested(context: Context, base: Checkpoint) -> dict[str, LockedFile]:
+    """Digests of the base's files: computed, or as a Hub lists them of what is read by ranges later and never as a whole."""
+    listed = base.source.files
+    files = {}
+    total = sum(listed[name].size for name in base.files if listed[name].sha256 is None)
+    with context.progress.task("digesting the base", total, "bytes") as advance:
+        for name in base.files:
+            file = listed[name]
+            sha256 = file.sha256 or digested(base.source, file, advance).sha256
+            files[name] = LockedFile(sha256=sha256, size=file.size, listed=True if file.sha256 else None)
+    return files
+
+
+def _as_locked(context: Context, files: dict[str, LockedFile]) -> dict[str, LockedFile] | None:
+    """The base as the lock states it, or None without one; a base that changed under it is found before hours are spent on it.
+
+    The lock's own words stay, whether this build read a file as a whole or by ranges: another way to read the same bytes is no
+    other release.
+    """
     lock = read_committed_lock(context.loaded.lock_path)
     if lock is None or context.options.update_lock:
-        return
+        return None
     for name, pinned in lock.inputs.base.files.items():
         found = files.get(name)
-        if found is None or found["sha256"] != pinned.sha256:
-            what = "is missing" if found is None else f"has SHA-256 {found['sha256']}, the lock pins {pinned.sha256}"
+        if found is None or found.sha256 != pinned.sha256:
+            what = "is missing" if found is None else f"has SHA-256 {found.sha256}, the lock pins {pinned.sha256}"
             raise CheckFailedError(f"base file {name} {what}; use the pinned base, or accept the new one with --update-lock")
+    return {**files, **lock.inputs.base.files}
 
 
 def _named_files(context: Context) -> dict[str, Path]:

@@ -48,6 +48,7 @@ VALUES: dict[str, dict[str, str]] = {
     "docs/how-to/publish.md": {"MANIFEST": VARIANT},
     "docs/how-to/quants.md": {"MANIFEST": TINY, "FILE": "imatrix.gguf"},
     "docs/how-to/rebuild.md": {
+        "MANIFEST": VARIANT,
         "BASE_FOLDER": BASE_FOLDER,
         "A": "rebuilt",
         "B": "other",
