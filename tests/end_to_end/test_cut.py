@@ -184,6 +184,19 @@ def test_what_a_card_says_about_rebuilding_works(release: Release, tmp_path: Pat
     assert len(checked.stdout.splitlines()) == len(list((release.work / "weights").iterdir()))
 
 
+@pytest.mark.parametrize("name", ["README.md", "README.gguf.md"])
+def test_what_a_card_says_about_verifying_works(release: Release, tmp_path: Path, name: str) -> None:
+    card = (release.work / "card" / name).read_text()
+    line = next(line for line in card.splitlines() if line.startswith("moe-release verify"))
+    words = line.replace("BASE_FOLDER", str(release.manifests / "tiny/model")).split()[1:]
+    assert "With `--requantize` the quants are made again too" in card
+    with LocalHub(release.hub) as hub:
+        done = run_command(*words, "--json", check=False, **hub.environment(), HF_HOME=str(tmp_path / "home"))
+    verdicts = {each["part"]: each["verdict"] for each in json.loads(done.stdout)["parts"]}
+    good = dict.fromkeys(("consistency", "files", "weights", "evidence", "card"), "GOOD")
+    assert (verdicts, done.returncode) == ({**good, "ggufs": "UNKNOWN"}, 3), done.stdout
+
+
 def asked(run: Path) -> dict[str, float]:
     """The seconds of the questions whose replies a run, however it ended, has on its disk."""
     ledger = run / "ledger.jsonl"
