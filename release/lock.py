@@ -33,7 +33,7 @@ VARYING = re.compile(timing_key("[^/]+").replace(".", r"\."))
 class LockedFile(Document):
     """A file's digest and size.
 
-    `listed` marks the digest that a Hub lists of a file that the first build read by ranges only.  `tensors` is of shards only.
+    `listed` marks the digest that a Hub lists of a file that was read by ranges only.  `tensors` is of shards only.
     `cut_from` names the base's GGUF that a quant was cut from.  `made_with` names the tools that a file's bytes depend on
     beside its inputs: two builds with other tools cannot be expected to agree, two with the same must.  `varies` marks what no
     two builds agree on: the digest is that of one build, which published it.

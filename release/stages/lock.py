@@ -48,8 +48,9 @@ def _write_sums(target: Path, files: Mapping[str, LockedFile]) -> None:
 
 
 def _run(context: Context) -> str:
-    found = draft_lock(context, stages=STAGES)
+    drafted = draft_lock(context, stages=STAGES)
     locked = read_committed_lock(context.loaded.lock_path)
+    found = drafted if locked is None or context.options.update_lock else in_its_words(locked, drafted)
     write_lock(work_lock_path(context), found)
     _write_sums(sums_path(context), found.weights())
     _write_sums(gguf_sums_path(context), found.quants())
@@ -63,6 +64,31 @@ def _run(context: Context) -> str:
         write_lock(context.loaded.lock_path, found)
         return f"{counted(len(found.outputs), 'output')}, written to {context.loaded.lock_path}"
     return _compare(locked, found, everything=not context.options.skip)
+
+
+def in_its_words(locked: Lock, found: Lock) -> Lock:
+    """The lock of a build; where it says the same as the committed lock, the words of that one with the seconds of this build.
+
+    Another way to read the base, another processor or another version of a tool that gave the same bytes makes no other
+    release: published again, nothing changes.
+    """
+    if _bare(locked) != _bare(found):
+        return found
+    seconds = {path: file for path, file in found.outputs.items() if file.varies}
+    return locked.model_copy(update={"outputs": {**locked.outputs, **seconds}})
+
+
+def _bare(lock: Lock) -> bytes:
+    """A lock without what may differ between two builds of one release: how files were read, which tools ran, seconds."""
+
+    def bare(files: Mapping[str, LockedFile]) -> dict[str, LockedFile]:
+        words: dict[str, object] = {"made_with": None, "listed": None}
+        seconds = {**words, "sha256": "", "size": 0}
+        return {path: file.model_copy(update=seconds if file.varies else words) for path, file in files.items()}
+
+    base = lock.inputs.base.model_copy(update={"files": bare(lock.inputs.base.files)})
+    inputs = lock.inputs.model_copy(update={"base": base, "files": bare(lock.inputs.files), "tools": {}})
+    return lock.model_copy(update={"inputs": inputs, "outputs": bare(lock.outputs)}).to_bytes()
 
 
 def _compare(locked: Lock, found: Lock, *, everything: bool) -> str:

@@ -57,12 +57,11 @@ def _run(context: Context) -> str:
     base = open_checkpoint(context.base_source)
     require_possible(context.loaded, base.architecture, base.layers)  # found before the analysis, which may take days
     files = _digested(context, base)
-    locked = _as_locked(context, files)
-    if locked is None and context.manifest.base.repo is not None and context.loaded.base_copy is not None:
+    if not _is_locked(context, files) and context.manifest.base.repo is not None and context.loaded.base_copy is not None:
         require_listed(context.loaded, base, {name: file.sha256 for name, file in files.items()})
     named = _named_files(context).items()
     pinned = {name: LockedFile(sha256=sha256_file(path), size=path.stat().st_size) for name, path in named}
-    write_atomic(_path(context), canonical_json(_Resolved(base=locked or files, files=pinned).model_dump(exclude_none=True)))
+    write_atomic(_path(context), canonical_json(_Resolved(base=files, files=pinned).model_dump(exclude_none=True)))
     size = sum(file.size for file in files.values())
     layers = f"{counted(len(base.layers), 'layer')} of {counted(base.architecture.experts, 'expert')}"
     return f"{context.manifest.base.label}: {layers}, {size:,} bytes"
@@ -81,21 +80,17 @@ def _digested(context: Context, base: Checkpoint) -> dict[str, LockedFile]:
     return files
 
 
-def _as_locked(context: Context, files: dict[str, LockedFile]) -> dict[str, LockedFile] | None:
-    """The base as the lock states it, or None without one; a base that changed under it is found before hours are spent on it.
-
-    The lock's own words stay, whether this build read a file as a whole or by ranges: another way to read the same bytes is no
-    other release.
-    """
+def _is_locked(context: Context, files: dict[str, LockedFile]) -> bool:
+    """Whether a lock holds the base's digests; a base that changed under it is found before hours are spent on it."""
     lock = read_committed_lock(context.loaded.lock_path)
     if lock is None or context.options.update_lock:
-        return None
+        return False
     for name, pinned in lock.inputs.base.files.items():
         found = files.get(name)
         if found is None or found.sha256 != pinned.sha256:
             what = "is missing" if found is None else f"has SHA-256 {found.sha256}, the lock pins {pinned.sha256}"
             raise CheckFailedError(f"base file {name} {what}; use the pinned base, or accept the new one with --update-lock")
-    return {**files, **lock.inputs.base.files}
+    return True
 
 
 def _named_files(context: Context) -> dict[str, Path]:
