@@ -12,7 +12,7 @@ from pruner.errors import InputError, MoeReleaseError
 from pruner.files import digest_of
 from release import __version__
 from release.context import Context, Options
-from release.records import digested_outputs, make_record, outputs_hold, own_work_folder, read_record, write_record
+from release.records import Record, changed_output, digested_outputs, make_record, own_work_folder, read_record, write_record
 from release.stages import (
     analyze,
     calibrate,
@@ -139,8 +139,12 @@ def _run_stage(stage: Stage, context: Context, missing: set[str]) -> StageResult
     started = time.monotonic()
     with _titled(stage):
         fingerprint = _fingerprint(stage, context)
-        if _up_to_date(stage, context, fingerprint):
+        record = _completed(stage, context, fingerprint)
+        changed = changed_output(context.work, record) if record else None
+        if record and changed is None:
             return StageResult(stage.name, stage.title, "up to date", time.monotonic() - started)
+        if changed:
+            context.progress.note(f"{stage.title}: {changed} is gone or was changed since it was made; it is made again")
         detail = stage.run(context)
         seconds = time.monotonic() - started
         outputs, known = stage.outputs(context), stage.digests(context)
@@ -155,15 +159,17 @@ def _fingerprint(stage: Stage, context: Context) -> str | None:
     return None if inputs is None else digest_of([stage.name, __version__, inputs])
 
 
-def _up_to_date(stage: Stage, context: Context, fingerprint: str | None) -> bool:
+def _completed(stage: Stage, context: Context, fingerprint: str | None) -> Record | None:
+    """The record of an earlier run with the same inputs; a stage that runs every time has none."""
     record = read_record(context.work, stage.name)
-    return bool(fingerprint and record and record.fingerprint == fingerprint and outputs_hold(context.work, record))
+    return record if fingerprint and record and record.fingerprint == fingerprint else None
 
 
 def _usable(stage: Stage, context: Context) -> bool:
     """Whether a stage that is left out stands complete from an earlier run with the same inputs."""
     try:
-        return _up_to_date(stage, context, _fingerprint(stage, context))
+        record = _completed(stage, context, _fingerprint(stage, context))
+        return record is not None and changed_output(context.work, record) is None
     except MoeReleaseError:  # it cannot even say what it would be made from
         return False
 

@@ -145,16 +145,16 @@ def read_made(path: Path, kind: type[Made]) -> Made:
         raise CheckFailedError(f"{path}: is damaged or gone; delete it, and run the same command again") from None
 
 
-def outputs_hold(work: Path, record: Record) -> bool:
-    """Whether all outputs still have their digests.  A file with the recorded size and time stamp is not read again."""
+def changed_output(work: Path, record: Record) -> str | None:
+    """The first output that is gone or has another digest.  A file with the recorded size and time stamp is not read again."""
     for name, output in record.outputs.items():
         path = work / name
         try:
             state = path.stat()
         except (OSError, ValueError):  # gone, or a name that no file can have
-            return False
+            return name
         if state.st_size != output.size:
-            return False
+            return name
         if state.st_mtime_ns != output.modified and sha256_file(path) != output.sha256:
-            return False
-    return True
+            return name
+    return None

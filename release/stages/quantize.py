@@ -18,7 +18,7 @@ from pruner.files import canonical_json, digest_of, read_json, write_atomic
 from release import __version__
 from release.context import Context
 from release.manifest import Quant
-from release.records import Output, Record, outputs_hold, read_made, read_record, write_record
+from release.records import Output, Record, changed_output, read_made, read_record, write_record
 from release.stages.calibrate import imatrix_of
 from release.stages.convert import skip_without_gguf, source_gguf
 from release.stages.cut_quant import cut_quant, unfinished
@@ -130,7 +130,7 @@ def _fingerprint(context: Context, quant: Quant) -> str:
 def _finished(context: Context, quant: Quant) -> dict[str, Any] | None:
     """The summary of a quant that an earlier run finished from the same inputs and that is still whole."""
     record = read_record(context.work, _part(quant.name))
-    if record is None or record.fingerprint != _fingerprint(context, quant) or not outputs_hold(context.work, record):
+    if record is None or record.fingerprint != _fingerprint(context, quant) or changed_output(context.work, record) is not None:
         return None
     try:
         summary: dict[str, Any] = read_json(_summary_path(context, quant.name), "quant summary")

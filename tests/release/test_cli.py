@@ -183,7 +183,7 @@ def test_foreign_names_cannot_command_the_terminal(manifest: Path) -> None:
 
 
 def test_an_internal_error_is_one_line(manifest: Path, tmp_path: Path) -> None:
-    code = "import release.manifest; release.manifest.load_manifest = lambda path: 1 / 0; from release.cli import main; main()"
+    code = "import release.manifest; release.manifest.load_manifest = lambda *_: 1 / 0; from release.cli import main; main()"
     words = [sys.executable, "-c", code, "check", str(manifest)]
     result = subprocess.run(words, capture_output=True, text=True, check=False)
     assert result.returncode == 3
@@ -245,7 +245,7 @@ def test_a_wrong_command_line_is_one_line(words: list[str], line: str) -> None:
 def test_an_interrupt_says_how_to_go_on() -> None:
     code = "import os, signal, time, release.manifest\n"
     code += "signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job would ignore it\n"
-    code += "def interrupted(path): os.kill(os.getpid(), signal.SIGINT); time.sleep(60)\n"
+    code += "def interrupted(*_): os.kill(os.getpid(), signal.SIGINT); time.sleep(60)\n"
     code += "release.manifest.load_manifest = interrupted\nfrom release.cli import main; main()"
     result = subprocess.run([sys.executable, "-c", code, "check", "x"], capture_output=True, text=True, check=False, timeout=50)
     assert result.returncode == 130
@@ -254,7 +254,7 @@ def test_an_interrupt_says_how_to_go_on() -> None:
 
 def test_a_termination_says_how_to_go_on() -> None:
     code = "import os, signal, time, release.manifest\n"
-    code += "def ended(path): os.kill(os.getpid(), signal.SIGTERM); time.sleep(60)\n"
+    code += "def ended(*_): os.kill(os.getpid(), signal.SIGTERM); time.sleep(60)\n"
     code += "release.manifest.load_manifest = ended\nfrom release.cli import main; main()"
     result = subprocess.run([sys.executable, "-c", code, "check", "x"], capture_output=True, text=True, check=False, timeout=50)
     assert result.returncode == 143

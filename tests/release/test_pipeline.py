@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from pruner.errors import CheckFailedError, InputError
+from pruner.progress import NoProgress
 from release import pipeline
 from release.context import Context, Options
 from release.manifest import load_manifest
@@ -18,11 +19,22 @@ from release.stages.stage import Stage
 MANIFEST = "schema: moe-release/v1\nname: x\nbase: {path: base}\n"
 
 
+class Told(NoProgress):
+    """Keeps the lines that stay."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def note(self, text: str) -> None:
+        self.lines.append(text)
+
+
 class Counter:
     """Stages that write one file each and count their runs."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         self.runs: list[str] = []
+        self.progress = Told()
         self.input = "1"
         (tmp_path / "x.yaml").write_text(MANIFEST)
         self.manifest = load_manifest(tmp_path / "x.yaml")
@@ -44,7 +56,7 @@ class Counter:
 
     def run(self, **options: object) -> dict[str, tuple[str, str]]:
         self.runs.clear()
-        context = Context(self.manifest, self.work, Options(**options))  # type: ignore[arg-type]
+        context = Context(self.manifest, self.work, Options(**options), self.progress)  # type: ignore[arg-type]
         return {result.stage: (result.status, result.detail) for result in run_pipeline(context)}
 
 
@@ -62,7 +74,7 @@ def test_a_second_run_does_nothing_and_a_change_runs_only_what_depends_on_it(cou
     assert counter.runs == ["a", "b"], "b made the same bytes again, so c is up to date"
 
 
-def test_a_damaged_output_is_made_again(counter: Counter) -> None:
+def test_a_damaged_output_is_made_again_and_named(counter: Counter) -> None:
     counter.run()
     (counter.work / "b").write_text("x")
     counter.run()
@@ -70,6 +82,8 @@ def test_a_damaged_output_is_made_again(counter: Counter) -> None:
     (counter.work / "c").unlink()
     counter.run()
     assert counter.runs == ["c"]
+    said = "is gone or was changed since it was made; it is made again"
+    assert counter.progress.lines == [f"making b: b {said}", f"making c: c {said}"]
 
 
 def test_a_lost_record_is_made_again(counter: Counter) -> None:

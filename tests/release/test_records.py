@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from pruner.errors import CheckFailedError, InputError
 from pruner.files import sha256_bytes
-from release.records import make_record, outputs_hold, own_work_folder, read_made, read_record, record_path, write_record
+from release.records import changed_output, make_record, own_work_folder, read_made, read_record, record_path, write_record
 from tests.hostile import FUZZ, assert_read_or_refused, changed_json
 
 
@@ -22,13 +22,13 @@ def test_outputs_hold_until_their_bytes_change(tmp_path: Path) -> None:
     record = read_record(tmp_path, "prune")
     assert record is not None
     assert list(record.outputs) == ["folder/x"]
-    assert outputs_hold(tmp_path, record)
+    assert changed_output(tmp_path, record) is None
     os.utime(target, (1, 1))
-    assert outputs_hold(tmp_path, record), "a new time stamp alone changes nothing"
+    assert changed_output(tmp_path, record) is None, "a new time stamp alone changes nothing"
     target.write_text("abd")
-    assert not outputs_hold(tmp_path, record)
+    assert changed_output(tmp_path, record) == "folder/x"
     target.unlink()
-    assert not outputs_hold(tmp_path, record)
+    assert changed_output(tmp_path, record) == "folder/x"
 
 
 def test_what_a_stage_digested_itself_is_not_read_again(tmp_path: Path) -> None:
@@ -66,7 +66,7 @@ def test_a_damaged_record_is_none_or_one(tmp_path: Path, data: st.DataObject) ->
         record = read_record(tmp_path, "prune")
         if record is not None:
             assert len(record.digest) == 64
-            outputs_hold(tmp_path, record)
+            changed_output(tmp_path, record)
 
     assert_read_or_refused(used, "", path.stat().st_size)
 
