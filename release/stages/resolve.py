@@ -107,6 +107,7 @@ def _named_files(context: Context) -> dict[str, Path]:
     named += [file for row in manifest.compare for file in row.files]
     named += manifest.card.earlier_maps.values()
     named += [prior.file for prior in manifest.prior if prior.file]
+    named += [PinnedFile(path=manifest.card.prose)] if manifest.card.prose else []
     files = {pinned.path: context.loaded.file(pinned) for pinned in named}
     if (folder := manifest.card.templates) is not None:
         names = own_templates(context.loaded.root, folder)
