@@ -10,7 +10,7 @@ from typing import Any
 from pruner.build import BuildResult, build
 from pruner.drop_map import DropMap, read_drop_map
 from pruner.files import canonical_json, write_atomic
-from pruner.plan import Plan, plan_build
+from pruner.plan import Plan, plan_build, require_publishable
 from pruner.sources import Source
 from pruner.wording import counted
 from release.context import Context
@@ -41,6 +41,7 @@ def plan_of(context: Context, drop_map: DropMap) -> Plan:
         where=prune.drop_map.path if prune.drop_map else "drop map",
     )
     require_count(plan.experts, prune, context.base.architecture)
+    require_publishable(drop_map, prune.drop_map.path if prune.drop_map else "drop map")
     return plan
 
 
@@ -56,6 +57,8 @@ def _run(context: Context) -> str:
     if target.exists():  # an outdated build of ours: the fingerprint said so
         shutil.rmtree(target)
     source = context.base_source
+    for remark in context.base.remarks:
+        context.progress.note(remark)
     result = build(
         plan, source, target, workers=context.options.workers, progress=context.progress, verify_base=_pins(context, source)
     )

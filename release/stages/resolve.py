@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from release.lock import LockedBase, LockedFile, read_committed_lock
 from release.manifest import DataSource, PinnedFile
 from release.possible_experts import require_possible
 from release.records import read_made
+from release.references import compare_locked
 from release.stages.stage import Stage
 
 
@@ -50,7 +52,26 @@ def _inputs(context: Context) -> Any:
     source = context.base_source
     states = {name: source.state(name) for name in source.files}
     named = {name: sha256_file(path) for name, path in _named_files(context).items()}
-    return [context.manifest.base.model_dump(), states, named]
+    return [context.manifest.base.model_dump(), states, named, *_contradicted(context)]
+
+
+def _contradicted(context: Context) -> list[str]:
+    """The digest of the lock's base if it is another than was resolved here: then it is looked at again, and named.
+
+    A lock that says the same, or that is new, changes nothing: the base is not read again for it.
+    """
+    lock = None if context.options.update_lock else read_committed_lock(context.loaded.lock_path)
+    if lock is None or not _path(context).exists():
+        return []
+    try:
+        known = read_made(_path(context), _Resolved).base
+    except CheckFailedError:  # damaged: the stage runs again for that
+        return []
+    return [] if _digests(lock.inputs.base.files) == _digests(known) else [digest_of(_digests(lock.inputs.base.files))]
+
+
+def _digests(files: Mapping[str, LockedFile]) -> dict[str, str]:
+    return {name: file.sha256 for name, file in files.items()}
 
 
 def _run(context: Context) -> str:
@@ -58,7 +79,7 @@ def _run(context: Context) -> str:
     require_possible(context.loaded, base.architecture, base.layers)  # found before the analysis, which may take days
     files = _digested(context, base)
     if not _is_locked(context, files) and context.manifest.base.repo is not None and context.loaded.base_copy is not None:
-        require_listed(context.loaded, base, {name: file.sha256 for name, file in files.items()})
+        require_listed(context.loaded, base, _digests(files))
     named = _named_files(context).items()
     pinned = {name: LockedFile(sha256=sha256_file(path), size=path.stat().st_size) for name, path in named}
     write_atomic(_path(context), canonical_json(_Resolved(base=files, files=pinned).model_dump(exclude_none=True)))
@@ -85,11 +106,12 @@ def _is_locked(context: Context, files: dict[str, LockedFile]) -> bool:
     lock = read_committed_lock(context.loaded.lock_path)
     if lock is None or context.options.update_lock:
         return False
-    for name, pinned in lock.inputs.base.files.items():
-        found = files.get(name)
-        if found is None or found.sha256 != pinned.sha256:
-            what = "is missing" if found is None else f"has SHA-256 {found.sha256}, the lock pins {pinned.sha256}"
-            raise CheckFailedError(f"base file {name} {what}; use the pinned base, or accept the new one with --update-lock")
+    for each in compare_locked(lock.inputs.base.files, files):
+        if each.status != "equal":
+            other = f"has SHA-256 {each.found}, the lock pins {each.expected}"
+            what = {"missing": "is missing", "new": "is not in the lock"}.get(each.status, other)
+            remedy = "use the pinned base, restore a damaged lock, or accept the new one with --update-lock"
+            raise CheckFailedError(f"base file {each.name} {what}; {remedy}")
     return True
 
 
@@ -133,7 +155,7 @@ def locked_base(context: Context) -> LockedBase:
 
 def base_digest(context: Context) -> str:
     """One digest of all files of the base, for fingerprints."""
-    return digest_of({name: file.sha256 for name, file in locked_base(context).files.items()})
+    return digest_of(_digests(locked_base(context).files))
 
 
 def locked_files(context: Context) -> dict[str, LockedFile]:

@@ -166,11 +166,18 @@ def test_small_files_and_the_set_of_shards_count(
     assert message in reason
 
 
+def test_a_base_model_that_is_a_word_is_read(base: Path, target: Path) -> None:
+    """As others write it; the file itself is not what this tool writes, and is called that."""
+    content = json.loads((target / METADATA).read_text())
+    (target / METADATA).write_text(json.dumps({**content, "base_model": "org/base"}))
+    assert only_bad(proof_of(target, base))[0] == METADATA
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [
         (None, "does not exist, so the target does not say"),
-        ("{}", "has no per_layer_drop"),
+        ("{}", "has no per_layer_drop .* `moe-release infer` finds them"),
         ('{"per_layer_drop": {"0": ["x"]}, "base_model": {}}', "expected a list of expert ids"),
         ('{"per_layer_drop": {"0": [1]}, "base_model": {}}', "layer 1 is missing"),
         ('{"per_layer_drop": {"0": [1]}, "base_model": {}, "method": NaN}', "holds a number or text that no JSON should"),
