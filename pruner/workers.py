@@ -113,4 +113,4 @@ def executor_or_threads(executor: Executor | None, workers: int | None) -> Itera
         raise work.failure from None
     finally:
         work.stop()
-        wait(work.pending)
+        wait([future for future in work.pending if not future.cancelled()])
