@@ -12,9 +12,10 @@ base (`--scale 1`: 10 GB), with `--tensors` 2.8 times.  Each round runs, in turn
 - with `--tensors` a rebuild tensor by tensor with `safe_open` and `save_file`, followed by SHA-256 of what it wrote;
 - `plan` at the full size, from the headers of files that are holes otherwise.
 
-Figures are medians, of wall-clock and of processor time; on a busy machine only the latter mean anything.  They begin after
-Python's start and imports.  Peak memory is VmHWM of each child process.  A build calls fsync, `cp` does not: on a RAM disk that
-costs nothing, on another disk it belongs to the promise that a finished shard survives a crash and has no counterpart in `cp`.
+Each ratio is printed beside its target, which holds at `--scale 1`.  Figures are medians, of wall-clock and of processor
+time; on a busy machine only the latter mean anything.  They begin after Python's start and imports.  Peak memory is VmHWM of
+each child process.  A build calls fsync, `cp` does not: on a RAM disk that costs nothing, on another disk it belongs to the
+promise that a finished shard survives a crash and has no counterpart in `cp`.
 """
 
 from __future__ import annotations
@@ -37,6 +38,18 @@ from pruner.safetensors_format import build_header
 
 EXPERTS, DROPPED, TOP_K = 128, 19, 8
 SHARD_BYTES = 1 << 29
+
+TARGETS = {
+    "prune / (cp + openssl)": "at most 1",
+    "prove / (hash)": "at most 1.1",
+    "tensors / (prune)": "several",
+    "memory: tensors / (prune)": "at least 50",
+}
+"""What each ratio should be, at --scale 1; a ratio without an entry is shown to be compared with these."""
+PEAK_TARGETS = {"prune": 150, "prove": 200}
+"""Megabytes that a job may take, at any scale."""
+PLAN_TARGET = 0.3
+"""Seconds of wall-clock time for a plan of the whole model, after Python's start."""
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -248,14 +261,23 @@ def main() -> None:
     if options.json:
         sys.stdout.write(json.dumps(result, indent=2) + "\n")
         return
+    show(result)
+
+
+def show(result: dict[str, Any]) -> None:
+    """Print what was measured, each figure that has a target with it."""
     write = sys.stdout.write
     write(f"base of {result['base_bytes']:,} bytes, {result['workers']} workers, load {result['load']:.1f}\n")
-    write(f"{'':<40}{'wall s':>9}{'cpu s':>9}{'peak MB':>9}\n")
+    write(f"{'':<40}{'wall s':>9}{'cpu s':>9}{'peak MB':>9}  target\n")
     for name, value in result["seconds"].items():
-        write(f"{name:<40}{value:9.2f}{result['cpu'][name]:9.2f}{result['peak_megabytes'][name]:9.0f}\n")
-    write(f"plan: {result['plan']}\n{'ratio':<40}{'wall':>9}{'cpu':>9}\n")
+        target = f"at most {PEAK_TARGETS[name]} MB" if name in PEAK_TARGETS else ""
+        target = f"at most {PLAN_TARGET} s" if name == "plan" else target
+        row = f"{name:<40}{value:9.2f}{result['cpu'][name]:9.2f}{result['peak_megabytes'][name]:9.0f}  {target}"
+        write(f"{row.rstrip()}\n")
+    write(f"plan: {result['plan']}\n{'ratio':<40}{'wall':>9}{'cpu':>9}  target\n")
     for name, ratio in result["ratios"].items():
-        write(f"{name:<40}{''.join(f'{value:9.2f}' for value in ratio.values())}\n")
+        figures = "".join(f"{value:9.2f}" for value in ratio.values())
+        write(f"{name:<40}{figures:<18}  {TARGETS.get(name, '')}".rstrip() + "\n")
 
 
 if __name__ == "__main__":

@@ -6,11 +6,13 @@ import hashlib
 import shutil
 from collections.abc import Callable, Collection, Iterable, Iterator
 from concurrent.futures import Executor, as_completed
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from pruner.base_check import FollowingSource, Pins, require_digest, require_known_digests
 from pruner.errors import CheckFailedError, InputError
+from pruner.exclusive import exclusive_folder
 from pruner.files import (
     atomic_file,
     canonical_json,
@@ -73,26 +75,46 @@ def build(
     Raises:
         InputError: `target` exists or cannot be made there, or the sibling folder is not ours.
         CheckFailedError: a file of the base has another digest than `verify_base` says; nothing is left behind.
-        UnavailableError: not enough space, or a remote base cannot be reached.
+        UnavailableError: not enough space, a remote base cannot be reached, or another process builds `target`.
     """
     require_new(target, "folder")
     source = as_source(base)
     pins = require_known_digests(source, verify_base or {})
     partial = target.with_name(f".{target.name}.partial")
-    names = {*(shard.name for shard in plan.shards), *plan.texts, *plan.copies}
-    _claim(partial, names)
-    missing = sum(shard.size for shard in plan.shards if not (partial / shard.name).exists())
+    with _own(partial, target):
+        names = {*(shard.name for shard in plan.shards), *plan.texts, *plan.copies}
+        _claim(partial, names)
+        _require_room(plan, source, partial)
+        try:
+            with executor_or_threads(executor, workers) as (pool, shared):
+                read_in_full = {name: pin for name, pin in pins.items() if name not in plan.copies}
+                shards = _write_shards(plan, source, partial, read_in_full, pool, progress, shared=shared)
+            files = sorted([*shards, *_write_small_files(plan, source, pins, partial)], key=lambda file: file.name)
+        except CheckFailedError:
+            shutil.rmtree(partial)  # copies of a wrong base must not be taken for finished shards of the right one
+            raise
+        _finish(partial, target, names)
+    return BuildResult(tuple(files))
+
+
+@contextmanager
+def _own(partial: Path, target: Path) -> Iterator[None]:
+    """Make the folder of an unfinished build, and be the only one that works in it."""
+    with write_errors(partial):
+        partial.mkdir(parents=True, exist_ok=True)
+    with exclusive_folder(partial, f"{target}: another process builds it; wait for its end, or choose another folder"):
+        yield
+
+
+def _require_room(plan: Plan, source: Source, partial: Path) -> None:
+    """Make room of shards that an earlier build left and this one cannot use, and see that the others fit on the disk."""
+    missing = 0
+    for shard in plan.shards:
+        path = partial / shard.name
+        if _recorded(shard, path, _origin(shard, source)) is None:
+            path.unlink(missing_ok=True)
+            missing += shard.size
     require_space(partial, missing, "the build")
-    try:
-        with executor_or_threads(executor, workers) as (pool, shared):
-            read_in_full = {name: pin for name, pin in pins.items() if name not in plan.copies}
-            shards = _write_shards(plan, source, partial, read_in_full, pool, progress, shared=shared)
-        files = tuple(sorted([*shards, *_write_small_files(plan, source, pins, partial)], key=lambda file: file.name))
-    except CheckFailedError:
-        shutil.rmtree(partial)  # copies of a wrong base must not be taken for finished shards of the right one
-        raise
-    _finish(partial, target, names)
-    return BuildResult(files)
 
 
 def _write_shards(
@@ -180,7 +202,8 @@ def _record(target: Path) -> Path:
     return target.with_name(f"{target.name}.json")
 
 
-def _finished(shard: PlannedShard, target: Path, copied_from: str, advance: Callable[[int], None] | None) -> FileDigest | None:
+def _recorded(shard: PlannedShard, target: Path, copied_from: str) -> str | None:
+    """The SHA-256 with which an earlier build wrote this shard, None when there is none or it was another one."""
     if not (target.exists() and _record(target).exists()):
         return None
     try:
@@ -189,9 +212,14 @@ def _finished(shard: PlannedShard, target: Path, copied_from: str, advance: Call
         return None
     if not isinstance(record, dict) or record.get("plan") != copied_from or target.stat().st_size != shard.size:
         return None
-    if sha256_file(target, advance) != record.get("sha256"):
+    return str(record.get("sha256"))
+
+
+def _finished(shard: PlannedShard, target: Path, copied_from: str, advance: Callable[[int], None] | None) -> FileDigest | None:
+    sha256 = _recorded(shard, target, copied_from)
+    if sha256 is None or sha256_file(target, advance) != sha256:
         return None
-    return FileDigest(shard.name, shard.size, record["sha256"])
+    return FileDigest(shard.name, shard.size, sha256)
 
 
 def _write_small_files(plan: Plan, source: Source, pins: Pins, folder: Path) -> Iterator[FileDigest]:
@@ -229,12 +257,11 @@ def _copy(source: Source, name: str, target: Path) -> str:
 
 
 def _claim(partial: Path, names: Collection[str]) -> None:
-    """Make or take over the folder of an unfinished build; a foreign folder of that name is refused.
+    """Take over the folder of an unfinished build; a foreign folder of that name is refused.
 
     A build that was killed just before its last rename has no marker any more, but only files of the plan.
     """
     with write_errors(partial):
-        partial.mkdir(parents=True, exist_ok=True)
         left = [path for path in partial.iterdir() if path.name not in names]
         if left and not (partial / MARKER).exists():
             raise InputError(f"{partial}: exists and is not an unfinished build; move it away")

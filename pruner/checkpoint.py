@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+import re
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -12,6 +13,7 @@ from pruner.errors import InputError
 from pruner.families import Architecture, architecture_of, layer_order
 from pruner.safetensors_format import Header, TensorInfo
 from pruner.sources import Source, as_source, read_source_header, read_source_json
+from pruner.wording import some
 
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
@@ -21,7 +23,11 @@ NOT_COPIED = frozenset({"README.md", INDEX, METADATA, "config.json"})
 
 
 COPIED_SUFFIXES = (".json", ".jinja", ".model", ".tiktoken", ".txt")
-COPIED_NAMES = frozenset({"LICENSE", "LICENSE.md", "NOTICE", "NOTICE.md", "USE_POLICY.md"})
+TERMS = re.compile(r"(?:LICEN[CS]E|NOTICE|USE_POLICY|USAGE_POLICY|ACCEPTABLE_USE)[\w.-]*", re.IGNORECASE)
+"""Names of files that whoever publishes a variant must pass on."""
+TOKENIZER = re.compile(r"tokenizer\.[\w.-]+")
+CODE = re.compile(r".+\.(?:py|pyc|so|pkl|pickle|bin|pt|pth|ckpt|msgpack|h5|onnx|safetensors|gguf)", re.IGNORECASE)
+"""Names of code, and of weights of other formats, which may run code when they are loaded."""
 
 
 @dataclass(frozen=True)
@@ -42,6 +48,32 @@ class Checkpoint:
     tensors: Mapping[str, StoredTensor]
     shards: tuple[str, ...]
     others: tuple[str, ...]
+    """Files that a build copies."""
+    left: tuple[str, ...] = ()
+    """Files that a build does not copy and that somebody may miss: code, weights in other formats, what nobody knows."""
+
+    @property
+    def left_code(self) -> tuple[str, ...]:
+        """Code of the base's own that its config names, and that is not copied: the variant may not load without it."""
+        named = self.config.get("auto_map")
+        words = (
+            [word for each in named.values() for word in (each if isinstance(each, list) else [each])]
+            if isinstance(named, dict)
+            else []
+        )
+        modules = {f"{word.partition('.')[0]}.py" for word in words if isinstance(word, str) and "--" not in word}
+        return tuple(sorted(modules & set(self.left)))
+
+    @property
+    def remarks(self) -> tuple[str, ...]:
+        """What a user should know of files that a build does not copy, in lines."""
+        lines = [f"not copied: {some(self.left, 8)}"] if self.left else []
+        if self.left_code:
+            lines.append(
+                f"warning: config.json wants {', '.join(self.left_code)}, code of the base, which is not copied; if you trust "
+                "it, put it beside the variant yourself: it may not load without"
+            )
+        return tuple(lines)
 
     @property
     def layers(self) -> tuple[str, ...]:
@@ -90,7 +122,10 @@ def open_checkpoint(base: Path | Source) -> Checkpoint:
     for name, shard in weight_map.items():
         by_shard[shard].append(name)
     tensors = {name: StoredTensor(shard, headers[shard][name]) for shard in shards for name in by_shard[shard]}
-    return Checkpoint(source, config, architecture, tensors, shards, _other_files(source, shards))
+    beside = [name for name in source.files if not name.startswith(".") and name not in NOT_COPIED and name not in shards]
+    others = tuple(sorted(name for name in beside if is_companion(name)))
+    left = tuple(sorted(set(beside) - set(others)))
+    return Checkpoint(source, config, architecture, tensors, shards, others, left)
 
 
 def _weight_map(source: Source, header: Callable[[str], Header]) -> dict[str, str]:
@@ -124,8 +159,8 @@ def _require_agreement(source: Source, weight_map: Mapping[str, str], headers: M
             raise InputError(f"{source.label}/{shard}: holds tensor {extra!r}, which the index does not know here")
 
 
-def _other_files(source: Source, shards: Iterable[str]) -> tuple[str, ...]:
-    """Files that a build copies: tokenizer, template, configs, license; no weights, no card, no code, nothing unknown."""
-    weights = set(shards)
-    names = (name for name in source.files if not name.startswith(".") and name not in NOT_COPIED and name not in weights)
-    return tuple(sorted(name for name in names if name in COPIED_NAMES or name.endswith(COPIED_SUFFIXES)))
+def is_companion(name: str) -> bool:
+    """Whether a build copies a file of this name: tokenizer, template, configs, license; no weights, no card, no code."""
+    if name.startswith(".") or name in NOT_COPIED or CODE.fullmatch(name):
+        return False
+    return name.endswith(COPIED_SUFFIXES) or bool(TERMS.fullmatch(name) or TOKENIZER.fullmatch(name))

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -35,3 +38,30 @@ def exclusive(lock_file: Path, busy: str, *, wait: Callable[[str], None] | None 
         yield
     finally:
         lock.release()
+
+
+@contextmanager
+def exclusive_folder(folder: Path, busy: str) -> Iterator[None]:
+    """Hold a folder itself until the block is left, also when it is renamed meanwhile; nothing is left in it or beside it.
+
+    Where a file system has no locks, nothing is held.
+
+    Raises:
+        UnavailableError: another process holds it, or has moved it on just now; the message is `busy`.
+    """
+    try:
+        descriptor = os.open(folder, os.O_RDONLY)
+    except FileNotFoundError:
+        raise UnavailableError(busy) from None
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
+                raise UnavailableError(busy) from None
+        held = os.fstat(descriptor)
+        if not folder.exists() or (folder.stat().st_dev, folder.stat().st_ino) != (held.st_dev, held.st_ino):
+            raise UnavailableError(busy)
+        yield
+    finally:
+        os.close(descriptor)

@@ -17,6 +17,7 @@ from typing import Any
 
 from pruner.errors import InputError, UnavailableError
 from pruner.places import require_possible, unreadable
+from pruner.workers import require_wanted
 
 BLOCK = 1 << 20
 UNWRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS)
@@ -32,6 +33,7 @@ def sha256_file(path: Path, advance: Callable[[int], None] | None = None) -> str
     digest = hashlib.sha256()
     with path.open("rb") as file:
         while block := file.read(BLOCK):
+            require_wanted()
             digest.update(block)
             if advance:
                 advance(len(block))
@@ -213,14 +215,12 @@ def _about(error: OSError, target: Path) -> bool:
     return target.is_relative_to(named) or (named.parent == target.parent and named.name.startswith(f".{target.name}."))
 
 
-def require_space(folder: Path, needed: int, what: str) -> None:
-    """Raise UnavailableError when the disk of `folder` has fewer than `needed` bytes free."""
+def require_space(folder: Path, needed: int, what: str, elsewhere: str = "choose another place") -> None:
+    """Raise UnavailableError when the disk of `folder` has fewer than `needed` bytes free; `elsewhere` says how to avoid it."""
     existing = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
     free = shutil.disk_usage(existing).free
     if free < needed:
-        raise UnavailableError(
-            f"{folder}: {what} needs {needed:,} bytes and {free:,} are free; free some or choose another folder with --work"
-        )
+        raise UnavailableError(f"{folder}: {what} needs {needed:,} bytes and {free:,} are free; free some, or {elsewhere}")
 
 
 def path_inside(root: Path, relative: str) -> Path:

@@ -17,6 +17,7 @@ from pruner.errors import InputError, UnavailableError
 from pruner.hub_answers import LONGEST_ANSWER, PART, WHOLE, limit_answers
 from pruner.hub_failures import BACK_OFF, TO_READ, http_failure, one_line, passes, patiently, say_again
 from pruner.sources import SourceFile, is_plain_name
+from pruner.workers import pause, require_wanted
 
 GAP = 8 << 20
 """Bytes that a fast line brings in about the time of a request and its redirect to storage."""
@@ -77,6 +78,7 @@ class HubSource:
                 for block in self._request(file, position, end):
                     position += len(block)
                     yield block
+                    require_wanted()
             except Exception as error:
                 tries = 0 if position > begin else tries
                 if not passes(error) or tries >= len(self.pauses):
@@ -85,7 +87,7 @@ class HubSource:
                     raise
                 if tries == 1:  # a single cut is nothing to talk about
                     say_again(self.endpoint)
-                time.sleep(max(self.pauses[tries], _asked_pause(error)))
+                pause(max(self.pauses[tries], _asked_pause(error)))
                 tries += 1
 
     def _request(self, file: SourceFile, position: int, end: int) -> Iterator[bytes]:

@@ -6,6 +6,7 @@ Pruning experts on axis 0 is byte selection: a planned shard is a few kilobytes 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
@@ -19,6 +20,8 @@ from pruner.files import canonical_json
 from pruner.safetensors_format import Metadata, build_header, data_order
 
 DEFAULT_SHARD_SIZE = 5 << 30
+_PATH = re.compile(r"file:/|(?<![\w.~:/-])(?:~?/[\w.~-]+/|~/|[A-Za-z]:[\\/]|\\\\)")
+"""The beginning of a path of some machine, which an address or the name of a repository has not."""
 
 
 class HasSize(Protocol):
@@ -197,6 +200,24 @@ def _index(shards: Iterable[PlannedShard], total_bytes: int, total_parameters: i
     weight_map = {tensor.name: shard.name for shard in shards for tensor in shard.tensors}
     content = {"metadata": {"total_parameters": total_parameters, "total_size": total_bytes}, "weight_map": weight_map}
     return json.dumps(content, indent=2, sort_keys=True).encode() + b"\n"
+
+
+def require_publishable(drop_map: DropMap, where: str) -> None:
+    """Raise InputError when what a map says of itself, and the variant will say to everybody, holds a path of a machine."""
+    for key in ("ranking", "base_model"):
+        if found := next((word for word in _texts(drop_map.provenance.get(key)) if _PATH.search(word)), None):
+            raise InputError(
+                f"{where}: its {key!r} holds the path {found[:80]!r}, which would be published; take it out of the map"
+            )
+
+
+def _texts(value: Any) -> Iterator[str]:
+    """Every text in a JSON value, keys too."""
+    if isinstance(value, str):
+        yield value
+    parts = [*value, *value.values()] if isinstance(value, dict) else value if isinstance(value, list) else []
+    for each in parts:
+        yield from _texts(each)
 
 
 def _drop_metadata(base: Checkpoint, drop_map: DropMap, base_name: Mapping[str, str], experts: int) -> dict[str, Any]:

@@ -104,7 +104,7 @@ def prove(
         _shard_verdict(shard, compared.get(shard.name), lambda shard: _reason(shard, comparison, look=look))
         for shard in plan.shards
     ]
-    return Proof(target.label, base.label, (*verdicts, *_rest(plan, target, base)), _unplanned(plan, target))
+    return Proof(target.label, base.label, (*verdicts, *beside_the_shards(plan, target, base)), unplanned(plan, target))
 
 
 def _compare_shards(
@@ -197,8 +197,11 @@ def _reason(shard: PlannedShard, comparison: Comparison, *, look: bool) -> str:
     return comparison.explain(shard, data=look)
 
 
-def _rest(plan: Plan, target: Source, base: Source) -> Iterator[Verdict]:
-    """Verdicts of the small files: written ones and copied ones."""
+def beside_the_shards(plan: Plan, target: Source, base: Source) -> Iterator[Verdict]:
+    """Verdicts of the small files, written ones and copied ones, and of shards that no plan speaks of.
+
+    Of a target on the Hub nothing is read: its listed digests are compared.
+    """
     for name, content in plan.texts.items():
         ours = described(name, content)
         yield _verdict(ours, target, "differs from what this tool writes for the base and the drop map")
@@ -208,7 +211,7 @@ def _rest(plan: Plan, target: Source, base: Source) -> Iterator[Verdict]:
             yield Verdict(name, file.size)
         else:
             yield _verdict(digested(base, file), target, "differs from the base's")
-    for name in _unplanned(plan, target):
+    for name in unplanned(plan, target):
         if name.endswith(".safetensors"):
             yield Verdict(name, target.files[name].size, "is a shard that is not planned")
 
@@ -224,6 +227,7 @@ def _verdict(ours: SourceFile, target: Source, reason: str) -> Verdict:
     return Verdict(ours.name, ours.size, None if same and theirs.size == ours.size else reason)
 
 
-def _unplanned(plan: Plan, target: Source) -> tuple[str, ...]:
+def unplanned(plan: Plan, target: Source) -> tuple[str, ...]:
+    """Names of the target's files that no build would have written."""
     known = {*(shard.name for shard in plan.shards), *plan.texts, *plan.copies}
     return tuple(name for name in target.files if name not in known)

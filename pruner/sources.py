@@ -15,6 +15,7 @@ from pruner.files import BLOCK, parse_json
 from pruner.places import missing, require_possible
 from pruner.progress import Advance
 from pruner.safetensors_format import HEADER_LIMIT, Header, parse_header
+from pruner.workers import require_wanted
 
 if TYPE_CHECKING:
     from typing import Any
@@ -151,6 +152,7 @@ class LocalSource:
                         raise InputError(f"{self.label}/{name}: truncated: {left:,} bytes are missing; fetch it again")
                     left -= len(block)
                     yield block
+                    require_wanted()
         except OSError as error:
             raise InputError(f"{self.label}/{name}: cannot be read: {error.strerror}") from None
 

@@ -14,7 +14,7 @@ from pruner.errors import InputError
 from pruner.locate import Comparison, first_difference
 from pruner.plan import ByteRange, Plan, PlannedShard
 from pruner.progress import SILENT, Progress
-from pruner.proof import Proof, Verdict, open_comparison
+from pruner.proof import Proof, Verdict, beside_the_shards, open_comparison, unplanned
 from pruner.sources import Source, read_ranges
 from pruner.workers import executor_or_threads
 
@@ -25,7 +25,10 @@ FRACTIONS = (0.1, 0.01, 0.001)
 
 @dataclass(frozen=True)
 class SpotCheck:
-    """A proof of a sample.  `blocks` were drawn with equal chance and replacement out of `of_blocks`, `drawn` in each shard."""
+    """A proof of a sample.  `blocks` were drawn with equal chance and replacement out of `of_blocks`, `drawn` in each shard.
+
+    Only the shards that `drawn` names are sampled; every other verdict of the proof is of a whole file.
+    """
 
     proof: Proof
     drawn: Mapping[str, int]
@@ -48,10 +51,10 @@ def spot_check(
     workers: int | None = None,
     progress: Progress = SILENT,
 ) -> SpotCheck:
-    """Compare the headers of all shards and `blocks` random blocks of their data.
+    """Compare the headers of all shards, `blocks` random blocks of their data, and as `prove` does all that stands beside them.
 
-    The blocks depend on nothing but `seed` and the layout.  Whoever may know the seed beforehand may leave them untouched: take
-    one that was not announced.  Small files are not compared.
+    So no index can lead to a shard that was not sampled, and no config or tokenizer is another.  The blocks depend on nothing
+    but `seed` and the layout.  Whoever may know the seed beforehand may leave them untouched: take one that was not announced.
 
     Raises:
         InputError, UnavailableError: see `open_comparison`.
@@ -74,9 +77,11 @@ def spot_check(
             if offset is not None and shard.name not in bad:
                 bad[shard.name] = comparison.place(shard, number * SPOT_BLOCK + offset)
             advance(1)
-    verdicts = tuple(Verdict(shard.name, shard.size, bad.get(shard.name)) for shard in plan.shards)
+    verdicts = [Verdict(shard.name, shard.size, bad.get(shard.name)) for shard in plan.shards]
+    verdicts += beside_the_shards(plan, target, base)
     counts = Counter(plan.shards[index].name for index, _ in drawn)
-    return SpotCheck(Proof(target.label, base.label, verdicts, ()), counts, blocks, total, seed)
+    found = {shard.name: counts[shard.name] for shard in plan.shards}
+    return SpotCheck(Proof(target.label, base.label, tuple(verdicts), unplanned(plan, target)), found, blocks, total, seed)
 
 
 def _visible(shard: PlannedShard, comparison: Comparison) -> str | None:

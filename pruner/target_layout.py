@@ -15,6 +15,8 @@ from pruner.plan import DEFAULT_SHARD_SIZE, Plan, plan_build
 from pruner.safetensors_format import Header, Metadata
 from pruner.sources import Source, read_source_header, read_source_json
 
+INFER = "`moe-release infer` finds them by their router rows"
+
 
 @dataclass(frozen=True)
 class Layout:
@@ -51,15 +53,15 @@ def read_layout(target: Source) -> Layout:
     """
     where = f"{target.label}/{METADATA}"
     if METADATA not in target.files:
-        raise InputError(
-            f"{where}: does not exist, so the target does not say which experts it keeps; "
-            "`moe-release infer` finds them by their router rows"
-        )
+        raise InputError(f"{where}: does not exist, so the target does not say which experts it keeps; {INFER}")
     content = read_source_json(target, METADATA, "the drop metadata")
     drop = content.get("per_layer_drop") if isinstance(content, dict) else None
     named = content.get("base_model") if isinstance(content, dict) else None
+    named = {"name": named} if isinstance(named, str) else named  # as others write it
     if not isinstance(drop, dict) or not drop or not isinstance(named, dict):
-        raise InputError(f"{where}: has no per_layer_drop or no base_model")
+        raise InputError(
+            f"{where}: has no per_layer_drop or no base_model, so it does not say which experts were kept of what; {INFER}"
+        )
     require_canonical(content, where)
     headers = []
     for name in shards_of(target):

@@ -15,6 +15,7 @@ from pruner.errors import InputError
 from pruner.files import BLOCK, digest_of
 from pruner.progress import Advance
 from pruner.safetensors_format import TensorInfo, read_header
+from pruner.workers import require_wanted
 
 TensorDigests = Mapping[str, Mapping[str, Any]]
 """Tensor name → `{"dtype", "shape", "sha256"}` of its bytes."""
@@ -36,6 +37,7 @@ def digest_shard(path: Path, advance: Advance | None = None) -> ShardDigests:
 
         def take(length: int, own: hashlib._Hash | None = None) -> None:
             while length and (block := file.read(min(BLOCK, length))):
+                require_wanted()
                 whole.update(block)
                 if own is not None:
                     own.update(block)

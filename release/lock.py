@@ -209,21 +209,45 @@ def contradiction(locked: Lock, found: Lock) -> str | None:
 
     A shard's header follows from its tensors, and so its bytes from their digests; its size and tensors follow from its bytes.
     """
+    if locked.name != found.name:
+        return f"it is the lock of {locked.name!r}"
     if locked.tensor_data is not None and tensor_data_of(locked.outputs) not in (None, locked.tensor_data):
         return "its digest of all tensors is not that of the tensors that it lists"
+    if (name := _other_size(locked, found)) is not None:
+        return f"it lists {name} with the right digest and yet with another size"
     before, here = locked.weights(), found.weights()
-    for name, file in before.items():
-        other = here.get(name)
-        if other is None:
-            continue
-        known = file.tensors is not None and other.tensors is not None
-        if file.sha256 == other.sha256 and (file.size != other.size or (known and file.tensors != other.tensors)):
-            return f"it lists weights/{name} with the right digest and yet with another size or other tensors"
-        if known and file.sha256 != other.sha256 and (file.size, file.tensors) == (other.size, other.tensors):
-            return f"it lists weights/{name} with the right size and tensors and yet with another digest"
+    if (impossible := _impossible_tensors(before, here)) is not None:
+        return impossible
     if not differences(before, here) and locked.inputs.drop_map != found.inputs.drop_map:
         return "it lists the right weights and yet another drop map"
     return None
+
+
+def _impossible_tensors(before: Mapping[str, LockedFile], here: Mapping[str, LockedFile]) -> str | None:
+    for name, file in before.items():
+        other = here.get(name)
+        if other is None or file.tensors is None or other.tensors is None:
+            continue
+        if file.sha256 == other.sha256 and file.tensors != other.tensors:
+            return f"it lists weights/{name} with the right digest and yet with other tensors"
+        if file.sha256 != other.sha256 and (file.size, file.tensors) == (other.size, other.tensors):
+            return f"it lists weights/{name} with the right size and tensors and yet with another digest"
+    return None
+
+
+def _other_size(locked: Lock, found: Lock) -> str | None:
+    """A file that both locks give the same digest and not the same size."""
+    for before, here in zip(_files(locked), _files(found), strict=True):
+        for name, file in before.items():
+            other = here.get(name)
+            if other is not None and other.sha256 == file.sha256 and other.size != file.size:
+                return name
+    return None
+
+
+def _files(lock: Lock) -> tuple[Mapping[str, LockedFile], ...]:
+    base = {f"base file {name}": file for name, file in lock.inputs.base.files.items()}
+    return base, lock.inputs.files, lock.outputs
 
 
 def _drop_map_difference(locked: Mapping[str, list[int]], found: Mapping[str, list[int]]) -> str | None:

@@ -5,17 +5,18 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from concurrent.futures import Executor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
 from pruner.errors import InputError
+from pruner.files import digest_of
 from pruner.places import require_file
 from pruner.progress import SILENT, Progress
 from pruner.sources import HUB_PREFIX, Source, SourceFile, digested, open_source, require_no_near_address
 from pruner.wording import counted, every
 from pruner.workers import executor_or_threads
-from release.lock import read_lock
+from release.lock import LockedFile, LockedInputs, differences, read_lock
 
 SUMS_LINE = re.compile(r"^([0-9a-f]{64}) [ *](\S.*)$")
 CARD = "README.md"
@@ -147,6 +148,39 @@ def _digest(file: SourceFile | None) -> str | None:
     if file is None or file.sha256 is not None:
         return file.sha256 if file else None
     return f"git:{file.blob_id}" if file.blob_id is not None else None
+
+
+def compare_locked(expected: Mapping[str, LockedFile], found: Mapping[str, LockedFile]) -> tuple[Comparison, ...]:
+    """Two sets of digests that are known, in path order."""
+    other = {each.path: each.kind for each in differences(expected, found)}
+
+    def digest(files: Mapping[str, LockedFile], name: str) -> str | None:
+        return files[name].sha256 if name in files else None
+
+    names = sorted({*expected, *found})
+    return tuple(Comparison(name, other.get(name, "equal"), digest(expected, name), digest(found, name)) for name in names)
+
+
+def compare_inputs(locked: LockedInputs, found: LockedInputs) -> tuple[Comparison, ...]:
+    """What two releases were made from: the base and its files, files of the manifest, drop map and protocol."""
+    base = compare_locked(locked.base.files, found.base.files)
+    words = {
+        "the base's name": (locked.base.name, found.base.name),
+        "the base's commit": (locked.base.revision, found.base.revision),
+        "the drop map": tuple(None if each.drop_map is None else digest_of(each.drop_map) for each in (locked, found)),
+        "the protocol": (locked.protocol, found.protocol),
+    }
+    return (
+        *(replace(each, name=f"base file {each.name}") for each in base),
+        *compare_locked(locked.files, found.files),
+        *(Comparison(what, _status(one, other), one, other) for what, (one, other) in words.items() if one or other),
+    )
+
+
+def _status(expected: str | None, found: str | None) -> Status:
+    if expected == found:
+        return "equal"
+    return "new" if expected is None else "missing" if found is None else "changed"
 
 
 def comparison_table(found: tuple[Comparison, ...], target: str, reference: Reference) -> str:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from pruner.comparison.float8 import FLOAT8, float8_values
 from pruner.files import BLOCK
 from pruner.plan import ByteRange, packed
 from pruner.progress import Advance, Progress
@@ -27,9 +28,9 @@ SLICE = 1 << 16
 
 _NUMPY: Mapping[str, str] = {
     "U8": "<u1", "I8": "<i1", "I16": "<i2", "U16": "<u2", "F16": "<f2", "BF16": "<u2", "I32": "<i4", "U32": "<u4",
-    "F32": "<f4", "F64": "<f8", "I64": "<i8", "U64": "<u8",
+    "F32": "<f4", "F64": "<f8", "I64": "<i8", "U64": "<u8", **dict.fromkeys(FLOAT8, "<u1"),
 }  # fmt: skip
-"""Dtypes whose values can be subtracted; of all others (FP8, packed ones) only bytes are compared."""
+"""Dtypes whose values can be subtracted; of all others (packed ones) only bytes are compared."""
 
 
 @dataclass(frozen=True)
@@ -214,7 +215,10 @@ def decode(data: bytes, dtype: str) -> NDArray[Any] | None:
 
 
 def _decoded(raw: NDArray[Any], dtype: str) -> NDArray[Any]:
-    """BF16 is the upper half of F32; all others are what numpy read."""
+    """BF16 is the upper half of F32, 8-bit floats are looked up; all others are what numpy read."""
+    if dtype in FLOAT8:
+        values: NDArray[Any] = float8_values(dtype)[raw]
+        return values
     if dtype != "BF16":
         return raw
     wide = raw.astype("<u4")

@@ -12,7 +12,7 @@ from pruner.checkpoint import Checkpoint, open_checkpoint
 from pruner.drop_map import DropMap, read_drop_map
 from pruner.errors import InputError
 from pruner.places import require_file, require_new, require_outside
-from pruner.plan import plan_build
+from pruner.plan import plan_build, require_publishable
 from pruner.progress import SILENT, Progress
 from pruner.safetensors_format import Metadata
 from pruner.sources import LocalSource, Source, open_source
@@ -42,16 +42,14 @@ def prune_directly(
     """
     if metadata not in ("none", "pt"):
         raise InputError(f"--metadata {metadata}: give none or pt")
-    try:
-        cap = int(parse_size(max_shard_size))
-    except ValueError as error:
-        raise InputError(f"--max-shard-size: {error}") from None
+    cap = _cap(max_shard_size)
     source = open_source(base_address)
     require_new(out, "folder")
     if isinstance(source, LocalSource):
         require_outside(out, source.folder, "the base's")
     base = open_checkpoint(source)
     drop_map = read_drop_map(drop_map_path)
+    require_publishable(drop_map, str(drop_map_path))
     locked = _lock_of(lock, base) if lock else None
     pins = {name: file.sha256 for name, file in locked.inputs.base.files.items()} if locked else {}
     unchecked = _unchecked(drop_map, source, locked, str(drop_map_path))
@@ -64,7 +62,18 @@ def prune_directly(
         where=str(drop_map_path),
     )
     result = build(plan, source, out, workers=workers, progress=progress, verify_base=pins)
-    return {"files": {file.name: file.sha256 for file in result.files}, "unchecked": unchecked}
+    digests = {file.name: file.sha256 for file in result.files}
+    return {"files": digests, "unchecked": unchecked, "not_copied": list(base.left), "remarks": list(base.remarks)}
+
+
+def _cap(size: str) -> int:
+    try:
+        cap = int(parse_size(size))
+    except ValueError as error:
+        raise InputError(f"--max-shard-size: {error}") from None
+    if cap < 1:
+        raise InputError(f"--max-shard-size {size}: a shard holds at least one byte; give for example 5GiB")
+    return cap
 
 
 def _lock_of(path: Path, base: Checkpoint) -> Lock:
@@ -98,11 +107,9 @@ def _unchecked(drop_map: DropMap, source: Source, lock: Lock | None, where: str)
 
 
 def _base_name(provenance: Mapping[str, Any], source: Source) -> dict[str, str]:
-    """What the map says of its base; of a bare map, repository and commit or the folder's name (never its path)."""
+    """What the map says of its base; of a bare map repository and commit, if they show; never a folder's name or path."""
     named = provenance.get("base_model")
     if isinstance(named, dict):
         return {key: value for key, value in named.items() if key in ("name", "revision") and isinstance(value, str)}
     shown = identity_of(source)
-    if shown.name is not None and shown.revision is not None:
-        return {"name": shown.name, "revision": shown.revision}
-    return {"name": source.folder.resolve().name if isinstance(source, LocalSource) else source.label}
+    return {"name": shown.name, "revision": shown.revision} if shown.name is not None and shown.revision is not None else {}

@@ -41,6 +41,8 @@ def describe_plan(context: Context) -> dict[str, Any]:
         "ranges": sum(len(tensor.ranges) for shard in plan.shards for tensor in shard.tensors) if known else None,
         "unknown": not_buildable(context.loaded),
         "copied": list(plan.copies),
+        "not_copied": list(base.left),
+        "remarks": list(base.remarks),
     }
 
 
@@ -84,6 +86,7 @@ def plan_table(report: dict[str, Any]) -> str:
             for shard in report["shards"]
         ),
     ]
+    lines += report["remarks"]
     return "\n".join([*lines, *(f"cannot be built: {reason}" for reason in report["unknown"])])
 
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -14,6 +15,9 @@ from pruner.sources import HUB_PREFIX, require_no_near_address
 from pruner.wording import counted
 from release.commands.options import JsonOption, LlamaOption, WorkersOption, WorkOption
 from release.commands.running import console_progress, context_of, proved_digests, run_stages
+
+if TYPE_CHECKING:
+    from release.references import Comparison
 
 
 def prune(
@@ -25,10 +29,17 @@ def prune(
     ],
     drop_map: Annotated[Path | None, typer.Argument(help="… with a drop map …", show_default=False)] = None,
     out: Annotated[Path | None, typer.Argument(help="… and the folder to write.", show_default=False)] = None,
-    max_shard_size: Annotated[str, typer.Option(help="Cap of a shard in tensor bytes (without a manifest).")] = "5GiB",
-    metadata: Annotated[str, typer.Option(help="none or pt (without a manifest).")] = "pt",
+    max_shard_size: Annotated[
+        str | None, typer.Option(metavar="SIZE", help="Cap of a shard in tensor bytes, default 5GiB (without a manifest).")
+    ] = None,
+    metadata: Annotated[
+        str | None, typer.Option(metavar="none|pt", help="Metadata of the shards, default pt (without a manifest).")
+    ] = None,
     lock: Annotated[
         Path | None, typer.Option(metavar="LOCK", help="The base must have the digests of this lock (without a manifest).")
+    ] = None,
+    base: Annotated[
+        Path | None, typer.Option("--base", metavar="FOLDER", help="Your own copy of the base (of a manifest).")
     ] = None,
     work: WorkOption = None,
     workers: WorkersOption = None,
@@ -36,21 +47,31 @@ def prune(
 ) -> None:
     """Write pruned weights: of a manifest, or of BASE DROP_MAP OUT without one."""
     if drop_map is None:
-        run_stages(Path(source), work=work, until="prune", workers=workers, as_json=as_json)
+        given = {"--max-shard-size": max_shard_size, "--metadata": metadata, "--lock": lock}
+        _require_absent(given, f"{source} is taken as a manifest, which says this itself", "give BASE DROP_MAP OUT")
+        run_stages(Path(source), work=work, base=base, until="prune", workers=workers, as_json=as_json)
         return
     if out is None:
         raise InputError("prune: give MANIFEST, or BASE DROP_MAP OUT")
+    _require_absent({"--work": work, "--base": base}, f"the base is {source}, and all is written to {out}", "leave it out")
     from release.actions.direct_prune import prune_directly
 
     with console_progress() as progress:
-        layout = {"max_shard_size": max_shard_size, "metadata": metadata}
+        layout = {"max_shard_size": max_shard_size or "5GiB", "metadata": metadata or "pt"}
         summary = prune_directly(source, drop_map, out, **layout, lock=lock, workers=workers, progress=progress)
-    if summary["unchecked"]:
-        typer.echo(printable(summary["unchecked"]), err=True)
+    for line in filter(None, [summary["unchecked"], *summary["remarks"]]):
+        typer.echo(printable(line), err=True)
     if as_json:
         typer.echo(json.dumps(summary, indent=2))
     else:
         typer.echo("\n".join(f"{digest}  {name}" for name, digest in summary["files"].items()))
+
+
+def _require_absent(options: Mapping[str, object], why: str, remedy: str) -> None:
+    """Raise InputError for an option that would do nothing."""
+    for option, value in options.items():
+        if value is not None:
+            raise InputError(f"prune: {option} would do nothing: {why}; {remedy}")
 
 
 def verify(
@@ -67,7 +88,8 @@ def verify(
         ),
     ] = None,
     base: Annotated[
-        str | None, typer.Option("--base", help="A published release's base: a folder, or hf://…; default: its manifest's.")
+        str | None,
+        typer.Option("--base", help="A published release's base: a folder, or hf://…; or, to verify it too, a manifest's."),
     ] = None,
     signer: Annotated[
         Path | None, typer.Option("--signer", metavar="KEY.pem", help="The publisher's public key, to check model.sig with.")
@@ -92,8 +114,10 @@ def verify(
     """Verify a release on the Hub, part by part; a manifest's weights against lock and priors; or any weights --against."""
     require_no_near_address(target)
     published = against is None and target.startswith(HUB_PREFIX)
-    if not published and (base or signer or exam or exam_data):
-        raise InputError("verify: --base, --signer and --exam are for a release on the Hub: hf://org/name@revision")
+    if not published and (signer or exam or exam_data):
+        raise InputError("verify: --signer and --exam are for a release on the Hub: hf://org/name@revision")
+    if not published and base and (requantize or against is not None):
+        raise InputError("verify: --base is for a release on the Hub, or for a manifest alone; leave it out")
     if requantize and against is not None:
         raise InputError("verify: --requantize compares a manifest's quants with its lock; leave out --against")
     for path, what in ((exam_data, "the exam's questions"), (imatrix, "an imatrix")):
@@ -110,7 +134,7 @@ def verify(
 
         requantize_manifest(Path(target), work, imatrix=imatrix, llama_cpp=llama_cpp, workers=workers, as_json=as_json)
     else:
-        _verify_manifest(Path(target), work, as_json=as_json)
+        _verify_manifest(Path(target), work, base, as_json=as_json)
 
 
 def _verify_against(target: str, against: str, workers: int | None, *, as_json: bool) -> None:
@@ -143,8 +167,10 @@ def _verify_published(target: str, *, as_json: bool, **chosen: Any) -> None:
     raise typer.Exit(found.exit_code)
 
 
-def _verify_manifest(manifest: Path, work: Path | None, *, as_json: bool) -> None:
-    from release.stages.verify import compare_weights, require_equal, weights_lock
+def _verify_manifest(manifest: Path, work: Path | None, base: str | None, *, as_json: bool) -> None:
+    from pruner.sources import open_source
+    from release.references import Reference, comparison_table
+    from release.stages.verify import BASE, BUILD, INPUTS, NOTHING, compare_base, compare_weights, require_equal
 
     if manifest.is_dir():
         raise InputError(f"{manifest}: a folder of weights: say with --against what it must equal")
@@ -152,14 +178,30 @@ def _verify_manifest(manifest: Path, work: Path | None, *, as_json: bool) -> Non
     context.record("prune")
     with console_progress() as progress:
         context.progress = progress
-        result = compare_weights(context)
+        result = {**compare_base(context, open_source(base))} if base else {}
+        result |= compare_weights(context, everything=True)
     if as_json:
-        shown = {name: [{"path": each.path, "kind": each.kind} for each in found] for name, found in result.items()}
-        typer.echo(json.dumps({"name": context.manifest.name, "differences": shown}, indent=2))
+        typer.echo(json.dumps(_verified_json(context.manifest.name, result), indent=2))
+    else:
+        for name, found in result.items():
+            typer.echo(f"{comparison_table(found, context.manifest.name, Reference(name, {}, complete=True))}\n")
     require_equal(context, result)
     if not as_json:
-        count = len(weights_lock(context).outputs)
-        typer.echo(f"{counted(count, 'file')} equal to: {', '.join(result)}")
+        against = [name for name in result if name not in (BASE, INPUTS)]
+        outcome = f"equal to: {', '.join(against)}" if len(against) > 1 else f"as they were built; compared with {NOTHING}"
+        typer.echo(f"{counted(len(result[BUILD]), 'file')} {outcome}")
+
+
+def _verified_json(name: str, result: Mapping[str, Sequence[Comparison]]) -> dict[str, Any]:
+    """Every file with both digests by reference, and those that differ by themselves."""
+    from dataclasses import asdict
+
+    other = {
+        reference: [{"path": each.name, "kind": each.status} for each in found if each.status != "equal"]
+        for reference, found in result.items()
+    }
+    references = {reference: [asdict(each) for each in found] for reference, found in result.items()}
+    return {"name": name, "differences": other, "references": references}
 
 
 def materialize(
@@ -174,9 +216,12 @@ def materialize(
     from pruner.sources import open_source
 
     with console_progress() as progress:
-        result = rebuild(open_source(target), open_source(base), out, workers=workers, progress=progress)
+        result = rebuild(open_source(target), open_source(base), out, take=True, workers=workers, progress=progress)
+    for what, names in (("taken as published", result.taken), ("left out, as the target has none", result.left_out)):
+        if names:
+            typer.echo(printable(f"{what}: {', '.join(names)}"), err=True)
     files = {file.name: file.sha256 for file in result.files}
     if as_json:
-        typer.echo(json.dumps({"files": files}, indent=2))
+        typer.echo(json.dumps({"files": files, "taken": result.taken, "left_out": result.left_out}, indent=2))
     else:
         typer.echo("\n".join(f"{digest}  {name}" for name, digest in files.items()))

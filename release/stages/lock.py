@@ -11,6 +11,7 @@ from pruner.wording import counted, counted_that, every, some
 from release.attestation.provenance import provenance
 from release.context import Context
 from release.lock import Lock, LockedFile, differences, read_committed_lock, write_lock
+from release.references import compare_inputs
 from release.reproduce import page
 from release.stages.lock_draft import draft_lock
 from release.stages.stage import Stage
@@ -115,11 +116,7 @@ def _compare(locked: Lock, found: Lock, *, everything: bool) -> str:
 
 def changed_inputs(locked: Lock, found: Lock) -> list[str]:
     """Names of the inputs that differ."""
-    before, here = locked.inputs, found.inputs
-    names = [each.path for each in differences(before.files, here.files)]
-    names += [f"base file {each.path}" for each in differences(before.base.files, here.base.files)]
-    names += ["the protocol"] if before.protocol != here.protocol else []
-    return names + (["the drop map"] if before.drop_map != here.drop_map else [])
+    return [each.name for each in compare_inputs(locked.inputs, found.inputs) if each.status != "equal"]
 
 
 STAGE = Stage(

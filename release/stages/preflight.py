@@ -263,7 +263,8 @@ def _require_room(context: Context) -> None:
     copies = 1.0 if manifest.prune else 0.0
     if manifest.gguf:
         copies += bool(manifest.gguf.quantized) + sum(_largest_share(quant) for quant in manifest.gguf.quants)
-    require_space(context.work, round(_base_weights(context) * copies), "this release")
+    needed = round(_base_weights(context) * copies)
+    require_space(context.work, needed, "this release", "choose another folder with --work")
 
 
 def _largest_share(quant: Quant) -> float:

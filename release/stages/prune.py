@@ -9,14 +9,15 @@ from typing import Any
 
 from pruner.build import BuildResult, build
 from pruner.drop_map import DropMap, read_drop_map
+from pruner.errors import CheckFailedError
 from pruner.files import canonical_json, write_atomic
-from pruner.plan import Plan, plan_build
+from pruner.plan import Plan, plan_build, require_publishable
 from pruner.sources import Source
 from pruner.wording import counted
 from release.context import Context
 from release.possible_experts import require_count
 from release.records import read_made
-from release.stages.resolve import base_digest, locked_base
+from release.stages.resolve import base_digest, forget_digests, locked_base, remembered_digests
 from release.stages.stage import Stage
 
 
@@ -41,6 +42,7 @@ def plan_of(context: Context, drop_map: DropMap) -> Plan:
         where=prune.drop_map.path if prune.drop_map else "drop map",
     )
     require_count(plan.experts, prune, context.base.architecture)
+    require_publishable(drop_map, prune.drop_map.path if prune.drop_map else "drop map")
     return plan
 
 
@@ -56,17 +58,23 @@ def _run(context: Context) -> str:
     if target.exists():  # an outdated build of ours: the fingerprint said so
         shutil.rmtree(target)
     source = context.base_source
-    result = build(
-        plan, source, target, workers=context.options.workers, progress=context.progress, verify_base=_pins(context, source)
-    )
+    for remark in context.base.remarks:
+        context.progress.note(remark)
+    pins = _pins(context, source)
+    try:
+        result = build(plan, source, target, workers=context.options.workers, progress=context.progress, verify_base=pins)
+    except CheckFailedError:
+        forget_digests(context)
+        raise
     write_atomic(_result_path(context), canonical_json(asdict(result)))
     return f"{counted(len(plan.shards), 'shard')}, {plan.total_bytes:,} bytes of tensors, {plan.total_parameters:,} parameters"
 
 
 def _pins(context: Context, source: Source) -> dict[str, str]:
-    """Digests that a remote base must still list; a local one was digested by the resolve stage a moment ago."""
+    """Digests that a remote base must still list, and those of a local one that the resolve stage only remembered."""
     files = locked_base(context).files
-    return {name: files[name].sha256 for name, file in source.files.items() if name in files and file.sha256 is not None}
+    listed = {name: files[name].sha256 for name, file in source.files.items() if name in files and file.sha256 is not None}
+    return {**listed, **remembered_digests(context)}
 
 
 def _result_path(context: Context) -> Path:

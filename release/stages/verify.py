@@ -2,26 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from pruner.checkpoint import open_checkpoint
 from pruner.drop_map import read_drop_map
 from pruner.errors import CheckFailedError, InputError
 from pruner.files import canonical_json, git_blob_id, read_json, sha256_file, write_atomic
 from pruner.hub_source import hub_source
-from pruner.sources import SourceFile
+from pruner.sources import Source, SourceFile, digested
 from pruner.tensor_digests import ShardDigests, TensorDigests, digest_shard
 from pruner.wording import counted, counted_that, some
 from pruner.workers import executor_or_threads
 from release.context import Context
+from release.evaluation.protocol import protocol_digest
 from release.lock import (
-    Difference,
     Lock,
     LockedFile,
     LockedInputs,
     contradiction,
-    differences,
     explain_weights,
     locked_weights,
     read_committed_lock,
@@ -29,10 +29,16 @@ from release.lock import (
 )
 from release.manifest import Prior
 from release.records import read_made
-from release.references import listing, read_reference
+from release.references import Comparison, compare_inputs, compare_locked, listing, read_reference
+from release.stages.evaluate import protocol_of
 from release.stages.prune import build_result, drop_map_path, skip_base_release
-from release.stages.resolve import locked_base, locked_files
+from release.stages.resolve import base_digest, file_digest, locked_base, locked_files
 from release.stages.stage import Stage
+
+BASE, BUILD, LOCK, INPUTS = "base", "build", "lock", "inputs of the lock"
+NOTHING = "nothing yet: there is no lock and no prior build"
+References = Mapping[str, tuple[Comparison, ...]]
+"""Every file of the weights against what it must equal, by name of the reference."""
 
 
 def weights_lock(context: Context) -> Lock:
@@ -41,6 +47,7 @@ def weights_lock(context: Context) -> Lock:
     inputs = LockedInputs(
         base=locked_base(context),
         drop_map={layer: list(ids) for layer, ids in drop_map.drop.items()},
+        protocol=protocol_digest(protocol_of(context)) if context.manifest.eval else None,
         files=locked_files(context),
     )
     outputs = locked_weights(build_result(context).files, tensor_digests(context))
@@ -84,20 +91,55 @@ def rehashed(context: Context, lock: Lock) -> Lock:
     return lock.model_copy(update={"outputs": outputs})
 
 
-def compare_weights(context: Context) -> dict[str, tuple[Difference, ...]]:
-    """Differences of the weights on disk from what was built, from the lock and from each prior, by name of the reference."""
+def compare_weights(context: Context, *, everything: bool = False) -> References:
+    """The weights on disk, and what they were made from, file by file against what was built, the lock and each prior.
+
+    Of the inputs only those count that the weights are made from, unless `everything` does: who works on a card's template
+    has another one than the lock, and builds the same weights.
+    """
     built = weights_lock(context)
     found = rehashed(context, built)
-    references = {"build": differences(built.outputs, found.outputs)}
+    references = {BUILD: compare_locked(built.outputs, found.outputs)}
     lock = read_committed_lock(context.loaded.lock_path)
     if lock is not None and not context.options.update_lock:
-        references["lock"] = differences(_of_weights(lock), found.outputs)
+        references[LOCK] = compare_locked(_of_weights(lock), found.outputs)
+        kept = _comparable if everything else _of_the_weights
+        references[INPUTS] = compare_inputs(kept(context, lock, lock.inputs), kept(context, lock, built.inputs))
     for prior in context.manifest.prior:
         references[prior.label] = _against_prior(_prior(context, prior, found), found.outputs, prior.label)
     return references
 
 
-def _against_prior(prior: Mapping[str, LockedFile], found: Mapping[str, LockedFile], name: str) -> tuple[Difference, ...]:
+def compare_base(context: Context, base: Source) -> References:
+    """Every file of a base, read now, against the one that the weights were made from.
+
+    Raises:
+        InputError, UnavailableError: it is no checkpoint, or cannot be read.
+    """
+    checkpoint = open_checkpoint(base)
+    total = sum(base.files[name].size for name in checkpoint.files if base.files[name].sha256 is None)
+    with context.progress.task("digesting the base", total, "bytes") as advance:
+        digests = {
+            name: base.files[name].sha256 or digested(base, base.files[name], advance).sha256 for name in checkpoint.files
+        }
+    found = {name: LockedFile(sha256=str(digest), size=base.files[name].size) for name, digest in digests.items()}
+    return {BASE: compare_locked(locked_base(context).files, found)}
+
+
+def _comparable(_context: Context, lock: Lock, inputs: LockedInputs) -> LockedInputs:
+    """Inputs without the base's GGUFs that quants were cut from: they are looked at when the quants are made."""
+    cut_from = {file.cut_from for file in lock.outputs.values()}
+    return inputs.model_copy(update={"files": {name: file for name, file in inputs.files.items() if name not in cut_from}})
+
+
+def _of_the_weights(context: Context, _lock: Lock, inputs: LockedInputs) -> LockedInputs:
+    """Base and drop map alone."""
+    pinned = context.prune.drop_map.path if context.prune.drop_map else None
+    files = {name: file for name, file in inputs.files.items() if name == pinned}
+    return inputs.model_copy(update={"files": files, "protocol": None})
+
+
+def _against_prior(prior: Mapping[str, LockedFile], found: Mapping[str, LockedFile], name: str) -> tuple[Comparison, ...]:
     """Compare what the prior names of a build: it may list other files too, but must list some of the shards.
 
     Raises:
@@ -106,7 +148,8 @@ def _against_prior(prior: Mapping[str, LockedFile], found: Mapping[str, LockedFi
     shards = {path for path in prior if path.endswith(".safetensors")}
     if not shards:
         raise InputError(f"{name}: lists no .safetensors file; a prior must hold digests of an earlier build's shards")
-    return tuple(each for each in differences(prior, found) if each.path in found or each.path in shards)
+    listed = {path: file for path, file in prior.items() if path in found or path in shards}
+    return compare_locked(listed, {path: file for path, file in found.items() if path in listed})
 
 
 def _of_weights(lock: Lock) -> dict[str, LockedFile]:
@@ -138,20 +181,22 @@ def _run(context: Context) -> str:
     require_equal(context, result)
     write_atomic(_verified_path(context), canonical_json(_equal_files(context, result)))
     shards = sum(path.endswith(".safetensors") for path in weights_lock(context).outputs)
-    against = ", ".join(name for name in result if name != "build") or "nothing yet: no lock and no prior build"
-    return f"{counted(shards, 'shard')} equal to {against}" if len(result) > 1 else f"compared with {against}"
+    against = [name for name in result if name not in (BUILD, INPUTS)]
+    return f"{counted(shards, 'shard')} equal to {', '.join(against)}" if against else f"compared with {NOTHING}"
 
 
 def _verified_path(context: Context) -> Path:
     return context.work / "verified.json"
 
 
-def _equal_files(context: Context, result: Mapping[str, tuple[Difference, ...]]) -> dict[str, list[int]]:
+def _equal_files(context: Context, result: References) -> dict[str, list[int]]:
     """By prior build, how many shards are equal to it, and how many this build has."""
     shards = {path for path in weights_lock(context).outputs if path.endswith(".safetensors")}
     priors = {prior.label for prior in context.manifest.prior}
-    other = {label: {each.path for each in found} for label, found in result.items() if label in priors}
-    return {label: [len(shards - changed), len(shards)] for label, changed in other.items()}
+    equal = {
+        label: {each.name for each in found if each.status == "equal"} for label, found in result.items() if label in priors
+    }
+    return {label: [len(shards & names), len(shards)] for label, names in equal.items()}
 
 
 def read_verified(context: Context) -> dict[str, tuple[int, int]]:
@@ -162,33 +207,48 @@ def read_verified(context: Context) -> dict[str, tuple[int, int]]:
     return {str(label): (int(equal), int(files)) for label, (equal, files) in found.items()}
 
 
-def require_equal(context: Context, result: Mapping[str, tuple[Difference, ...]]) -> None:
-    """Raise CheckFailedError for a lock that contradicts itself, or for the first reference that differs, and say why."""
-    lock = read_committed_lock(context.loaded.lock_path) if "lock" in result else None
+def require_equal(context: Context, result: References) -> None:
+    """Raise CheckFailedError for a lock that contradicts itself or the build, or for every reference that differs; say why."""
+    lock = read_committed_lock(context.loaded.lock_path) if LOCK in result else None
     if lock and (damage := contradiction(lock, weights_lock(context))) is not None:
         raise CheckFailedError(f"{context.loaded.lock_path}: was damaged or edited: {damage}; restore it, or use --update-lock")
-    for name, found in result.items():
-        # A prior list of digests may name only the shards; files that it does not name are no mismatch.
-        relevant = [each for each in found if each.kind != "new" or name == "lock"]
-        if not relevant:
-            continue
-        if name == "build":
-            raise CheckFailedError(f"{relevant[0]}: the file changed after it was written; run `moe-release prune` again")
-        reason = (
-            explain_weights(lock, weights_lock(context))
-            if lock and name == "lock"
-            else "it may come from another base, map or layout"
+    wrong = {name: [each for each in found if each.status != "equal"] for name, found in result.items()}
+    if spoiled := wrong.pop(BUILD):
+        raise CheckFailedError(f"{_shown(spoiled)}: the file changed after it was written; run `moe-release prune` again")
+    said = []
+    if other := wrong.pop(BASE, None):
+        said.append(f"{_differing(other)} from the base that the weights were made from: {_shown(other)}; fetch the base again")
+    if lock and wrong[LOCK]:
+        why = explain_weights(lock, weights_lock(context))
+        said.append(f"{_differing(wrong[LOCK])} from lock: {_shown(wrong[LOCK])}: {why}; accept with --update-lock")
+    elif lock and wrong[INPUTS]:
+        said.append(
+            f"{context.loaded.lock_path}: was made from other inputs: {_shown(wrong[INPUTS])}; restore it if it was damaged or "
+            "edited, or accept them with --update-lock"
         )
-        shown = some([str(each) for each in relevant])
-        remedy = "; accept with --update-lock" if name == "lock" else ""
-        raise CheckFailedError(f"{counted_that(len(relevant), 'file', 'differ')} from {name}: {shown}: {reason}{remedy}")
+    said += [
+        f"{_differing(each)} from {name}: {_shown(each)}: it may come from another base, map or layout"
+        for name, each in wrong.items()
+        if each and name not in (LOCK, INPUTS)
+    ]
+    if said:
+        raise CheckFailedError("; ".join(said))
+
+
+def _shown(rows: Sequence[Comparison]) -> str:
+    return some([f"{each.name} ({each.status})" for each in rows])
+
+
+def _differing(rows: Sequence[Comparison]) -> str:
+    return counted_that(len(rows), "file", "differ")
 
 
 def _inputs(context: Context) -> Any:
     lock = context.loaded.lock_path
     locked = sha256_file(lock) if lock.exists() and not context.options.update_lock else None
     priors = [sha256_file(context.loaded.file(each.file)) if each.file else each.label for each in context.manifest.prior]
-    return [context.made_by("prune"), locked, priors, "tensor digests"]
+    made_from = [base_digest(context), file_digest(context, context.prune.drop_map)]  # other words in a map, the same weights
+    return [context.made_by("prune"), locked, priors, "tensor digests", made_from]
 
 
 STAGE = Stage(

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -22,8 +23,9 @@ from pruner.drop_map import DropMap
 from pruner.errors import InputError, UnavailableError
 from pruner.plan import plan_build
 from pruner.safetensors_format import data_order
-from tests.conftest import CheckpointFactory, gemma4_config, gemma4_tensors
+from tests.conftest import ROOT, CheckpointFactory, gemma4_config, gemma4_tensors
 from tests.digests import digests
+from tests.pruner.sparse import sparse_checkpoint
 
 DROP = {"0": (1, 2, 7), "1": (0, 3, 4), "2": (5, 6, 7)}
 
@@ -143,11 +145,15 @@ def test_config_changes_only_in_the_expert_count(make_checkpoint: CheckpointFact
 
 def test_other_files_are_copied_and_the_bases_card_is_not(make_checkpoint: CheckpointFactory, tmp_path: Path) -> None:
     base = make_checkpoint()
-    (base / ".hidden").write_text("x")
-    (base / "pytorch_model.bin").write_text("x")
+    code = ["modeling_x.py", "pytorch_model.bin", "tokenizer.pkl", "license.py", "tokenizer.py", "LICENSE.bin"]
+    terms = ["LICENSE-MODEL", "LICENCE.rst", "USAGE_POLICY.md", "USE_POLICY", "NOTICE.html", "tokenizer.model.v3", "vocab.txt"]
+    for name in [".hidden", ".LICENSE", "unknown.xyz", *code, *terms]:
+        (base / name).write_text("x")
     run_build(base, tmp_path / "out")
     names = {path.name for path in (tmp_path / "out").iterdir() if path.suffix != ".safetensors"}
-    assert names == {"config.json", "model.safetensors.index.json", "expert_drop_metadata.json", "tokenizer.json"}
+    written = {"config.json", "model.safetensors.index.json", "expert_drop_metadata.json", "tokenizer.json"}
+    assert names == {*written, *terms}
+    assert open_checkpoint(base).left == tuple(sorted(["unknown.xyz", *code]))
     assert (tmp_path / "out" / "tokenizer.json").read_bytes() == (base / "tokenizer.json").read_bytes()
 
 
@@ -258,6 +264,73 @@ def test_a_foreign_partial_folder_is_refused(make_checkpoint: CheckpointFactory,
     with pytest.raises(InputError, match="not an unfinished build"):
         run_build(make_checkpoint(), tmp_path / "out")
     assert (tmp_path / ".out.partial" / "thesis.txt").exists()
+
+
+WAITING = """
+import sys, time
+from pathlib import Path
+import pruner.build
+from tests.pruner.test_build import run_build
+base, out = Path(sys.argv[1]), Path(sys.argv[2])
+original = pruner.build.read_ranges
+def slow(folder, ranges):
+    (out.parent / "begun").touch()
+    while not (out.parent / "go").exists():
+        time.sleep(0.01)
+    yield from original(folder, ranges)
+pruner.build.read_ranges = slow
+run_build(base, out)
+"""
+
+
+def test_a_second_process_leaves_the_first_alone(make_checkpoint: CheckpointFactory, tmp_path: Path) -> None:
+    base, out = make_checkpoint(), tmp_path / "out"
+    run_build(base, tmp_path / "reference")
+    with subprocess.Popen([sys.executable, "-c", WAITING, base, out], cwd=ROOT) as first:
+        while not (tmp_path / "begun").exists() and first.poll() is None:
+            time.sleep(0.01)
+        with pytest.raises(UnavailableError, match=r"out: another process builds it; wait for its end, or choose another"):
+            run_build(base, out)
+        (tmp_path / "go").touch()
+    assert first.returncode == 0
+    assert digests(out) == digests(tmp_path / "reference")
+    assert not list(tmp_path.glob(".out*")), "nothing is left beside it"
+
+
+def large_checkpoint(folder: Path) -> Path:
+    """25 MB that take no disk; with 5 of 8 experts, 22 MB that do."""
+    prefix = "model.language_model.layers.0"
+    shapes: dict[str, tuple[int, ...]] = {
+        "model.language_model.embed_tokens.weight": (8 << 10, 1024),
+        f"{prefix}.experts.down_proj": (8, 64, 1024),
+        f"{prefix}.experts.gate_up_proj": (8, 512, 1024),
+        f"{prefix}.router.proj.weight": (8, 1024),
+    }
+    return sparse_checkpoint(folder, gemma4_config(layers=1), shapes, dtype="F16", shards=1)
+
+
+def test_room_is_asked_for_before_the_first_byte(tmp_path: Path, tiny_disk: Callable[[str], Path]) -> None:
+    base, disk = large_checkpoint(tmp_path / "base"), tiny_disk("1m")
+    plan = plan_build(open_checkpoint(base), DropMap({"0": (1, 2, 7)}), base_name={"name": "b"})
+    with pytest.raises(
+        UnavailableError, match=r"the build needs 22,\d{3},\d{3} bytes and [\d,]+ are free; free some, or ch"
+    ) as error:
+        build(plan, base, disk / "out")
+    assert "--work" not in str(error.value)
+    assert [path.name for path in disk.rglob("*") if path.is_file()] == [MARKER]
+
+
+def test_what_a_build_of_another_map_left_makes_room(tmp_path: Path, tiny_disk: Callable[[str], Path]) -> None:
+    """Two shards of 22 MB do not fit on the disk, and the one that is there is of no use."""
+    base, disk = large_checkpoint(tmp_path / "base"), tiny_disk("40m")
+    for drop in ((1, 2, 7), (0, 3, 4)):
+        plan = plan_build(open_checkpoint(base), DropMap({"0": drop}), base_name={"name": "b"})
+        build(plan, base, disk / "out")
+        (disk / "out").rename(disk / ".out.partial")
+        (disk / ".out.partial" / MARKER).touch()
+    plan = plan_build(open_checkpoint(base), DropMap({"0": drop}), base_name={"name": "b"})
+    build(plan, base, disk / "out")
+    assert [path.name for path in disk.iterdir()] == ["out"]
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="mounting a small tmpfs needs root")

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,12 @@ def rewrite_header(path: Path, change: Callable[[dict[str, Any]], Any]) -> None:
     change(header)
     text = json.dumps(header).encode()
     path.write_bytes(len(text).to_bytes(8, "little") + text + data[8 + length :])
+
+
+def with_a_header_of(path: Path, length: int) -> None:
+    """A whole file of a header of that length, which takes no disk: zeros are no JSON."""
+    path.write_bytes(length.to_bytes(8, "little"))
+    os.truncate(path, 8 + length)
 
 
 def first_tensor(header: dict[str, Any]) -> dict[str, Any]:
@@ -54,6 +61,8 @@ def test_the_tiny_model_opens(tiny_model: Path) -> None:
         (lambda path: path.write_bytes(b""), "no safetensors file"),
         (lambda path: path.write_bytes((1 << 40).to_bytes(8, "little") + b"{}"), "no safetensors file"),
         (lambda path: path.write_bytes((200_000_000).to_bytes(8, "little") + b"{}"), "no safetensors file"),
+        (lambda path: with_a_header_of(path, 100_000_001), "a header of 100,000,001 bytes in a file of 100,000,009"),
+        (lambda path: with_a_header_of(path, 100_000_000), "the safetensors header is not JSON"),
         (lambda path: path.write_bytes((2).to_bytes(8, "little") + b"[]"), "no mapping"),
         (lambda path: path.write_bytes((2).to_bytes(8, "little") + b"\xff{"), "not JSON"),
         (lambda path: path.write_bytes((4000).to_bytes(8, "little") + b"[" * 4000), "not JSON"),
@@ -125,3 +134,19 @@ def test_a_single_file_without_index_is_a_checkpoint(make_checkpoint: Checkpoint
     base = open_checkpoint(folder)
     assert base.shards == ("model.safetensors",)
     assert len(base.tensors) == 16
+
+
+def test_code_that_the_config_wants_is_named_when_it_is_not_copied(make_checkpoint: CheckpointFactory) -> None:
+    named = {"AutoConfig": "configuration_x.XConfig", "AutoModel": ["modeling_x.X", None], "AutoTokenizer": "org/repo--tok.T"}
+    folder = make_checkpoint(config={**gemma4_config(), "auto_map": named})
+    assert open_checkpoint(folder).remarks == ()
+    for name in ("configuration_x.py", "modeling_x.py", "tok.py", "setup.py"):
+        (folder / name).write_text("raise SystemExit")
+    base = open_checkpoint(folder)
+    assert base.left_code == ("configuration_x.py", "modeling_x.py")
+    assert base.remarks[0] == "not copied: configuration_x.py, modeling_x.py, setup.py, tok.py"
+    assert base.remarks[1].startswith(
+        "warning: config.json wants configuration_x.py, modeling_x.py, code of the base, which is"
+    )
+    for strange in (3, [], {"AutoModel": 3}, {"AutoModel": [[3]]}):
+        assert open_checkpoint(make_checkpoint(f"b{strange}", config={**gemma4_config(), "auto_map": strange})).left_code == ()

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import errno
+import os
 from pathlib import Path
 
 import pytest
@@ -47,3 +48,26 @@ def test_links_in_the_way_of_a_folder_are_removed_and_not_followed(tmp_path: Pat
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["y"]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["mine", "out"]
     assert (tmp_path / "mine" / "thesis.txt").exists()
+
+
+def test_a_file_is_on_the_disk_before_it_has_its_name_and_its_name_before_anything_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a power cut keeps cannot be tried; the order of the system calls can."""
+    events: list[tuple[str, int]] = []
+    fsync, rename = os.fsync, os.replace
+
+    def recorded_fsync(descriptor: int) -> None:
+        fsync(descriptor)
+        events.append(("fsync", os.fstat(descriptor).st_ino))
+
+    def recorded_rename(source: Path, target: Path, **options: int) -> None:
+        events.append(("rename", source.stat().st_ino))
+        rename(source, target, **options)
+
+    monkeypatch.setattr(os, "fsync", recorded_fsync)
+    monkeypatch.setattr(os, "replace", recorded_rename)
+    with atomic_file(tmp_path / "x") as temporary, temporary.open("wb") as file:
+        file.write(b"x" * 100_000)
+    inode = (tmp_path / "x").stat().st_ino
+    assert events == [("fsync", inode), ("rename", inode), ("fsync", tmp_path.stat().st_ino)]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -12,9 +13,10 @@ from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import pytest
+from safetensors.numpy import load_file, save_file
 
 from pruner.build import build
-from pruner.checkpoint import METADATA, open_checkpoint
+from pruner.checkpoint import INDEX, METADATA, open_checkpoint
 from pruner.drop_map import DropMap
 from pruner.errors import InputError
 from pruner.plan import plan_build
@@ -23,6 +25,7 @@ from pruner.safetensors_format import build_header
 from pruner.sources import LocalSource
 from pruner.spot import SPOT_BLOCK, spot_check
 from tests.conftest import CheckpointFactory, gemma4_config
+from tests.release.test_cli import moe_release
 
 DROP = {"0": (1, 2, 7), "1": (0, 3, 4), "2": (5, 6, 7)}
 Metadata = str
@@ -163,11 +166,18 @@ def test_small_files_and_the_set_of_shards_count(
     assert message in reason
 
 
+def test_a_base_model_that_is_a_word_is_read(base: Path, target: Path) -> None:
+    """As others write it; the file itself is not what this tool writes, and is called that."""
+    content = json.loads((target / METADATA).read_text())
+    (target / METADATA).write_text(json.dumps({**content, "base_model": "org/base"}))
+    assert only_bad(proof_of(target, base))[0] == METADATA
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [
         (None, "does not exist, so the target does not say"),
-        ("{}", "has no per_layer_drop"),
+        ("{}", "has no per_layer_drop .* `moe-release infer` finds them"),
         ('{"per_layer_drop": {"0": ["x"]}, "base_model": {}}', "expected a list of expert ids"),
         ('{"per_layer_drop": {"0": [1]}, "base_model": {}}', "layer 1 is missing"),
         ('{"per_layer_drop": {"0": [1]}, "base_model": {}, "method": NaN}', "holds a number or text that no JSON should"),
@@ -187,7 +197,8 @@ def test_a_spot_check_finds_what_it_reads_and_says_what_it_may_miss(base: Path, 
     sources = LocalSource(target), LocalSource(base)
     check = spot_check(*sources, 50, seed=3)
     assert check.proof.good
-    assert check.of_blocks == len([verdict for verdict in check.proof.verdicts if verdict.name.endswith(".safetensors")])
+    assert check.of_blocks == len(check.drawn)
+    assert check.drawn.keys() == {path.name for path in target.glob("*.safetensors")}
     assert sum(check.drawn.values()) == 50
     assert check.miss_probability(0.01) == pytest.approx(0.99**50)
     assert spot_check(*sources, 50, seed=3, workers=1) == check
@@ -209,6 +220,69 @@ def test_the_promised_chance_of_missing_is_the_real_one(base: Path, target: Path
     missed = sum(check.proof.good for check in checks) / len(checks)
     assert missed == pytest.approx(checks[0].miss_probability(1 / checks[0].of_blocks), abs=0.09)
     assert shard.stat().st_size < SPOT_BLOCK
+
+
+def with_a_shard_of_its_own(target: Path) -> None:
+    """What a sample of the planned shards alone would certify: the index leads to one more, whose tensor is another."""
+    index = json.loads((target / INDEX).read_text())
+    name = next(name for name in index["weight_map"] if "down_proj" in name)
+    tensor = load_file(target / index["weight_map"][name])[name]
+    save_file({name: tensor + 1}, target / "model-extra.safetensors")
+    index["weight_map"][name] = "model-extra.safetensors"
+    (target / INDEX).write_text(json.dumps(index))
+
+
+def rebuilt_config(target: Path) -> None:
+    config = json.loads((target / "config.json").read_text())
+    config["text_config"]["top_k_experts"] = 1
+    (target / "config.json").write_text(json.dumps(config))
+
+
+@pytest.mark.parametrize(
+    ("tamper", "bad"),
+    [
+        (with_a_shard_of_its_own, {INDEX, "model-extra.safetensors"}),
+        (rebuilt_config, {"config.json"}),
+        (lambda target: (target / "tokenizer.json").write_text("{}"), {"tokenizer.json"}),
+        (lambda target: (target / "tokenizer.json").unlink(), {"tokenizer.json"}),
+        (lambda target: (target / "model.safetensors").write_bytes(b"x"), {"model.safetensors"}),
+    ],
+)
+def test_a_spot_check_compares_all_that_stands_beside_the_shards(
+    base: Path, target: Path, tamper: Callable[[Path], object], bad: set[str]
+) -> None:
+    (target / "README.md").write_text("a card")
+    tamper(target)
+    check = spot_check(LocalSource(target), LocalSource(base), 20, seed=1)
+    assert {verdict.name for verdict in check.proof.verdicts if not verdict.good} == bad
+    assert check.proof.unplanned[0] == "README.md"
+    said = moe_release("prove", target, "--base", base, "--spot", 20)
+    assert said.returncode == 1
+    assert {line.split()[1] for line in said.stdout.splitlines() if line.startswith("BAD")} == bad
+    assert f"{len(bad)} of " in said.stdout
+    assert "not compared, as no build writes them: README.md" in said.stdout
+
+
+def test_what_a_spot_check_prints_of_its_chances_is_true(base: Path, tmp_path: Path) -> None:
+    target = make_target(base, tmp_path / "target", cap=1)
+    done = moe_release("prove", target, "--base", base, "--spot", 7, "--seed", 5)
+    assert done.returncode == 0, done.stderr
+    found = re.search(r"(\d+) blocks drawn out of (\d+) \(--seed 5\); the others were not read", done.stdout)
+    assert found is not None
+    drawn, blocks = map(int, found.groups())
+    assert (drawn, blocks) == (7, len(list(target.glob("*.safetensors"))))
+    said = dict(
+        re.findall(r"If (.*?) tampered with, such a check would miss it with probability (\S+)\.$", done.stdout, re.MULTILINE)
+    )
+    assert set(said) == {"10.0% of the blocks were", "one single block was"}, "a thousandth of so few blocks is none"
+    assert float(said["10.0% of the blocks were"]) == pytest.approx(0.9**7, rel=0.01)
+    assert float(said["one single block was"]) == pytest.approx((1 - 1 / blocks) ** 7, rel=0.01)
+    marks = {line.split()[1]: line.split()[0] for line in done.stdout.splitlines() if line.startswith(("GOOD", "SAMPLED"))}
+    assert {name for name, mark in marks.items() if mark == "SAMPLED"} == {path.name for path in target.glob("*.safetensors")}
+    assert marks["tokenizer.json"] == marks[INDEX] == marks["config.json"] == "GOOD"
+    content = json.loads(moe_release("prove", target, "--base", base, "--spot", 7, "--seed", 5, "--json").stdout)
+    assert {file["name"]: file["verdict"] for file in content["files"]} == marks
+    assert sum(file.get("blocks", 0) for file in content["files"]) == 7
 
 
 MEASURE = """

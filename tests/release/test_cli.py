@@ -10,6 +10,7 @@ import pytest
 from release import __version__
 from release.records import own_work_folder
 from tests.conftest import WITHOUT_TORCH, CheckpointFactory
+from tests.digests import digests
 
 HEAVY = (
     "torch",
@@ -78,7 +79,14 @@ def test_the_base_install_checks_plans_prunes_and_verifies_without_torch(manifes
     }
     verified = moe_release("verify", manifest, "--work", work, "--json", without_torch=True)
     assert verified.returncode == 0, verified.stderr
-    assert json.loads(verified.stdout) == {"name": "v", "differences": {"build": []}}
+    shown = json.loads(verified.stdout)
+    assert (shown["name"], shown["differences"]) == ("v", {"build": []})
+    assert {file["name"]: file["found"] for file in shown["references"]["build"]} == {
+        f"weights/{name}": digest for name, digest in digests(work / "weights").items()
+    }
+    assert all(file["status"] == "equal" and file["found"] == file["expected"] for file in shown["references"]["build"])
+    said = moe_release("verify", manifest, "--work", work).stdout.splitlines()
+    assert said[-1] == "5 files as they were built; compared with nothing yet: there is no lock and no prior build"
 
 
 def test_prior_digests_are_compared(manifest: Path, tmp_path: Path) -> None:
@@ -96,6 +104,53 @@ def test_prior_digests_are_compared(manifest: Path, tmp_path: Path) -> None:
     (tmp_path / "SHA256SUMS").write_text("nonsense\n")
     result = moe_release("verify", manifest, "--work", work)
     assert (result.returncode, len(result.stderr.strip().splitlines())) == (2, 1)
+
+
+def test_every_reference_is_shown_and_every_difference_said(manifest: Path, tmp_path: Path) -> None:
+    work = tmp_path / "work"
+    moe_release("prune", manifest, "--work", work)
+    names = sorted(path.name for path in (work / "weights").iterdir())
+    right = digests(work / "weights")
+    (tmp_path / "ONE").write_text("".join(f"{right[name]}  {name}\n" for name in names))
+    (tmp_path / "TWO").write_text("".join(f"{'0' * 64 if name == 'config.json' else right[name]}  {name}\n" for name in names))
+    shard = next(name for name in names if name.endswith(".safetensors"))
+    (tmp_path / "THREE").write_text(f"{'1' * 64}  {shard}\n")
+    manifest.write_text(manifest.read_text() + "prior: [{path: ONE}, {path: TWO}, {path: THREE}]\n")
+    done = moe_release("verify", manifest, "--work", work)
+    assert done.returncode == 1
+    for outcome in (
+        "v against build: all 5 files equal", "v against ONE: all 5 files equal", "v against TWO: 1 of 5 files differ",
+        "v against THREE: 1 of 1 file differ",
+    ):  # fmt: skip
+        assert outcome in done.stdout
+    assert f"changed  weights/{shard}" in done.stdout
+    assert f"{right[shard]}, expected {'1' * 64}" in done.stdout
+    assert "1 file differs from TWO: weights/config.json (changed)" in done.stderr
+    assert f"1 file differs from THREE: weights/{shard} (changed)" in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+def test_a_size_may_have_any_unit(manifest: Path, tmp_path: Path) -> None:
+    done = moe_release("prune", tmp_path / "base", tmp_path / "map.json", tmp_path / "out", "--max-shard-size", "1TiB")
+    assert done.returncode == 0, done.stderr
+    assert manifest.exists()
+
+
+def test_prune_and_verify_take_a_copy_of_the_base(manifest: Path, tmp_path: Path) -> None:
+    (tmp_path / "base").rename(tmp_path / "elsewhere")
+    work, copy = tmp_path / "work", tmp_path / "elsewhere"
+    done = moe_release("prune", manifest, "--work", work, "--base", copy)
+    assert done.returncode == 0, done.stderr
+    done = moe_release("verify", manifest, "--work", work, "--base", copy)
+    assert done.returncode == 0, done.stderr
+    assert "v against base: all " in done.stdout
+    shard = max(copy.glob("*.safetensors"))
+    data = bytearray(shard.read_bytes())
+    data[-1] ^= 1
+    shard.write_bytes(data)
+    done = moe_release("verify", manifest, "--work", work, "--base", copy)
+    assert done.returncode == 1
+    assert f"1 file differs from the base that the weights were made from: {shard.name} (changed)" in done.stderr
 
 
 def test_a_prior_must_list_shards(manifest: Path, tmp_path: Path) -> None:
@@ -212,6 +267,21 @@ def test_direct_prune_prints_digests_like_sha256sum(manifest: Path, tmp_path: Pa
         (("prune", "base", "map.json"), 2, "give MANIFEST, or BASE DROP_MAP OUT"),
         (("prune", "base", "map.json", "out", "--metadata", "xml"), 2, "give none or pt"),
         (("prune", "base", "map.json", "out", "--max-shard-size", "huge"), 2, "is no size"),
+        (
+            ("prune", "base", "map.json", "out", "--max-shard-size", "0"),
+            2,
+            "--max-shard-size 0: a shard holds at least one byte",
+        ),
+        (("prune", "v.yaml", "--lock", "none.json"), 2, "--lock would do nothing: v.yaml is taken as a manifest"),
+        (("prune", "v.yaml", "--metadata", "bogus"), 2, "--metadata would do nothing"),
+        (("prune", "v.yaml", "--max-shard-size", "5GiB"), 2, "--max-shard-size would do nothing"),
+        (
+            ("prune", "base", "map.json", "out", "--work", "w"),
+            2,
+            "--work would do nothing: the base is base, and all is written",
+        ),
+        (("prune", "base", "map.json", "out", "--base", "base"), 2, "--base would do nothing"),
+        (("verify", "out", "--against", "SUMS", "--base", "base"), 2, "--base is for a release on the Hub, or for a manifest"),
         (("verify", "v.yaml", "--work", "empty"), 1, "prune has not been run"),
         (("cut", "v.yaml", "--hub", "ftp://x"), 2, "give `local` or a URL"),
     ],

@@ -24,14 +24,23 @@ def file(digest: str, **tools: str) -> LockedFile:
 
 
 def lock(
-    *, base: str = "b", drop: list[int] | None = None, shard: str = "s", tensor: str = "t", size: int = 1, beside: str = ""
+    *,
+    base: str = "b",
+    drop: list[int] | None = None,
+    shard: str = "s",
+    tensor: str = "t",
+    size: int = 1,
+    beside: str = "",
+    name: str = "x",
+    base_size: int = 1,
 ) -> Lock:
     tensors = {"layer.weight": {"dtype": "F16", "shape": [1], "sha256": tensor}}
     inputs = LockedInputs(
-        base=LockedBase(name="org/base", files={"model.safetensors": file(base)}), drop_map={"0": drop or [1, 2]}
+        base=LockedBase(name="org/base", files={"model.safetensors": LockedFile(sha256=base, size=base_size)}),
+        drop_map={"0": drop or [1, 2]},
     )
     return Lock(
-        name="x",
+        name=name,
         inputs=inputs,
         tensor_data=tensor_data_digest([tensors]),
         outputs={
@@ -98,8 +107,10 @@ def test_shards_that_are_equal_are_not_called_packaging() -> None:
     [
         (lock(shard="flipped"), "a.safetensors with the right size and tensors and yet with another digest"),
         (lock(size=3), "a.safetensors with the right digest and yet with another size"),
-        (lock(tensor="flipped"), "a.safetensors with the right digest and yet with another size or other tensors"),
+        (lock(tensor="flipped"), "a.safetensors with the right digest and yet with other tensors"),
         (lock(drop=[3]), "the right weights and yet another drop map"),
+        (lock(name="y"), "it is the lock of 'y'"),
+        (lock(base_size=2), "base file model.safetensors with the right digest and yet with another size"),
         (lock(beside="s").model_copy(update={"tensor_data": "flipped"}), "digest of all tensors is not that of the tensors"),
     ],
 )

@@ -15,6 +15,7 @@ from safetensors.numpy import load_file, save_file
 from pruner.build import build
 from pruner.checkpoint import open_checkpoint
 from pruner.comparison.diff import Comparison, TensorDifference, diff
+from pruner.comparison.float8 import float8_values
 from pruner.drop_map import DropMap
 from pruner.errors import InputError
 from pruner.plan import plan_build
@@ -352,6 +353,32 @@ def test_values_of_every_dtype(tmp_path: Path) -> None:
         "i64": (1, 2**64 - 1, 0), "u64": (1, 2**64 - 1, 0), "u8": (2, 197, 0), "i8": (1, 255, 0), "f32": (1, 3.0, 0),
         "bool": (None, None, 0), "f64": (1, 0.0, 0), "f16": (2, 0.5, 1),
     }  # fmt: skip
+
+
+FLOAT8 = {
+    "F8_E4M3": "float8_e4m3fn", "F8_E5M2": "float8_e5m2", "F8_E8M0": "float8_e8m0fnu", "F8_E4M3FNUZ": "float8_e4m3fnuz",
+    "F8_E5M2FNUZ": "float8_e5m2fnuz",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("dtype", FLOAT8)
+def test_8_bit_floats_have_the_values_that_torch_gives_them(tmp_path: Path, dtype: str) -> None:
+    torch = pytest.importorskip("torch", reason="needs the analysis extra")
+    from safetensors.torch import save_file as save_torch
+
+    codes = torch.arange(256, dtype=torch.uint8)
+    kind = getattr(torch, FLOAT8[dtype])
+    expected = codes.view(kind).float().numpy()
+    np.testing.assert_array_equal(float8_values(dtype), expected)
+    other = codes.flip(0)
+    save_torch({"a": codes.view(kind)}, tmp_path / "one.safetensors")
+    save_torch({"a": other.view(kind)}, tmp_path / "two.safetensors")
+    found = only(diff(tmp_path / "one.safetensors", tmp_path / "two.safetensors")).found
+    assert found is not None
+    with np.errstate(invalid="ignore"):
+        gaps = np.abs(expected.astype(np.float64) - expected[::-1].astype(np.float64))
+    assert (found.elements, found.largest) == (256, gaps[np.isfinite(gaps)].max())
+    assert found.not_finite == np.count_nonzero(~np.isfinite(gaps))
 
 
 def test_bfloat16_differences_in_a_tensor_of_many_blocks(tmp_path: Path) -> None:

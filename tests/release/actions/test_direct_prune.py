@@ -8,12 +8,19 @@ from pathlib import Path
 
 import pytest
 
+from pruner.checkpoint import METADATA
 from pruner.drop_map import DropMap
 from release.lock import Lock, LockedBase, LockedFile, LockedInputs, read_lock, write_lock
-from tests.conftest import CheckpointFactory
+from tests.conftest import CheckpointFactory, gemma4_config
+from tests.digests import digests
 from tests.release.test_cli import moe_release
 
 COMMIT, OTHER = "1" * 40, "2" * 40
+MANIFEST = """schema: moe-release/v1
+name: v
+base: {path: base}
+prune: {experts: 6, drop_map: {path: map.json}}
+"""
 DROP = {"0": (1, 2), "1": (0, 3), "2": (6, 7)}
 
 
@@ -99,3 +106,55 @@ def test_the_lock_of_another_base_is_refused(make_checkpoint: CheckpointFactory,
     assert (done.returncode, "pins no digest of the base's more.json" in done.stderr) == (2, True)
     done = moe_release("prune", base, drop_map, tmp_path / "out", "--lock", tmp_path / "none.json")
     assert (done.returncode, "none.json: does not exist; give the lock of a release" in done.stderr) == (2, True)
+
+
+def test_of_a_plain_folder_and_a_bare_map_no_name_is_published(make_checkpoint: CheckpointFactory, tmp_path: Path) -> None:
+    """A folder is called what its owner likes; the same bytes under two names give the same variant."""
+    bare = tmp_path / "bare.json"
+    bare.write_text(json.dumps(DROP))
+    for name, out in (("base", "one"), ("my-private-copy", "two")):
+        assert moe_release("prune", make_checkpoint(name), bare, tmp_path / out).returncode == 0
+    assert digests(tmp_path / "one") == digests(tmp_path / "two")
+    assert json.loads((tmp_path / "one" / METADATA).read_text())["base_model"] == {}
+    done = moe_release("prove", tmp_path / "two", "--base", tmp_path / "base")
+    assert done.returncode == 0, done.stdout
+
+
+@pytest.mark.parametrize(
+    ("provenance", "message"),
+    [
+        ({"ranking": {"method": "mine", "note": "see /home/ann/maps/v3.json"}}, "'ranking' holds the path 'see /home/ann/maps"),
+        ({"ranking": {"method": ["~/maps"]}}, "'ranking' holds the path"),
+        ({"ranking": {"C:\\maps\\v3": 1}}, "'ranking' holds the path"),
+        ({"base_model": {"name": "/data/models/base"}}, "'base_model' holds the path '/data/models/base'"),
+        ({"ranking": {"method": "reap", "source": "https://arxiv.org/abs/2510.13999", "of": "org/name", "share": "1/2"}}, None),
+    ],
+)
+def test_no_path_of_a_map_is_published(
+    make_checkpoint: CheckpointFactory, tmp_path: Path, provenance: dict[str, object], message: str | None
+) -> None:
+    base, path = make_checkpoint(), tmp_path / "map.json"
+    path.write_text(json.dumps(DropMap(DROP, provenance=provenance).envelope(8)))
+    (tmp_path / "v.yaml").write_text(MANIFEST)
+    done = moe_release("prune", base, path, tmp_path / "out")
+    cut = moe_release("prune", tmp_path / "v.yaml", "--work", tmp_path / "work")
+    if message is None:
+        assert (done.returncode, cut.returncode) == (0, 0), done.stderr + cut.stderr
+        assert json.loads((tmp_path / "out" / METADATA).read_text())["method"] == provenance["ranking"]
+        return
+    assert (done.returncode, message in done.stderr) == (2, True)
+    assert not (tmp_path / "out").exists()
+    if "ranking" in provenance:  # the manifest says itself what its base is called
+        assert (cut.returncode, message in cut.stderr) == (2, True)
+
+
+def test_what_is_not_copied_is_said(make_checkpoint: CheckpointFactory, drop_map: Path, tmp_path: Path) -> None:
+    base = make_checkpoint(config={**gemma4_config(), "auto_map": {"AutoModel": "modeling_x.X"}})
+    (base / "modeling_x.py").write_text("raise SystemExit")
+    (tmp_path / "v.yaml").write_text(MANIFEST.replace("map.json", drop_map.name))
+    done = moe_release("prune", base, drop_map, tmp_path / "out", "--json")
+    assert json.loads(done.stdout)["not_copied"] == ["modeling_x.py"]
+    said = [done.stderr, moe_release("plan", tmp_path / "v.yaml").stdout]
+    for words in said:
+        assert "not copied: modeling_x.py" in words
+        assert "warning: config.json wants modeling_x.py, code of the base, which is not copied" in words

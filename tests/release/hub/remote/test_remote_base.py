@@ -18,6 +18,7 @@ from pruner.checkpoint import Checkpoint, open_checkpoint
 from pruner.drop_map import DropMap
 from pruner.errors import CheckFailedError, InputError, UnavailableError
 from pruner.hub_source import HubSource, hub_source
+from pruner.materialize import materialize
 from pruner.plan import Plan, plan_build
 from pruner.proof import Proof, prove
 from pruner.sources import LocalSource, open_source, read_source_header
@@ -291,6 +292,28 @@ def test_a_tampered_remote_shard_is_bad_and_found(hub: LocalHub, api: HfApi, bas
     assert str(bad.reason).endswith("layer 1, expert 0 (expert 1 of the base) holds expert 2 of the base")
     check = spot_check(remote(hub, TARGET), LocalSource(base), 200, seed=1)
     assert [verdict.reason for verdict in check.proof.verdicts if not verdict.good] == [bad.reason]
+
+
+def test_a_remote_variant_is_materialized_with_the_small_files_that_it_has(
+    hub: LocalHub, api: HfApi, base: Path, built: Path, tmp_path: Path
+) -> None:
+    (built / "config.json").write_text(json.dumps(json.loads((built / "config.json").read_text())))
+    (built / "chat_template.jinja").write_text("added later")
+    upload(api, TARGET, built)
+    result = materialize(remote(hub, TARGET), LocalSource(base), tmp_path / "out", take=True)
+    assert result.taken == ("chat_template.jinja", "config.json")
+    assert digests(tmp_path / "out") == digests(built)
+    with pytest.raises(CheckFailedError, match=r"1 rebuilt file not as published: config\.json"):
+        materialize(remote(hub, TARGET), LocalSource(base), tmp_path / "exact")
+
+
+def test_a_spot_check_of_a_repository_knows_its_small_files_by_their_listed_digests(
+    hub: LocalHub, api: HfApi, base: Path, built: Path
+) -> None:
+    (built / "tokenizer.json").write_text("{}")
+    upload(api, TARGET, built)
+    check = spot_check(remote(hub, TARGET), LocalSource(base), 3, seed=1)
+    assert [verdict.name for verdict in check.proof.verdicts if not verdict.good] == ["tokenizer.json"]
 
 
 def test_verify_against_a_repository_reads_nothing(
