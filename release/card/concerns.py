@@ -56,7 +56,12 @@ def run_warnings(runs: Mapping[str, Evidence], facts: Sequence[Facts], reference
         yield Concern("look", "no row is the reference: nobody can see what pruning and quantizing cost")
     for (quant, run), shown in zip(runs.items(), facts, strict=True):
         if run.unverified:
-            yield Concern("look", f"{quant}: its servers ran elsewhere; not verified there: {', '.join(run.unverified)}")
+            yield Concern(
+                "look",
+                f"{quant}: its servers ran elsewhere; not verified there: {', '.join(run.unverified)}. `verify` will say "
+                f"UNKNOWN of it; to ask here, delete eval/{quant}/evidence.json from the work folder and run "
+                "`moe-release eval` without --server",
+            )
         bad = run.total - run.outcomes["valid"]
         if bad / run.total >= NOTABLE_SHARE:
             counts = ", ".join(f"{number:,} {name}" for name, number in run.outcomes.items() if number and name != "valid")

@@ -105,11 +105,14 @@ class Interview:
         return "" if reply.failed else reply.content or ""
 
     def _attempts(self, server: Server, kind: Kind, asked: Asked, messages: str, ask: Callable[[int], Reply]) -> Reply:
-        """The ledger's reply if it can be used, else a new one, asked again as often as the protocol allows."""
+        """The ledger's reply if it can be used, else a new one, asked again as often as the protocol allows.
+
+        A server of ours answers anew what one elsewhere has answered, of which nobody knows the model.
+        """
         reply = self._ledger.last(kind, *asked)
         if reply and reply.prompt != prompt_digest(messages):
             raise CheckFailedError(f"question {asked[0][:12]}: the ledger has a reply to another prompt; move the ledger away")
-        if reply and not reply.failed:
+        if reply and not reply.failed and reply.elsewhere <= server.elsewhere:
             return reply
         first = reply.attempt + 1 if reply else 1
         for attempt in range(first, first + 1 + self._protocol.limits.retries):

@@ -118,6 +118,10 @@ class Ledger:
         """The reply that counts, or None when the question was never asked."""
         return self._replies.get((kind, question, repeat))
 
+    def counting(self) -> Iterator[Reply]:
+        """The replies that count: the last one to each question."""
+        return iter(self._replies.values())
+
     def append(self, reply: Reply) -> None:
         """Write a reply and wait until it is on disk.  Threads may call this: one line is written after the other."""
         with self._writing:

@@ -14,6 +14,7 @@ from pruner.calibration import question_digest
 from pruner.errors import CheckFailedError, InputError, MoeReleaseError
 from pruner.exclusive import exclusive
 from pruner.progress import SILENT, Progress
+from pruner.wording import counted
 from release.evaluation.data import Question, Row, digest_of_questions, load_rows, questions_of
 from release.evaluation.differences import differing_evidence
 from release.evaluation.evidence import (
@@ -22,6 +23,7 @@ from release.evaluation.evidence import (
     Evidence,
     evidence_bytes,
     read_evidence,
+    repeated_from,
     totals,
     write_evidence,
 )
@@ -121,6 +123,11 @@ def _asked(run: _Run, header: Header, *, remote: bool) -> tuple[Ledger, tuple[An
     protocol, rows = run.protocol, run.rows
     examination = _examination(protocol, rows, run.folder / "lm-eval.log", run.progress)
     with _opened(run.pool, run.folder, header, remote=remote) as ledger:
+        if not remote and (others := sum(reply.elsewhere for reply in ledger.counting())):
+            run.progress.note(
+                f"{counted(others, 'answer')} in the ledger came from servers elsewhere, whose model nobody saw; "
+                "what this run needs of them is asked again here"
+            )
         interview = Interview(protocol, run.pool, ledger, run.total, len(rows))
         scored = interview.ask_all(examination, run.progress)
         return ledger, tuple(interview.answer_all(scored, _by_digest(protocol, rows), run.progress))
@@ -220,21 +227,12 @@ def _calibration(digests: Sequence[str] | None, answered: Sequence[Answered]) ->
 
 def _evidence(protocol: Protocol, answered: tuple[Answered, ...], about: dict[str, Any]) -> Evidence:
     """The run, scored: what it is about, its protocol, its totals and its questions."""
-    patch = protocol.patch
     return Evidence(
         protocol=protocol.name,
         protocol_digest=protocol_digest(protocol),
-        lm_eval=protocol.lm_eval,
-        task=protocol.task.name,
-        task_version=protocol.task.version,
-        metric=protocol.task.metric,
-        filter=protocol.task.filter,
-        data_sha256=protocol.data.sha256,
         questions_digest=digest_of_questions(list(dict.fromkeys(each.question_digest for each in answered))),
-        patch_method=patch.method if patch else None,
-        patch_outcomes=patch.outcomes if patch else (),
-        repeats=protocol.repeats,
         questions=answered,
+        **repeated_from(protocol),
         **about,
         **totals(answered),
     )

@@ -9,7 +9,7 @@ from typing import Any
 from pruner.errors import CheckFailedError
 from pruner.files import digest_of, path_inside, write_atomic
 from release.context import Context
-from release.evaluation.evidence import Evidence, read_evidence, require_whole
+from release.evaluation.evidence import Evidence, read_evidence, require_complete
 from release.evaluation.gates import failed_gates
 from release.evaluation.protocol import Protocol, load_protocol, protocol_digest
 from release.evaluation.timing import Timing, read_timing
@@ -43,14 +43,16 @@ def evidence_of(context: Context) -> dict[str, Evidence]:
 
     Raises:
         InputError: a run is missing.
-        CheckFailedError: its totals do not follow from its answers, it is partial, or it is of another protocol.
+        CheckFailedError: its totals do not follow from its answers, or it is not the whole exam of this protocol.
     """
-    quants = context.manifest.eval.quants if context.manifest.eval else []
-    found = {quant: read_evidence(evidence_path(context, quant)) for quant in quants}
+    if context.manifest.eval is None:
+        return {}
+    protocol = protocol_of(context)
+    found = {quant: read_evidence(evidence_path(context, quant)) for quant in context.eval.quants}
     for quant, evidence in found.items():
-        require_whole(evidence, f"the run of {quant}")
-        if evidence.protocol_digest != protocol_digest(protocol_of(context)):
+        if evidence.protocol_digest != protocol_digest(protocol):
             raise CheckFailedError(f"the run of {quant} followed another protocol than the manifest's; run `moe-release eval`")
+        require_complete(evidence, protocol, f"the run of {quant}")
     return found
 
 

@@ -18,7 +18,6 @@ from release.manifest import load_manifest
 from release.stages.evaluate import STAGE
 
 from .conftest import Bench, MakeProtocol, Steps
-from .runs import ledger_lines
 
 pytestmark = [pytest.mark.llama, pytest.mark.slow]
 

@@ -148,10 +148,28 @@ def test_servers_elsewhere_give_the_same_replies_and_what_is_unseen_is_told(
     assert "model_sha256" in one.unverified
     assert evidence_bytes(one.model_copy(update={"unverified": ()})) == evidence_bytes(ours)
     assert read_evidence(tmp_path / "three" / "evidence.json") == three
-    assert bench.run(protocol, tmp_path / "three") == three  # a later run of ours does not make their replies verified
     assert len(running_servers()) == 3  # they are not ours to stop
     for name in ("evidence.json", "run.json", "ledger.jsonl"):
         assert "127.0.0.1" not in (tmp_path / "three" / name).read_text()
+
+
+def test_what_servers_elsewhere_answered_is_asked_again_here(
+    bench: Bench, make_protocol: MakeProtocol, tmp_path: Path, elsewhere: Elsewhere
+):
+    protocol = make_protocol(questions=6, max_tokens=14)
+    theirs = bench.run(protocol, tmp_path / "run", urls=elsewhere(protocol))
+    assert theirs.patched > 0
+    notes: list[str] = []
+    progress = Steps(lambda _done: None)
+    progress.note = notes.append  # type: ignore[method-assign]
+    ours = bench.run(protocol, tmp_path / "run", progress)
+    assert notes[0].startswith(f"{6 + theirs.patched} answers in the ledger came from servers elsewhere")
+    assert evidence_bytes(ours) == evidence_bytes(bench.run(protocol, tmp_path / "quiet"))
+    lines = ledger_lines(tmp_path / "run")
+    assert [line["elsewhere"] for line in lines] == [True] * (len(lines) // 2) + [False] * (len(lines) // 2)
+    assert [line["attempt"] for line in ledger_lines(tmp_path / "run", "raw")] == [1] * 6 + [2] * 6
+    assert bench.run(protocol, tmp_path / "run", urls=elsewhere(protocol)) == ours, "what we saw stays good"
+    assert ledger_lines(tmp_path / "run") == lines
 
 
 def test_another_model_elsewhere_is_refused(bench: Bench, make_protocol: MakeProtocol, tmp_path: Path, elsewhere: Elsewhere):
