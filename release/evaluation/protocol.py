@@ -248,7 +248,11 @@ class Protocol(Document):
         return int(sha256_bytes(f"{self.sampling.seed} {question} {repeat}".encode()), 16) % SEEDS
 
     def request_fields(self) -> dict[str, Any]:
-        """The fields that every chat request carries, beside its messages and the model's name."""
+        """The fields that every chat request carries, beside its messages and the model's name.
+
+        llama-server takes a budget of -1 for "as I was started"; no thought is longer than the context.
+        """
+        budget = self.server.reasoning_budget
         return {
             **self.sampling.model_dump(mode="json"),
             "max_tokens": self.max_tokens,
@@ -256,7 +260,8 @@ class Protocol(Document):
             "stream": False,
             "cache_prompt": self.server.prompt_cache,
             "reasoning_format": self.server.reasoning_format,
-            "reasoning_budget_tokens": self.server.reasoning_budget,
+            "reasoning_budget_tokens": budget if budget >= 0 else self.server.context,
+            "reasoning_budget_message": "",
             "chat_template_kwargs": dict(self.chat.template_kwargs),
         }
 

@@ -15,9 +15,20 @@ from pruner.errors import CheckFailedError, InputError
 from release.evaluation.compare import compare
 from release.evaluation.data import digest_of_questions
 from release.evaluation.differences import differing_evidence
-from release.evaluation.evidence import Answered, Evidence, Patched, evidence_bytes, read_evidence, totals, write_evidence
+from release.evaluation.evidence import (
+    Answered,
+    Evidence,
+    Patched,
+    evidence_bytes,
+    read_evidence,
+    require_complete,
+    totals,
+    write_evidence,
+)
 from release.evaluation.gates import failed_gates, require_gates, require_reference
 from release.evaluation.protocol import load_protocol, protocol_digest
+
+from .runs import cherry_picked
 
 
 def digest(text: str) -> str:
@@ -150,14 +161,49 @@ def test_a_reference_run_of_the_same_protocol_is_a_gate(manifests: Path):
     require_reference(tiny, None)
     gates = tiny.gates.model_copy(update={"reference": True})
     strict = tiny.model_copy(update={"gates": gates})
-    good = evidence([answered(0)], protocol_digest=protocol_digest(strict))
+    whole = read_evidence(manifests / "tiny" / "evidence" / "tiny-gemma4-16e-Q6_K.json")
+    good = whole.model_copy(update={"protocol_digest": protocol_digest(strict)})
     require_reference(strict, good)
+    with pytest.raises(CheckFailedError, match=r"the reference run of .*: questions is 211, the protocol has 240"):
+        require_reference(strict, cherry_picked(good))
     with pytest.raises(CheckFailedError, match="wants a reference run beside the score"):
         require_reference(strict, None)
     with pytest.raises(CheckFailedError, match=r"followed p \(.*evaluate it under the same protocol"):
         require_reference(strict, evidence([answered(0)]))
     with pytest.raises(CheckFailedError, match="is partial"):
         require_reference(strict, good.model_copy(update={"partial": True}))
+
+
+def test_evidence_must_be_of_every_question_of_its_protocol(manifests: Path, tmp_path: Path):
+    protocol = load_protocol(manifests / "protocols" / "tiny-exam.yaml", manifests)
+    whole = read_evidence(manifests / "tiny" / "evidence" / "tiny-gemma4-16e-Q6_K.json")
+    require_complete(whole, protocol, "the run")
+    write_evidence(tmp_path / "evidence.json", cherry_picked(whole))
+    picked = read_evidence(tmp_path / "evidence.json")
+    assert (picked.patched_correct, picked.total) == (211, 211), "it adds up, as a perfect score"
+    with pytest.raises(CheckFailedError, match="the run is not the exam of tiny-exam: questions is 211, the protocol has 240"):
+        require_complete(picked, protocol, "the run")
+    pinned = protocol.model_copy(update={"data": protocol.data.model_copy(update={"question_digests": "0" * 64})})
+    with pytest.raises(CheckFailedError, match="not the exam of tiny-exam: questions_digest is"):
+        require_complete(whole.model_copy(update={"protocol_digest": protocol_digest(pinned)}), pinned, "the run")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"partial": True}, r"the run is partial \(240 questions\)"),
+        ({"protocol_digest": digest("other")}, r"the run followed tiny-exam \(.*\), not tiny-exam \("),
+        ({"repeats": 2}, "questions is 120, the protocol has 240"),
+        ({"data_sha256": digest("other")}, "data_sha256 is"),
+        ({"filter": "strict-match"}, "filter is strict-match, the protocol has flexible-extract"),
+        ({"patch_method": "continue-v1"}, "patch_method is continue-v1, the protocol has prefill-v1"),
+    ],
+)
+def test_evidence_must_be_what_its_protocol_says(manifests: Path, changes: dict[str, Any], message: str):
+    protocol = load_protocol(manifests / "protocols" / "tiny-exam.yaml", manifests)
+    whole = read_evidence(manifests / "tiny" / "evidence" / "tiny-gemma4-16e-Q6_K.json")
+    with pytest.raises(CheckFailedError, match=message):
+        require_complete(whole.model_copy(update=changes), protocol, "the run")
 
 
 def test_a_question_cannot_be_its_own_evidence_twice():

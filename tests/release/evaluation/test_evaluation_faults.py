@@ -106,6 +106,37 @@ def test_too_many_failures_stop_the_run_at_once_and_lose_nothing(
     assert not left_over()
 
 
+def test_every_setting_of_the_protocol_reaches_the_server(
+    bench: Bench, faults: Faults, make_protocol: MakeProtocol, tmp_path: Path
+):
+    changes = {"temperature": 0.7, "min_p": 0.05, "dry_multiplier": 0.5, "dry_allowed_length": 3, "xtc_probability": 0.1}
+    protocol = make_protocol(
+        questions=2,
+        repeats=2,
+        stop=["</s>", "Q:"],
+        server__reasoning_budget=30,
+        **{f"sampling__{name}": value for name, value in changes.items()},
+    )
+    bench.run(protocol, tmp_path / "run", server_binary=faults.binary)
+    seeds = {line["seed"] for line in ledger_lines(tmp_path / "run", "raw")}
+    assert len(seeds) == len(faults.bodies) == 4
+    for body in faults.bodies:
+        assert body.pop("seed") in seeds
+        assert [set(message) for message in body.pop("messages")] == [{"role", "content"}]
+        assert body == {
+            **protocol.sampling.model_dump(mode="json", exclude={"seed"}),
+            "model": f"Q6_K-{bench.model_sha256[:12]}",
+            "max_tokens": 36,
+            "stop": ["</s>", "Q:"],
+            "stream": False,
+            "cache_prompt": False,
+            "reasoning_format": "deepseek",
+            "reasoning_budget_tokens": 30,
+            "reasoning_budget_message": "",
+            "chat_template_kwargs": {"enable_thinking": True},
+        }
+
+
 def test_a_real_parser_failure_is_patched(
     bench: Bench, faults: Faults, make_protocol: MakeProtocol, tmp_path: Path, continued: list[str]
 ):

@@ -32,7 +32,7 @@ def elsewhere(bench: Bench, make_protocol: MakeProtocol, tmp_path: Path) -> Iter
     """Servers that someone else runs, under the protocol that is given."""
     with ExitStack() as exits:
 
-        def start(protocol: Any, count: int = 1, model: Path | None = None) -> list[str]:
+        def start(protocol: Any, count: int = 1, model: Path | None = None, **environment: str) -> list[str]:
             servers = [
                 LlamaServer(
                     binary=bench.server_binary,
@@ -40,6 +40,7 @@ def elsewhere(bench: Bench, make_protocol: MakeProtocol, tmp_path: Path) -> Iter
                     alias=f"theirs-{number}",
                     protocol=protocol,
                     log=tmp_path / f"theirs-{number}.log",
+                    environment=environment,
                 )
                 for number in range(count)
             ]
@@ -151,6 +152,19 @@ def test_servers_elsewhere_give_the_same_replies_and_what_is_unseen_is_told(
     assert len(running_servers()) == 3  # they are not ours to stop
     for name in ("evidence.json", "run.json", "ledger.jsonl"):
         assert "127.0.0.1" not in (tmp_path / "three" / name).read_text()
+
+
+def test_a_server_elsewhere_cannot_shorten_thoughts_or_speak_in_them(
+    bench: Bench, make_protocol: MakeProtocol, tmp_path: Path, elsewhere: Elsewhere
+):
+    """Nobody sees how it was started; what each request says holds."""
+    free, bound = make_protocol(questions=4), make_protocol(questions=4, server__reasoning_budget=6)
+    (url,) = elsewhere(bound, LLAMA_ARG_THINK_BUDGET_MESSAGE="so (B) it is")
+    for name, protocol in (("free", free), ("bound", bound)):
+        bench.run(protocol, tmp_path / name / "theirs", urls=[url])
+        bench.run(protocol, tmp_path / name / "ours")
+        assert said(tmp_path / name / "theirs") == said(tmp_path / name / "ours")
+    assert said(tmp_path / "free" / "ours") != said(tmp_path / "bound" / "ours")
 
 
 def test_what_servers_elsewhere_answered_is_asked_again_here(
