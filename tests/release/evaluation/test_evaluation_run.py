@@ -148,7 +148,10 @@ import sys
 from pathlib import Path
 from release.evaluation.protocol import load_protocol
 from release.evaluation.runner import evaluate
-root, protocol, binary, commit, model, digest, folder, servers = sys.argv[1:]
+root, protocol, binary, commit, model, digest, folder, servers, orderly = sys.argv[1:]
+if orderly == "True":  # then the servers must end without the kernel's help
+    import release.llama_server
+    release.llama_server.end_with_parent = lambda: None
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell starts its background jobs with SIGINT ignored
 evaluate(load_protocol(Path(protocol), Path(root)), root=Path(root), server_binary=Path(binary), toolchain_commit=commit,
          model=Path(model), model_sha256=digest, quant="Q6_K", folder=Path(folder), servers=int(servers))
@@ -174,6 +177,7 @@ def test_ended_in_the_middle_the_next_run_ends_with_the_same_evidence(
         bench.model_sha256,
         tmp_path / "run",
         count,
+        how != signal.SIGKILL,
     ]
     ledger = tmp_path / "run" / "ledger.jsonl"
     run = subprocess.Popen(
