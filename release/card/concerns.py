@@ -11,7 +11,7 @@ from pruner.wording import some
 from release.card.claims import Claim
 from release.card.facts import Facts
 from release.card.table import Row
-from release.evaluation.compare import LEVEL, compare
+from release.evaluation.compare import LEVEL, circumstances_in_words, compare
 from release.evaluation.evidence import Evidence
 from release.lock import Difference
 
@@ -84,6 +84,8 @@ def _against(reference: Evidence | None, quant: str, run: Evidence) -> Iterator[
     except CheckFailedError as error:
         yield Concern("look", f"{quant}: cannot be compared with the reference: {error}")
         return
+    if beside := circumstances_in_words(reference, run):
+        yield Concern("look", f"{quant}: differs from the reference run by more than its model: {beside}")
     if found.patched.p < LEVEL and found.patched.difference < 0:
         yield Concern("look", f"{quant}: worse than the reference: {found.words}")
 

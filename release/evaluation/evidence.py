@@ -105,6 +105,7 @@ class Evidence(Document):
         partial: the run was limited; it can never stand on a card.
         unverified: what nobody could check, because the servers ran elsewhere; first of all that they had this model file.
         calibration: of the experts' choice, where the release made that choice itself.
+        tokenizer_sha256: of the model file, see `release.evaluation.tokenizer`; older evidence does not tell it.
         repeats: how often each question was asked; left out of the file when once.
         total: answers, which are questions times repeats.
         outcomes: number of answers for each outcome, before the patch; sums to `total`.
@@ -148,6 +149,7 @@ class Evidence(Document):
     questions: Annotated[tuple[Answered, ...], FailFast(), Field(min_length=1)]
     unverified: Annotated[tuple[str, ...], FailFast()] = ()
     calibration: Calibration | None = None
+    tokenizer_sha256: Sha256 | None = None
     repeats: Annotated[int, Field(ge=1, le=MOST_REPEATS)] = 1
     raw_error: float | None = None
     patched_error: float | None = None
@@ -235,7 +237,8 @@ def _canonical(evidence: Evidence) -> dict[str, Any]:
         del value["repeats"], value["raw_error"], value["patched_error"]
         for each in value["questions"]:
             del each["repeat"]
-    return {name: each for name, each in value.items() if each or name not in {"unverified", "calibration"}}
+    later = {"unverified", "calibration", "tokenizer_sha256"}
+    return {name: each for name, each in value.items() if each or name not in later}
 
 
 def write_evidence(path: Path, evidence: Evidence) -> None:

@@ -71,8 +71,8 @@ class Interview:
 
         A question's repeats stand together, and the questions in the data set's order.
         """
-        patch, budget = self._protocol.patch, self._protocol.server.reasoning_budget
-        outcomes = {asked: classify(self._raw(asked), self._letter(each), budget) for asked, each in found.items()}
+        patch, loop, budget = self._protocol.patch, self._protocol.gates.loop, self._protocol.server.reasoning_budget
+        outcomes = {asked: classify(self._raw(asked), self._letter(each), loop, budget) for asked, each in found.items()}
         wanted = [asked for asked, outcome in outcomes.items() if patch and outcome.name in patch.outcomes]
         patched: dict[Asked, Patched] = {}
         if patch and wanted:
@@ -185,7 +185,7 @@ class Interview:
             target=scored.target.strip("()"),
             outcome=outcome.name,
             cause=outcome.cause,
-            looping=is_looping(reply),
+            looping=is_looping(reply, self._protocol.gates.loop),
             raw_letter=self._letter(scored),
             raw_correct=scored.correct,
             finish_reason=reply.finish_reason,

@@ -28,10 +28,11 @@ from release.evaluation.evidence import (
     write_evidence,
 )
 from release.evaluation.gates import require_gates
+from release.evaluation.gpus import gpu_shares, nvidia_gpus
 from release.evaluation.harness import Examination
 from release.evaluation.interview import Interview
 from release.evaluation.ledger import Header, Kind, Ledger
-from release.evaluation.pool import Server, ServerPool, gpu_shares
+from release.evaluation.pool import Server, ServerPool
 from release.evaluation.protocol import Protocol, protocol_digest
 from release.evaluation.remote import UNSEEN, RemoteServer, check_url, identity_of
 from release.evaluation.run_record import write_run_record
@@ -96,7 +97,7 @@ def evaluate(
     with exclusive(folder / ".lock", f"{folder}: another run works here; wait for its end or choose another work folder"):
         ledger, answered = _asked(run, header, remote=bool(urls))
         write_run_record(folder / "run.json", ledger, made, tokenizer)
-    about = {"model_file": model.name, "model_sha256": model_sha256, "quant": quant}
+    about = {"model_file": model.name, "model_sha256": model_sha256, "quant": quant, "tokenizer_sha256": tokenizer}
     return _scored(run, ledger, answered, {**about, "calibration": _calibration(calibration, answered)})
 
 
@@ -183,6 +184,7 @@ def _by_digest(protocol: Protocol, rows: Sequence[Row]) -> dict[str, Question]:
 
 def _local(protocol: Protocol, binary: Path, model: Path, alias: str, folder: Path, count: int) -> list[Server]:
     """Servers of this machine, each with its own log and its share of the GPUs."""
+    gpus = nvidia_gpus() if count > 1 and protocol.server.gpu_layers else []
     return [
         LlamaServer(
             binary=binary,
@@ -193,7 +195,7 @@ def _local(protocol: Protocol, binary: Path, model: Path, alias: str, folder: Pa
             number=number,
             environment=environment,
         )
-        for number, environment in enumerate(gpu_shares(os.environ, count))
+        for number, environment in enumerate(gpu_shares(os.environ, count, gpus))
     ]
 
 

@@ -69,7 +69,7 @@ def _made_by(context: Context, stage: str) -> dict[str, LockedFile]:
     # The map's own digest is among the inputs; its file names the statistics, so it is as measured as they are.
     measured = stage in MEASURED or (stage == "rank" and context.manifest.prune is not None and context.manifest.prune.analysis)
     made_with = _made_with(context, stage) if measured else None
-    elsewhere = _answered_elsewhere(context) if stage == "eval" else {}
+    elsewhere = answered_elsewhere(context) if stage == "eval" else {}
     summaries = read_summaries(context) if stage == "quantize" else {}
     files = {f"gguf/{file['name']}": (each, file) for each in summaries.values() for file in each.get("files", ())}
     tensor_data = {path: file["tensor_digest"] for path, (_, file) in files.items()}
@@ -111,7 +111,7 @@ def _made_with(context: Context, stage: str) -> dict[str, str]:
     return versions
 
 
-def _answered_elsewhere(context: Context) -> dict[str, dict[str, str]]:
+def answered_elsewhere(context: Context) -> dict[str, dict[str, str]]:
     """Evidence whose servers somebody else ran, with what is known of them; their processor is not."""
     runs = {evidence_path(context, quant): evidence for quant, evidence in evidence_of(context).items()}
     return {

@@ -27,6 +27,7 @@ from release.evaluation.evidence import (
 )
 from release.evaluation.gates import failed_gates, require_gates, require_reference
 from release.evaluation.protocol import load_protocol, protocol_digest
+from release.evaluation.stats import minimum_detectable_difference
 
 from .runs import cherry_picked
 
@@ -152,6 +153,7 @@ def test_the_calibrations_overlap_stands_in_the_evidence(tmp_path: Path):
     assert json.loads(evidence_bytes(found))["calibration"]["overlap"] == [digest("question 1")]
     assert b"calibration" not in evidence_bytes(evidence([answered(0)]))
     assert b"unverified" not in evidence_bytes(evidence([answered(0)]))
+    assert b"tokenizer" not in evidence_bytes(evidence([answered(0)]))
     with pytest.raises(ValidationError, match="overlaps with questions that were not asked"):
         evidence([answered(0)], calibration=calibration)
 
@@ -223,8 +225,20 @@ def test_three_of_198_is_no_detectable_difference():
 def test_a_clear_difference_says_which_way():
     base = [answered(number, correct=number < 150) for number in range(198)]
     other = [answered(number, correct=number < 170) for number in range(198)]
-    assert compare(evidence(base), evidence(other)).words == "better (20 of 198; p = 2e-06; 198 questions can show 6.3 pp)"
+    assert compare(evidence(base), evidence(other)).words == "better (20 of 198; p = 2e-06; 198 questions can show 6.4 pp)"
     assert compare(evidence(other), evidence(base)).words.startswith("worse (20 of 198;")
+
+
+def test_what_an_exam_can_show_follows_from_how_often_the_runs_differ():
+    """A tenth of the questions is expected to differ; here a fifth does, which hides more."""
+    base = [answered(number, correct=number % 10 != 0) for number in range(200)]
+    other = [answered(number, correct=number % 10 != 1) for number in range(200)]
+    found = compare(evidence(base), evidence(other))
+    assert found.words == "no detectable difference (0 of 200; p = 1; 200 questions can show 8.8 pp)"
+    assert (found.discordance, found.patched.discordance) == (0.2, 0.2)
+    assert found.detectable == pytest.approx(minimum_detectable_difference(200, 0.2), abs=1e-6)
+    same = compare(evidence(base), evidence(base))
+    assert (same.discordance, json.loads(same.model_dump_json())["raw"]["discordance"]) == (0.1, 0.1)
 
 
 def test_raw_and_patched_are_compared_side_by_side():
@@ -238,6 +252,9 @@ def test_what_else_differs_is_named():
     found = compare(evidence(questions), evidence(questions, toolchain_commit="fffffff", quant="Q4_K_M"))
     assert found.differing == ("toolchain_commit: 0c1e570 and fffffff", "quant: Q6_K and Q4_K_M")
     assert found.words == "no detectable difference (0 of 20; p = 1; 20 questions can show none)"
+    known = [evidence(questions, tokenizer_sha256=digest(name)) for name in ("one", "other")]
+    assert compare(evidence(questions), known[0]).differing == (), "older evidence does not tell it"
+    assert compare(*known).differing == (f"tokenizer_sha256: {digest('one')} and {digest('other')}",)
 
 
 @pytest.mark.parametrize(

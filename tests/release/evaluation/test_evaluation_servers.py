@@ -15,7 +15,8 @@ import pytest
 
 from pruner.errors import CheckFailedError, InputError, UnavailableError
 from release.evaluation.evidence import evidence_bytes, read_evidence
-from release.evaluation.pool import ServerPool, StoppedError, gpu_shares
+from release.evaluation.gpus import gpu_shares, nvidia_gpus
+from release.evaluation.pool import ServerPool, StoppedError
 from release.evaluation.remote import UNSEEN, RemoteServer, check_url
 from release.evaluation.server import LlamaServer
 
@@ -355,6 +356,22 @@ def test_gpus_are_shared_out_evenly():
     assert gpu_shares({name: "0,1"}, 4) == [{name: "0"}, {name: "1"}, {name: "0"}, {name: "1"}]
     with pytest.raises(InputError, match="names 2 GPUs for 3 servers"):
         gpu_shares({name: "0,1"}, 3)
+    assert gpu_shares({"HIP_VISIBLE_DEVICES": "0,1"}, 2) == [{"HIP_VISIBLE_DEVICES": "0"}, {"HIP_VISIBLE_DEVICES": "1"}]
+    assert gpu_shares({}, 2, ["GPU-a", "GPU-b"]) == [{name: "GPU-a"}, {name: "GPU-b"}]
+    assert gpu_shares({name: ""}, 2, ["GPU-a", "GPU-b"]) == [{}, {}], "hidden on purpose"
+    with pytest.raises(InputError, match="is not set and this machine has 3 GPUs for 2 servers"):
+        gpu_shares({}, 2, ["GPU-a", "GPU-b", "GPU-c"])
+
+
+def test_gpus_that_nobody_named_are_found_by_nvidia_smi(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """A stand-in for the tool of machines that have such GPUs."""
+    tool = tmp_path / "nvidia-smi"
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    tool.write_text('#!/bin/sh\n[ "$*" = "--query-gpu=uuid --format=csv,noheader" ] && printf "GPU-a\\nGPU-b\\n"\n')
+    tool.chmod(0o755)
+    assert nvidia_gpus() == ["GPU-a", "GPU-b"]
+    tool.write_text("#!/bin/sh\necho NVIDIA-SMI has failed\nexit 9\n")
+    assert nvidia_gpus() == []
 
 
 def test_each_server_sees_its_own_gpus(

@@ -12,6 +12,7 @@ from release.context import Context
 from release.evaluation.evidence import Evidence, read_evidence, write_evidence
 from release.manifest import load_manifest
 from release.stages.evaluate import evidence_of, evidence_path
+from release.stages.lock_draft import answered_elsewhere
 from tests.conftest import MANIFESTS
 from tests.release.evaluation.runs import cherry_picked
 
@@ -44,3 +45,12 @@ def test_anything_less_is_refused(context: Context, part: Evidence, message: str
     write_evidence(evidence_path(context, "Q4_K_M"), part)
     with pytest.raises(CheckFailedError, match=message):
         evidence_of(context)
+
+
+def test_the_lock_tells_no_processor_of_servers_elsewhere(context: Context) -> None:
+    """Else a later build here would be expected to give the same bytes, and a stranger's exam too."""
+    assert answered_elsewhere(context) == {}
+    write_evidence(evidence_path(context, "Q4_K_M"), WHOLE.model_copy(update={"unverified": ("model_sha256",)}))
+    assert answered_elsewhere(context) == {
+        "eval/Q4_K_M/evidence.json": {"processor": "elsewhere", "llama.cpp": WHOLE.toolchain_commit}
+    }
