@@ -92,6 +92,22 @@ def test_a_resumed_run_asks_only_what_failed(bench: Bench, faults: Faults, make_
     assert attempts == [1, 1, 2, 1, 1, 2, 1, 3, 3]
 
 
+def test_a_patch_of_a_reply_that_was_replaced_is_made_again(
+    bench: Bench, faults: Faults, make_protocol: MakeProtocol, tmp_path: Path
+):
+    """The first reply failed and had no thought to go on from; the second has one, and needs its patch too."""
+    patch = {"method": "continue-v1", "open_thought": "<|channel>thought\n", "close_thought": "<channel|>"}
+    changes = {f"patch__{name}": value for name, value in patch.items()}
+    protocol = make_protocol(questions=3, max_tokens=10, limits__retries=0, **changes)
+    faults.set(q1=["parser"])
+    sick = bench.run(protocol, tmp_path / "run", server_binary=faults.binary)
+    assert [each.outcome for each in sick.questions] == ["truncated", "failed", "truncated"]
+    healed = bench.run(protocol, tmp_path / "run")
+    assert [each.outcome for each in healed.questions] == ["truncated"] * 3
+    assert evidence_bytes(healed) == evidence_bytes(bench.run(protocol, tmp_path / "quiet"))
+    assert [line["attempt"] for line in ledger_lines(tmp_path / "run", "patch")] == [1, 1, 1, 2]
+
+
 def test_too_many_failures_stop_the_run_at_once_and_lose_nothing(
     bench: Bench, faults: Faults, make_protocol: MakeProtocol, tmp_path: Path
 ):
