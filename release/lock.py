@@ -11,8 +11,8 @@ from typing import Any, Literal, Self
 from pydantic import Field, ValidationError, model_validator
 
 from pruner.build import FileDigest
-from pruner.errors import InputError, first_problem
-from pruner.files import canonical_json, read_json, require_canonical, write_atomic
+from pruner.errors import CheckFailedError, InputError, first_problem
+from pruner.files import canonical_json, digest_of, read_json, require_canonical, write_atomic
 from pruner.tensor_digests import TensorDigests, tensor_data_digest
 from pruner.wording import counted, some
 from release.documents import Document
@@ -98,6 +98,31 @@ class Lock(Document):
         """The GGUFs and the importance matrix by name."""
         folders = ("gguf/", "imatrix/")
         return {path.partition("/")[2]: file for path, file in self.outputs.items() if path.startswith(folders)}
+
+    def quant_files(self, quant: str) -> list[str]:
+        """The files of a quant in the GGUF repository, in order: one, or its shards.
+
+        Raises:
+            CheckFailedError: the lock lists none.
+        """
+        wanted = re.compile(rf"gguf/{re.escape(f'{self.name}-{quant}')}(-\d{{5}}-of-\d{{5}})?\.gguf")
+        found = sorted(path for path in self.outputs if wanted.fullmatch(path))
+        if not found:
+            raise CheckFailedError(f"the lock lists no file of {quant}")
+        return [path.removeprefix("gguf/") for path in found]
+
+    def quant_digest(self, quant: str) -> str:
+        """What evidence calls the SHA-256 of its model: see `digest_of_quant`.
+
+        Raises:
+            CheckFailedError: the lock lists no file of this quant.
+        """
+        return digest_of_quant([self.outputs[f"gguf/{name}"].sha256 for name in self.quant_files(quant)])
+
+
+def digest_of_quant(digests: Sequence[str]) -> str:
+    """SHA-256 of a quant's only file; of one in shards, the digest of the shards' digests."""
+    return digests[0] if len(digests) == 1 else digest_of(list(digests))
 
 
 def read_lock(path: Path) -> Lock | None:

@@ -15,7 +15,7 @@ from pruner.files import path_inside, sha256_file
 from release.card.compared import compared_entry, reference_of
 from release.card.render import render
 from release.card.table import Entry, Row, rows
-from release.evaluation.evidence import evidence_digest, read_evidence
+from release.evaluation.evidence import evidence_digest, read_evidence, require_complete
 from release.evaluation.gates import require_reference
 from release.evaluation.protocol import Protocol, load_protocol, protocol_digest
 from release.lock import Lock, read_committed_lock
@@ -113,9 +113,9 @@ def _own_entry(loaded: LoadedManifest, lock: Lock, quant: str, work: Path, proto
     evidence = read_evidence(path)
     if evidence.protocol_digest != protocol_digest(protocol):
         raise CheckFailedError(f"{path} is of another protocol than the manifest's; run `moe-release eval {loaded.path}`")
-    model = lock.outputs.get(f"gguf/{loaded.content.name}-{quant}.gguf")
-    if model is None or model.sha256 != evidence.model_sha256:
+    if evidence.quant != quant or evidence.model_sha256 != lock.quant_digest(quant):
         raise CheckFailedError(f"{path} is of another {quant} than the lock's; evaluate the locked one")
+    require_complete(evidence, protocol, str(path))
     return Entry(loaded.content.name, f"{loaded.content.name}: evidence/{quant}.json", evidence)
 
 

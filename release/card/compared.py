@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pruner.errors import InputError
 from release.card.table import Entry
-from release.evaluation.evidence import Evidence, read_evidence
+from release.evaluation.evidence import Evidence, read_evidence, require_complete
 from release.evaluation.gates import read_gated_files
-from release.evaluation.protocol import Protocol
+from release.evaluation.protocol import Protocol, protocol_digest
 from release.manifest import Compare, LoadedManifest
 
 
@@ -24,13 +24,16 @@ def compared_entry(loaded: LoadedManifest, protocol: Protocol | None, row: Compa
     """A row of `compare`, read.
 
     Raises:
-        CheckFailedError: evidence does not add up, or an output of lm-eval passes no gates.
+        CheckFailedError: evidence does not add up or is not of all questions, or an output of lm-eval passes no gates.
         InputError: the file is missing, or is an output of lm-eval and the manifest has no protocol.
     """
     if row.reported:
         return Entry(row.label, "manifest.yaml: compare", reported=row.reported)
     if row.evidence:
-        return Entry(row.label, row.evidence.path, read_evidence(loaded.file(row.evidence)), reference=row.reference)
+        evidence = read_evidence(loaded.file(row.evidence))
+        if protocol and evidence.protocol_digest == protocol_digest(protocol):  # of another, the row says so
+            require_complete(evidence, protocol, f"{loaded.path}: the run of {row.label}")
+        return Entry(row.label, row.evidence.path, evidence, reference=row.reference)
     if protocol is None or row.lm_eval is None:
         raise InputError(
             f"{loaded.path}: {row.label} is an output of lm-eval, whose gates stand in a protocol; give eval.protocol"

@@ -11,7 +11,7 @@ from pruner.wording import some
 from release.card.claims import Claim
 from release.card.facts import Facts
 from release.card.table import Row
-from release.evaluation.compare import LEVEL, compare
+from release.evaluation.compare import LEVEL, circumstances_in_words, compare
 from release.evaluation.evidence import Evidence
 from release.lock import Difference
 
@@ -56,7 +56,12 @@ def run_warnings(runs: Mapping[str, Evidence], facts: Sequence[Facts], reference
         yield Concern("look", "no row is the reference: nobody can see what pruning and quantizing cost")
     for (quant, run), shown in zip(runs.items(), facts, strict=True):
         if run.unverified:
-            yield Concern("look", f"{quant}: its servers ran elsewhere; not verified there: {', '.join(run.unverified)}")
+            yield Concern(
+                "look",
+                f"{quant}: its servers ran elsewhere; not verified there: {', '.join(run.unverified)}. `verify` will say "
+                f"UNKNOWN of it; to ask here, delete eval/{quant}/evidence.json from the work folder and run "
+                "`moe-release eval` without --server",
+            )
         bad = run.total - run.outcomes["valid"]
         if bad / run.total >= NOTABLE_SHARE:
             counts = ", ".join(f"{number:,} {name}" for name, number in run.outcomes.items() if number and name != "valid")
@@ -79,6 +84,8 @@ def _against(reference: Evidence | None, quant: str, run: Evidence) -> Iterator[
     except CheckFailedError as error:
         yield Concern("look", f"{quant}: cannot be compared with the reference: {error}")
         return
+    if beside := circumstances_in_words(reference, run):
+        yield Concern("look", f"{quant}: differs from the reference run by more than its model: {beside}")
     if found.patched.p < LEVEL and found.patched.difference < 0:
         yield Concern("look", f"{quant}: worse than the reference: {found.words}")
 

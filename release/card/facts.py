@@ -319,8 +319,14 @@ def _settings(protocol: Protocol) -> dict[str, Any]:
     names = ("context", "slots", "threads", "reasoning_format", "reasoning_budget", "prompt_cache")
     sampling = protocol.sampling.model_dump()
     chosen = ("temperature", "top_p", "top_k", "min_p", "dry_multiplier", "repeat_penalty", "seed")
+    pins = {
+        "chat template": protocol.chat.template_sha256,
+        "tokenizer": protocol.chat.tokenizer_sha256,
+        "llama.cpp": protocol.server.llama_cpp_commit,
+    }
     return {
         **{name: server[name] for name in names},
         "max_tokens": protocol.max_tokens,
         **{name: sampling[name] for name in chosen},
+        **{name: f"pinned: {pin[:12]}" if pin else "not pinned" for name, pin in pins.items()},
     }

@@ -109,12 +109,14 @@ def _sourced_interval(interval: Interval, source: str) -> SourcedText:
 def _difference(evidence: Evidence, reference: Evidence | None) -> str:
     if reference is None:
         return "no reference"
-    from release.evaluation.compare import compare
+    from release.evaluation.compare import circumstances_in_words, compare
 
     try:
-        return compare(reference, evidence).words
+        words = compare(reference, evidence).words
     except CheckFailedError as error:
         return f"not comparable: {error}"
+    beside = circumstances_in_words(reference, evidence)
+    return f"{words}; also differs: {beside}" if beside else words
 
 
 def format_interval(interval: Interval) -> str:

@@ -59,12 +59,17 @@ def compare(
         bool, typer.Option("--allow-different-protocols", help="Say what differs instead of refusing; then no test is made.")
     ] = False,
     protocol: Annotated[
-        Path | None, typer.Option("--protocol", metavar="FILE", help="Its gates hold for lm-eval's outputs.")
+        list[Path] | None,
+        typer.Option(
+            "--protocol",
+            metavar="FILE",
+            help="Repeatable: that of evidence, to tell settings apart; the first one's gates hold for lm-eval's outputs.",
+        ),
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Compare runs with the first of them, question by question, by an exact paired test."""
     from release.evaluation.report import compare_runs
 
-    report = compare_runs(runs, protocol, allow_different_protocols=allow_different_protocols)
+    report = compare_runs(runs, protocol or (), allow_different_protocols=allow_different_protocols)
     typer.echo(json.dumps(report.to_json(), indent=2) if as_json else report.text())

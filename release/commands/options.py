@@ -31,7 +31,9 @@ ReplaceCardOption = Annotated[
     bool, typer.Option("--replace-card", help="Overwrite a card on the Hub that somebody else changed.")
 ]
 WorkersOption = Annotated[int | None, typer.Option("--workers", min=1, help="Parallel workers; default one per core.")]
-ServersOption = Annotated[int, typer.Option("--servers", min=1, help="llama-servers to start here, one slot each.")]
+ServersOption = Annotated[
+    int, typer.Option("--servers", min=1, help="llama-servers to start here, one slot each; they share the GPUs evenly.")
+]
 ServerOption = Annotated[
     list[str] | None, typer.Option("--server", metavar="URL", help="A llama-server that runs elsewhere; repeatable.")
 ]

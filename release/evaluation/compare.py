@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 from pruner.errors import CheckFailedError
 from release.documents import Document
 from release.evaluation.evidence import DECIMALS, Evidence, by_question
 from release.evaluation.lm_eval_run import LmEvalRun
+from release.evaluation.protocol import Protocol, canonical_protocol
 from release.evaluation.stats import (
     clustered_difference,
     mcnemar_exact,
@@ -29,6 +31,8 @@ class PairedTest(Document):
         p: two-sided p-value.
         repeats: how often each question was asked.
         error: with repeats, the standard error of the difference of the mean scores, clustered by question.
+        discordance: without repeats, the share of questions that only one of two such systems answers correctly: what is
+            expected, or what is seen where that is more.
         detectable: smallest difference of the scores that the test shows (power 80 %), as a share of 1, or None.
     """
 
@@ -40,6 +44,7 @@ class PairedTest(Document):
     p: float
     repeats: int
     error: float | None
+    discordance: float | None
     detectable: float | None
 
     @property
@@ -62,8 +67,7 @@ class Comparison(Document):
 
     Attributes:
         raw, patched: the tests before and after the patch.
-        discordance: share of questions that two systems are expected to answer differently, for `detectable` without repeats.
-        detectable: of the patched scores.
+        discordance, detectable: of the patched scores.
         differing: what else differs between the runs, each with both values, and may explain a difference.
         words: the finding on the patched scores, in one line.
     """
@@ -73,7 +77,7 @@ class Comparison(Document):
     protocol_digest: str
     raw: PairedTest
     patched: PairedTest
-    discordance: float
+    discordance: float | None
     detectable: float | None
     differing: tuple[str, ...]
     words: str
@@ -88,7 +92,7 @@ def compare(a: Run, b: Run, *, discordance: float = 0.1) -> Comparison:
     Args:
         a: the reference, for instance the base.
         b: the other run.
-        discordance: see `Comparison`.
+        discordance: the least that is expected, see `PairedTest`.
 
     Raises:
         CheckFailedError: the runs follow different protocols or answered different questions, or one of them is partial.
@@ -102,18 +106,39 @@ def compare(a: Run, b: Run, *, discordance: float = 0.1) -> Comparison:
         protocol_digest=_protocol(a)[1],
         raw=raw,
         patched=patched,
-        discordance=discordance,
+        discordance=patched.discordance,
         detectable=patched.detectable,
-        differing=tuple(_differing(_circumstances(a), _circumstances(b))),
+        differing=tuple(_differing(*_told_by_both(_circumstances(a), _circumstances(b)))),
         words=in_words(patched),
     )
 
 
-def contrast(a: Run, b: Run) -> Contrast:
-    """What differs between two runs that follow different protocols, as far as they tell; their scores are not tested."""
-    differing = tuple(_differing(_conditions(a), _conditions(b)))
+def contrast(a: Run, b: Run, protocols: Mapping[str, Protocol] = MappingProxyType({})) -> Contrast:
+    """What differs between two runs that follow different protocols, as far as it is told; their scores are not tested.
+
+    Args:
+        a: one run.
+        b: the other.
+        protocols: by digest; evidence only has the digest, and which settings differ stands in them.
+    """
+    differing = tuple(_differing(_conditions(a, protocols), _conditions(b, protocols)))
+    unknown = [_protocol(run) for run in (a, b) if isinstance(run, Evidence) and run.protocol_digest not in protocols]
+    differing += tuple(
+        f"settings of {name} ({digest[:12]}): not known; name its file with --protocol"
+        for name, digest in dict.fromkeys(unknown)
+    )
     words = f"no test, the protocols differ: {'; '.join(differing)}"
     return Contrast(a=title(a), b=title(b), differing=differing, words=words)
+
+
+def circumstances_in_words(a: Evidence, b: Evidence) -> str:
+    """What may explain a difference of two runs under one protocol, beside their quants; empty where all is the same."""
+    names = {"toolchain_commit": "llama.cpp", "chat_template_sha256": "chat template", "tokenizer_sha256": "tokenizer"}
+    pairs = {word: (getattr(a, name), getattr(b, name)) for name, word in names.items()}
+    words = [f"{word} {one[:12]} and {other[:12]}" for word, (one, other) in pairs.items() if one and other and one != other]
+    if bool(a.unverified) != bool(b.unverified):
+        words.append("one of the two from servers elsewhere, unverified")
+    return ", ".join(words)
 
 
 def comparable(a: Run, b: Run) -> bool:
@@ -168,8 +193,10 @@ def _paired(a: Mapping[str, Sequence[bool]], b: Mapping[str, Sequence[bool]], di
     differences = [sum(b[question]) - sum(a[question]) for question in a]
     only_a, only_b = sum(each < 0 for each in differences), sum(each > 0 for each in differences)
     error: float | None = None
+    expected: float | None = None
     if repeats == 1:
-        p, detectable = mcnemar_exact(only_a, only_b), minimum_detectable_difference(len(a), discordance)
+        expected = round(max(discordance, (only_a + only_b) / len(a)), DECIMALS)
+        p, detectable = mcnemar_exact(only_a, only_b), minimum_detectable_difference(len(a), expected)
     else:
         p = paired_randomization(differences)
         error, detectable = clustered_difference([each / repeats for each in differences])
@@ -182,6 +209,7 @@ def _paired(a: Mapping[str, Sequence[bool]], b: Mapping[str, Sequence[bool]], di
         p=p,
         repeats=repeats,
         error=None if error is None else round(error, DECIMALS),
+        discordance=expected,
         detectable=None if detectable is None else round(detectable, DECIMALS),
     )
 
@@ -205,11 +233,17 @@ def _circumstances(run: Run) -> dict[str, Any]:
         return {}
     names = ("toolchain_commit", "chat_template_sha256", "quant")
     told = {name: getattr(run, name) for name in names}
+    told |= {"tokenizer_sha256": run.tokenizer_sha256} if run.tokenizer_sha256 else {}
     return told | {"unverified": ", ".join(run.unverified) or "nothing"}
 
 
-def _conditions(run: Run) -> dict[str, Any]:
-    """All that a run tells about how it was made, but for its model."""
+def _told_by_both(a: Mapping[str, Any], b: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What older evidence does not tell is no difference."""
+    return {name: a[name] for name in a if name in b}, {name: b[name] for name in a if name in b}
+
+
+def _conditions(run: Run, protocols: Mapping[str, Protocol]) -> dict[str, Any]:
+    """All that is told about how a run was made, but for its model: by itself and by its protocol."""
     name, digest = _protocol(run)
     if isinstance(run, LmEvalRun):
         settings = {**run.settings, "lm_eval": run.settings["lm_eval_version"]}
@@ -217,7 +251,24 @@ def _conditions(run: Run) -> dict[str, Any]:
     else:
         names = ("lm_eval", "task", "task_version", "metric", "filter", "data_sha256", "patch_method", "partial", "repeats")
         told = {key: getattr(run, key) for key in names} | _circumstances(run)
+        told |= _settings(protocols[digest]) if digest in protocols else {}
     return {"protocol": f"{name} {digest[:12]}", **told, "questions": run.total}
+
+
+def _settings(protocol: Protocol) -> dict[str, Any]:
+    """Each setting of a protocol by its path, such as `sampling.min_p`; but for what evidence tells itself."""
+    found: dict[str, Any] = {}
+
+    def walk(value: Any, path: str) -> None:
+        if isinstance(value, dict):
+            for name, each in value.items():
+                walk(each, f"{path}.{name}" if path else name)
+        else:
+            found[path] = value
+
+    walk(canonical_protocol(protocol), "")
+    told = ("lm_eval", "task.", "data.sha256", "patch.method", "repeats", "schema")
+    return {path: value for path, value in found.items() if not path.startswith(told)}
 
 
 def _differing(a: Mapping[str, Any], b: Mapping[str, Any]) -> Iterable[str]:

@@ -18,7 +18,7 @@ from pruner.wording import counted
 from release.documents import Document, load_json_document
 from release.evaluation.consistency import contradictions, disagreements
 from release.evaluation.outcomes import Cause, breakdown
-from release.evaluation.protocol import MOST_REPEATS, OutcomeName
+from release.evaluation.protocol import MOST_REPEATS, OutcomeName, Protocol, protocol_digest
 from release.evaluation.stats import clustered_interval, clustered_mean, wilson_interval
 from release.patterns import Sha256
 
@@ -105,6 +105,7 @@ class Evidence(Document):
         partial: the run was limited; it can never stand on a card.
         unverified: what nobody could check, because the servers ran elsewhere; first of all that they had this model file.
         calibration: of the experts' choice, where the release made that choice itself.
+        tokenizer_sha256: of the model file, see `release.evaluation.tokenizer`; older evidence does not tell it.
         repeats: how often each question was asked; left out of the file when once.
         total: answers, which are questions times repeats.
         outcomes: number of answers for each outcome, before the patch; sums to `total`.
@@ -148,6 +149,7 @@ class Evidence(Document):
     questions: Annotated[tuple[Answered, ...], FailFast(), Field(min_length=1)]
     unverified: Annotated[tuple[str, ...], FailFast()] = ()
     calibration: Calibration | None = None
+    tokenizer_sha256: Sha256 | None = None
     repeats: Annotated[int, Field(ge=1, le=MOST_REPEATS)] = 1
     raw_error: float | None = None
     patched_error: float | None = None
@@ -235,7 +237,8 @@ def _canonical(evidence: Evidence) -> dict[str, Any]:
         del value["repeats"], value["raw_error"], value["patched_error"]
         for each in value["questions"]:
             del each["repeat"]
-    return {name: each for name, each in value.items() if each or name not in {"unverified", "calibration"}}
+    later = {"unverified", "calibration", "tokenizer_sha256"}
+    return {name: each for name, each in value.items() if each or name not in later}
 
 
 def write_evidence(path: Path, evidence: Evidence) -> None:
@@ -265,6 +268,47 @@ def require_whole(evidence: Evidence, name: str) -> None:
     """Raise CheckFailedError for a limited run: it may show that things work, and nothing about the model."""
     if evidence.partial:
         raise CheckFailedError(f"{name} is partial ({counted(evidence.total, 'question')}); run it without a limit")
+
+
+def require_complete(evidence: Evidence, protocol: Protocol, name: str) -> None:
+    """Raise CheckFailedError unless a run answers all questions of the protocol that it followed, put as the protocol says.
+
+    Evidence adds up by itself also when answers were left out of it, the wrong ones say; only the protocol knows how many there
+    must be.
+    """
+    require_whole(evidence, name)
+    if evidence.protocol_digest != (digest := protocol_digest(protocol)):
+        raise CheckFailedError(
+            f"{name} followed {evidence.protocol} ({evidence.protocol_digest[:12]}), not {protocol.name} ({digest[:12]}); "
+            f"evaluate it under the same protocol"
+        )
+    data = protocol.data
+    pairs: dict[str, tuple[Any, Any]] = {
+        "questions": (evidence.asked, data.questions),
+        "options": (len(evidence.questions[0].option_order), len(data.letters)),
+    }
+    if data.question_digests is not None:
+        pairs["questions_digest"] = (evidence.questions_digest, data.question_digests)
+    pairs |= {field: (getattr(evidence, field), value) for field, value in repeated_from(protocol).items()}
+    if wrong := next((field for field, (found, wanted) in pairs.items() if found != wanted), None):
+        found, wanted = pairs[wrong]
+        raise CheckFailedError(f"{name} is not the exam of {protocol.name}: {wrong} is {found}, the protocol has {wanted}")
+
+
+def repeated_from(protocol: Protocol) -> dict[str, Any]:
+    """What evidence repeats of its protocol, beside name and digest."""
+    patch = protocol.patch
+    return {
+        "lm_eval": protocol.lm_eval,
+        "task": protocol.task.name,
+        "task_version": protocol.task.version,
+        "metric": protocol.task.metric,
+        "filter": protocol.task.filter,
+        "data_sha256": protocol.data.sha256,
+        "patch_method": patch.method if patch else None,
+        "patch_outcomes": patch.outcomes if patch else (),
+        "repeats": protocol.repeats,
+    }
 
 
 def evidence_digest(evidence: Evidence) -> str:

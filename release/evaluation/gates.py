@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from pruner.errors import CheckFailedError
-from release.evaluation.evidence import Answered, Evidence, require_whole
+from release.evaluation.evidence import Answered, Evidence, require_complete
 from release.evaluation.lm_eval_run import ForeignAnswer, LmEvalRun, read_lm_eval_files, read_lm_eval_run
-from release.evaluation.protocol import Gates, Protocol, protocol_digest
+from release.evaluation.protocol import Gates, Protocol
 
 
 def failed_gates(protocol: Protocol, questions: Sequence[Answered]) -> list[str]:
@@ -64,12 +64,7 @@ def require_reference(protocol: Protocol, reference: Evidence | None) -> None:
             f"protocol {protocol.name} wants a reference run beside the score; evaluate the base under it and give its "
             f"evidence under `compare` with `reference: true`"
         )
-    require_whole(reference, f"the reference run of {reference.model_file}")
-    if reference.protocol_digest != protocol_digest(protocol):
-        raise CheckFailedError(
-            f"the reference run of {reference.model_file} followed {reference.protocol} ({reference.protocol_digest[:12]}), "
-            f"not {protocol.name} ({protocol_digest(protocol)[:12]}); evaluate it under the same protocol"
-        )
+    require_complete(reference, protocol, f"the reference run of {reference.model_file}")
 
 
 def require_gates(protocol: Protocol, questions: Sequence[Answered]) -> None:

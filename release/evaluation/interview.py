@@ -71,8 +71,8 @@ class Interview:
 
         A question's repeats stand together, and the questions in the data set's order.
         """
-        patch, budget = self._protocol.patch, self._protocol.server.reasoning_budget
-        outcomes = {asked: classify(self._raw(asked), self._letter(each), budget) for asked, each in found.items()}
+        patch, loop, budget = self._protocol.patch, self._protocol.gates.loop, self._protocol.server.reasoning_budget
+        outcomes = {asked: classify(self._raw(asked), self._letter(each), loop, budget) for asked, each in found.items()}
         wanted = [asked for asked, outcome in outcomes.items() if patch and outcome.name in patch.outcomes]
         patched: dict[Asked, Patched] = {}
         if patch and wanted:
@@ -104,12 +104,24 @@ class Interview:
             )
         return "" if reply.failed else reply.content or ""
 
-    def _attempts(self, server: Server, kind: Kind, asked: Asked, messages: str, ask: Callable[[int], Reply]) -> Reply:
-        """The ledger's reply if it can be used, else a new one, asked again as often as the protocol allows."""
+    def _attempts(
+        self,
+        server: Server,
+        kind: Kind,
+        asked: Asked,
+        messages: str,
+        ask: Callable[[int], Reply],
+        continues: str | None = None,
+    ) -> Reply:
+        """The ledger's reply if it can be used, else a new one, asked again as often as the protocol allows.
+
+        A server of ours answers anew what one elsewhere has answered, of which nobody knows the model; and a patch is made anew
+        when the reply that it `continues` was replaced.
+        """
         reply = self._ledger.last(kind, *asked)
         if reply and reply.prompt != prompt_digest(messages):
             raise CheckFailedError(f"question {asked[0][:12]}: the ledger has a reply to another prompt; move the ledger away")
-        if reply and not reply.failed:
+        if reply and not reply.failed and reply.elsewhere <= server.elsewhere and reply.continues == continues:
             return reply
         first = reply.attempt + 1 if reply else 1
         for attempt in range(first, first + 1 + self._protocol.limits.retries):
@@ -164,8 +176,9 @@ class Interview:
 
     def _patched(self, patch: Patch, scored: Mapping[Asked, Scored], advance: Advance, server: Server, asked: Asked) -> Patched:
         messages, target = scored[asked].messages, scored[asked].target.strip("()")
-        ask = partial(ask_patch, server, self._protocol, patch, messages, self._raw(asked))
-        reply = self._attempts(server, "patch", asked, messages, ask)
+        bad = self._raw(asked)
+        ask = partial(ask_patch, server, self._protocol, patch, messages, bad)
+        reply = self._attempts(server, "patch", asked, messages, ask, continues=bad.digest())
         letter = patched_letter(patch, reply, self._protocol.data.letters)
         with self._counting:
             advance(1)
@@ -182,7 +195,7 @@ class Interview:
             target=scored.target.strip("()"),
             outcome=outcome.name,
             cause=outcome.cause,
-            looping=is_looping(reply),
+            looping=is_looping(reply, self._protocol.gates.loop),
             raw_letter=self._letter(scored),
             raw_correct=scored.correct,
             finish_reason=reply.finish_reason,

@@ -50,6 +50,7 @@ class Reply(Document):
         content, reasoning_content, finish_reason, prompt_tokens, completion_tokens, timings: the body, parsed.
         seconds: from request to reply.
         server: number of the server that was asked; replies do not depend on it.
+        continues: of a patch, the digest of the reply that needed it; to another one, later, it is no answer.
         elsewhere: that server was not ours, and nobody could check which file it had loaded.
     """
 
@@ -71,6 +72,7 @@ class Reply(Document):
     seconds: Elapsed
     server: int = 0
     elsewhere: bool = False
+    continues: str | None = None
 
     @property
     def failed(self) -> bool:
@@ -117,6 +119,10 @@ class Ledger:
     def last(self, kind: Kind, question: str, repeat: int = 0) -> Reply | None:
         """The reply that counts, or None when the question was never asked."""
         return self._replies.get((kind, question, repeat))
+
+    def counting(self) -> Iterator[Reply]:
+        """The replies that count: the last one to each question."""
+        return iter(self._replies.values())
 
     def append(self, reply: Reply) -> None:
         """Write a reply and wait until it is on disk.  Threads may call this: one line is written after the other."""

@@ -14,8 +14,8 @@ from pruner.errors import CheckFailedError, InputError, first_problem
 from pruner.files import digest_of, read_json
 from release.documents import Document
 from release.evaluation.evidence import Interval, interval
-from release.evaluation.outcomes import breakdown, ends_in_loop
-from release.evaluation.protocol import OutcomeName, Protocol
+from release.evaluation.outcomes import breakdown, has_loop
+from release.evaluation.protocol import Loop, OutcomeName, Protocol
 
 LARGEST_LINE = 64 << 20
 INVALID = "[invalid]"
@@ -84,7 +84,8 @@ def read_lm_eval_files(samples_path: Path, results_path: Path, protocol: Protoco
     Args:
         samples_path: its samples_*.jsonl.
         results_path: its results_*.json.
-        protocol: its metric and filter are taken where the run has them; else the run must have only one of each.
+        protocol: its metric and filter are taken where the run has them; else the run must have only one of each.  It also
+            says what counts as a loop.
 
     Raises:
         InputError: a file is missing or damaged.
@@ -97,7 +98,8 @@ def read_lm_eval_files(samples_path: Path, results_path: Path, protocol: Protoco
     chosen = _only({each.filter for each in samples}, "filters", samples_path, wanted_filter)
     samples = [each for each in samples if each.filter == chosen]
     metric = _only({name for each in samples for name in each.metrics}, "metrics", samples_path, wanted_metric)
-    answers = tuple(_answer(each, metric, samples_path) for each in samples)
+    loop = protocol.gates.loop if protocol else Loop()
+    answers = tuple(_answer(each, metric, loop, samples_path) for each in samples)
     correct = sum(each.correct for each in answers)
     _check_score(results, task, f"{metric},{chosen}", correct / len(answers), results_path)
     model = str(results.get("model_name"))
@@ -169,7 +171,7 @@ def _mapping(results: Any, key: str, path: Path) -> dict[str, Any]:
     return value
 
 
-def _answer(sample: _Sample, metric: str, path: Path) -> ForeignAnswer:
+def _answer(sample: _Sample, metric: str, loop: Loop, path: Path) -> ForeignAnswer:
     value = (sample.model_extra or {}).get(metric)
     if value not in (0, 1):
         raise InputError(f"{path}: question {sample.doc_hash[:12]}: {metric} is {reprlib.repr(value)}, where 0 or 1 is needed")
@@ -180,7 +182,7 @@ def _answer(sample: _Sample, metric: str, path: Path) -> ForeignAnswer:
         doc_hash=sample.doc_hash,
         prompt_hash=sample.prompt_hash,
         outcome=outcome,
-        looping=ends_in_loop(text),
+        looping=has_loop(text, loop),
         correct=bool(value),
     )
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal, get_args
 
 from release.evaluation.ledger import Reply
-from release.evaluation.protocol import OutcomeName
+from release.evaluation.protocol import Loop, NGrams, OutcomeName
 
 OUTCOMES: tuple[OutcomeName, ...] = get_args(OutcomeName)
 Cause = Literal["parser", "time-out", "connection", "http", "malformed", "length", "budget", "loop", "no answer"]
@@ -19,10 +21,6 @@ CAUSES: dict[OutcomeName, frozenset[Cause | None]] = {
     "failed": frozenset({"parser", "time-out", "connection", "http", "malformed"}),
 }
 """What `classify` may give as the cause of each outcome."""
-LOOP_REPEATS = 8
-LOOP_CHARACTERS = 64
-LOOP_LONGEST = 400
-"""A loop is a piece of at most 400 characters that ends a reply 8 times or more, over 64 characters or more."""
 
 
 @dataclass(frozen=True)
@@ -33,12 +31,13 @@ class Outcome:
     cause: Cause | None = None
 
 
-def classify(reply: Reply, letter: str | None, budget: int = -1) -> Outcome:
+def classify(reply: Reply, letter: str | None, loop: Loop, budget: int = -1) -> Outcome:
     """The outcome of a reply.
 
     Args:
         reply: the reply that counts.
         letter: what the protocol's filter extracted from it; None when it found nothing.
+        loop: what counts as one.
         budget: tokens after which the server closes a thought; none when negative.
 
     Returns:
@@ -48,11 +47,13 @@ def classify(reply: Reply, letter: str | None, budget: int = -1) -> Outcome:
     if reply.error is not None:
         return Outcome("failed", _cause_of_failure(reply))
     if reply.finish_reason == "length":
-        return Outcome("truncated", "loop" if is_looping(reply) else "length")
+        return Outcome("truncated", "loop" if is_looping(reply, loop) else "length")
     if not (reply.content or "").strip():
         return Outcome("empty", "budget" if _used_up(reply, budget) else "no answer")
     if letter is None:
-        return Outcome("unparsable", "loop" if is_looping(reply) else "budget" if _used_up(reply, budget) else "no answer")
+        return Outcome(
+            "unparsable", "loop" if is_looping(reply, loop) else "budget" if _used_up(reply, budget) else "no answer"
+        )
     return Outcome("valid")
 
 
@@ -69,20 +70,43 @@ def breakdown(outcomes: Iterable[OutcomeName]) -> dict[OutcomeName, int]:
     return counted
 
 
-def is_looping(reply: Reply) -> bool:
-    """Whether the reply, thought and content together, ends in a loop."""
-    return ends_in_loop((reply.reasoning_content or "") + (reply.content or ""))
+def is_looping(reply: Reply, loop: Loop) -> bool:
+    """Whether thought or answer loops; a thought that its budget closed goes on with an answer that does not."""
+    return any(has_loop(text, loop) for text in (reply.reasoning_content, reply.content) if text)
 
 
-def ends_in_loop(text: str) -> bool:
-    """Whether a text ends in a loop."""
-    return any(_repeats(text, length) for length in range(1, min(LOOP_LONGEST, len(text) // LOOP_REPEATS) + 1))
+def has_loop(text: str, loop: Loop) -> bool:
+    """Whether a text loops: at its end to the letter, or anywhere word for word as far as the protocol counts words."""
+    longest = min(loop.longest, len(text) // loop.repeats)
+    ends = any(_ends_repeated(text, length, loop) for length in range(1, longest + 1))
+    return ends or (loop.ngrams is not None and _repeats_words(text, loop.ngrams))
 
 
-def _repeats(text: str, length: int) -> bool:
+def _ends_repeated(text: str, length: int, loop: Loop) -> bool:
     piece = text[-length:]
-    repeats = max(LOOP_REPEATS, -(-LOOP_CHARACTERS // length))
+    repeats = max(loop.repeats, -(-loop.characters // length))
     return text.endswith(piece * repeats)
+
+
+def _repeats_words(text: str, limits: NGrams) -> bool:
+    """Whether a window of words holds too many n-grams twice: seq-rep-n, one minus the share of different ones.
+
+    Source: S. Welleck et al., "Neural text generation with unlikelihood training" (arXiv:1908.04319), section 3.
+    """
+    words = re.findall(r"\w+", text.casefold())
+    size = limits.words - limits.length + 1
+    inside: Counter[tuple[str, ...]] = Counter()
+    grams = [tuple(words[place : place + limits.length]) for place in range(len(words) - limits.length + 1)]
+    for place, gram in enumerate(grams):
+        inside[gram] += 1
+        if place >= size:
+            left = grams[place - size]
+            inside[left] -= 1
+            if not inside[left]:
+                del inside[left]
+        if place >= size - 1 and size - len(inside) >= limits.share * size:
+            return True
+    return False
 
 
 def _cause_of_failure(reply: Reply) -> Cause:

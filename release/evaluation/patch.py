@@ -65,6 +65,7 @@ def ask_patch(server: Server, protocol: Protocol, patch: Patch, messages: str, r
         seconds=answer.seconds,
         server=server.number,
         elsewhere=server.elsewhere,
+        continues=reply.digest(),
         **message.fields(),
     )
 

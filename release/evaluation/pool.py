@@ -5,7 +5,7 @@ from __future__ import annotations
 import queue
 import signal
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_EXCEPTION, Executor, Future, ThreadPoolExecutor, wait
 from contextlib import ExitStack, contextmanager
 from types import FrameType, TracebackType
@@ -13,12 +13,11 @@ from typing import Any, Protocol, Self, TypeVar
 
 import httpx
 
-from pruner.errors import CheckFailedError, InputError
+from pruner.errors import CheckFailedError
 from release.evaluation.settings import build_commit, template_digest
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
-VISIBLE_GPUS = "CUDA_VISIBLE_DEVICES"
 
 
 class Server(Protocol):
@@ -180,24 +179,6 @@ def _require_alike(servers: Sequence[Server]) -> None:
         same = (template_digest(server.props), server.props.get("bos_token"))
         if same != (template_digest(first.props), first.props.get("bos_token")):
             raise CheckFailedError(f"{first.url} and {server.url} have different chat templates; load the same quant in both")
-
-
-def gpu_shares(environment: Mapping[str, str], servers: int) -> list[dict[str, str]]:
-    """The environment of each server: its equal share of the GPUs that CUDA_VISIBLE_DEVICES names.
-
-    One server keeps all of them, and without the variable every server sees what the driver shows.
-
-    Raises:
-        InputError: the GPUs cannot be shared out evenly; replies must not depend on how many one server has.
-    """
-    gpus = [gpu for gpu in environment.get(VISIBLE_GPUS, "").split(",") if gpu.strip()]
-    if servers == 1 or not gpus:
-        return [{}] * servers
-    if len(gpus) % servers and servers % len(gpus):
-        raise InputError(f"{VISIBLE_GPUS} names {len(gpus)} GPUs for {servers} servers; give each server as many as the others")
-    each = max(1, len(gpus) // servers)
-    shares = [gpus[start : start + each] for start in range(0, len(gpus), each)]
-    return [{VISIBLE_GPUS: ",".join(shares[number % len(shares)])} for number in range(servers)]
 
 
 @contextmanager

@@ -188,17 +188,46 @@ class Patch(Document):
         return value
 
 
+class NGrams(Document):
+    """Repetition inside a text: among `words` words in a row, `share` of all runs of `length` words or more stood before."""
+
+    length: Count
+    words: Count
+    share: Annotated[float, Field(gt=0, le=1)]
+
+    @model_validator(mode="after")
+    def _fit(self) -> Self:
+        if self.length > self.words:
+            raise ValueError(f"length {self.length} is more than all of {self.words} words")
+        return self
+
+
+class Loop(Document):
+    """What counts as a loop, in a thought or in an answer, each by itself.
+
+    A piece of at most `longest` characters that ends a text `repeats` times or more, over `characters` characters or more; or,
+    where `ngrams` is given, words that repeat anywhere in it.
+    """
+
+    repeats: Annotated[int, Field(ge=2)] = 8
+    characters: Count = 64
+    longest: Count = 400
+    ngrams: NGrams | None = None
+
+
 class Gates(Document):
     """Largest tolerable shares of all questions, before the patch.  A run beyond one gives no evidence.
 
-    `reference` asks that a card shows a reference run under the same protocol.  It moves no score: where it is not set, it may
-    be left out, and is no part of the digest.
+    `loop` says what `loops` counts; left out, what protocols counted before they could say it, and it is no part of the digest
+    then.  `reference` asks that a card shows a reference run under the same protocol.  It moves no score: where it is not set,
+    it may be left out, and is no part of the digest.
     """
 
     empty_or_failed: Share
     truncated: Share
     unparsable: Share
     loops: Share
+    loop: Loop = Loop()
     reference: bool = False
 
 
@@ -236,6 +265,17 @@ class Protocol(Document):
             raise ValueError("repeats at temperature 0 are all the same reply; give a temperature or one repeat")
         return self
 
+    @model_validator(mode="after")
+    def _thoughts_to_continue(self) -> Self:
+        patch = self.patch
+        if patch is None or patch.method != "continue-v1":
+            return self
+        if not (patch.open_thought and patch.close_thought):
+            raise ValueError("continue-v1 needs open_thought and close_thought, or the thought would stand in the answer")
+        if self.server.reasoning_format == "none":
+            raise ValueError("continue-v1 needs a reasoning_format that keeps thoughts; none keeps them in the answer")
+        return self
+
     def request_seed(self, question: str, repeat: int) -> int:
         """The seed of one request: the protocol's own, or with repeats one of its own for each question and repeat.
 
@@ -248,7 +288,11 @@ class Protocol(Document):
         return int(sha256_bytes(f"{self.sampling.seed} {question} {repeat}".encode()), 16) % SEEDS
 
     def request_fields(self) -> dict[str, Any]:
-        """The fields that every chat request carries, beside its messages and the model's name."""
+        """The fields that every chat request carries, beside its messages and the model's name.
+
+        llama-server takes a budget of -1 for "as I was started"; no thought is longer than the context.
+        """
+        budget = self.server.reasoning_budget
         return {
             **self.sampling.model_dump(mode="json"),
             "max_tokens": self.max_tokens,
@@ -256,7 +300,8 @@ class Protocol(Document):
             "stream": False,
             "cache_prompt": self.server.prompt_cache,
             "reasoning_format": self.server.reasoning_format,
-            "reasoning_budget_tokens": self.server.reasoning_budget,
+            "reasoning_budget_tokens": budget if budget >= 0 else self.server.context,
+            "reasoning_budget_message": "",
             "chat_template_kwargs": dict(self.chat.template_kwargs),
         }
 
@@ -293,6 +338,8 @@ def canonical_protocol(protocol: Protocol) -> dict[str, Any]:
     value = protocol.model_dump(mode="json", exclude={"name": True, "data": {"path"}})
     if not protocol.gates.reference:
         del value["gates"]["reference"]
+    if protocol.gates.loop == Loop():
+        del value["gates"]["loop"]
     if protocol.chat.tokenizer_sha256 is None:
         del value["chat"]["tokenizer_sha256"]
     if protocol.repeats == 1:

@@ -26,6 +26,11 @@ UNSEEN = (
     "server.cache_type_v",
     "server.context_shift",
     "server.cache_ram_mib",
+    "chat_template_kwargs",
+    "reasoning_effort",
+    "skip_chat_parsing",
+    "grammar",
+    "logit_bias",
 )
 """What a running llama-server tells nobody; evidence names it as unverified."""
 

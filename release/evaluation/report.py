@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pruner.errors import InputError
+from pruner.errors import InputError, MoeReleaseError
 from pruner.wording import counted
 from release.documents import load_document
 from release.evaluation.compare import Comparison, Contrast, Run, comparable, compare, contrast, in_words, title
 from release.evaluation.differences import differing_evidence
-from release.evaluation.evidence import Evidence, Interval, read_evidence
+from release.evaluation.evidence import Evidence, Interval, read_evidence, require_complete
 from release.evaluation.gates import read_gated_run
 from release.evaluation.lm_eval_run import LmEvalRun
-from release.evaluation.protocol import Protocol
+from release.evaluation.protocol import Protocol, protocol_digest
+
+FOLDERS_ABOVE = 3
+"""How far up from an evidence file its protocol is looked for: reproduce/evidence/Q6_K.json, tiny/evidence/x.json."""
 
 
 @dataclass(frozen=True)
@@ -55,28 +59,52 @@ class Report:
         return "\n".join(lines)
 
 
-def compare_runs(paths: Sequence[Path], protocol: Path | None, *, allow_different_protocols: bool = False) -> Report:
+def compare_runs(paths: Sequence[Path], protocols: Sequence[Path] = (), *, allow_different_protocols: bool = False) -> Report:
     """Read runs and compare all with the first.
 
     Args:
         paths: evidence files, or output folders of lm-eval.
-        protocol: a protocol's file; runs of lm-eval must pass its gates.
+        protocols: files of protocols.  Runs of lm-eval must pass the gates of the first; evidence under one must be of all its
+            questions.  Those that stand beside evidence are found.
         allow_different_protocols: such runs are contrasted, without a test.
 
     Raises:
-        InputError: fewer than two runs, or one cannot be read.
-        CheckFailedError: a run does not add up or fails a gate, or two cannot be compared.
+        InputError: fewer than two runs, one cannot be read, or no run has to do with a protocol.
+        CheckFailedError: a run does not add up, is not of all questions or fails a gate, or two cannot be compared.
     """
     if len(paths) < 2:  # noqa: PLR2004  # that is what comparing takes
         raise InputError("compare: give two evidence files or more; the first is the reference")
-    gates = load_document(protocol, Protocol) if protocol else None
-    runs = tuple(_read(path, gates) for path in paths)
+    given = [load_document(path, Protocol) for path in protocols]
+    runs = tuple(_read(path, given[0] if given else None) for path in paths)
+    _require_used(protocols, given, runs)
+    known = {protocol_digest(each): each for each in [*_beside(paths), *given]}
+    for path, run in zip(paths, runs, strict=True):
+        if isinstance(run, Evidence) and not run.partial and run.protocol_digest in known:
+            require_complete(run, known[run.protocol_digest], str(path))
     first, *others = runs
     comparisons = [
-        contrast(first, each) if allow_different_protocols and not comparable(first, each) else compare(first, each)
+        contrast(first, each, known) if allow_different_protocols and not comparable(first, each) else compare(first, each)
         for each in others
     ]
     return Report(runs, tuple(comparisons))
+
+
+def _require_used(paths: Sequence[Path], protocols: Sequence[Protocol], runs: Sequence[Run]) -> None:
+    """Raise InputError for a protocol that says nothing about any of the runs."""
+    followed = {run.protocol_digest for run in runs if isinstance(run, Evidence)}
+    gating = any(isinstance(run, LmEvalRun) for run in runs)
+    for number, (path, protocol) in enumerate(zip(paths, protocols, strict=True)):
+        if protocol_digest(protocol) not in followed and not (gating and number == 0):
+            raise InputError(f"--protocol {path}: none of these runs followed it; leave it out")
+
+
+def _beside(paths: Sequence[Path]) -> Iterator[Protocol]:
+    """The protocols that stand in the folders of evidence, or in a folder `protocols` there: in a release's reproduce/, say."""
+    near = [folder for path in paths if path.is_file() for folder in list(path.absolute().parents)[:FOLDERS_ABOVE]]
+    folders = dict.fromkeys(place for folder in near for place in (folder, folder / "protocols"))
+    for file in (file for folder in folders for file in sorted(folder.glob("*.yaml"))):
+        with suppress(MoeReleaseError):
+            yield load_document(file, Protocol)
 
 
 def _read(path: Path, protocol: Protocol | None) -> Run:

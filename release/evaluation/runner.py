@@ -14,6 +14,7 @@ from pruner.calibration import question_digest
 from pruner.errors import CheckFailedError, InputError, MoeReleaseError
 from pruner.exclusive import exclusive
 from pruner.progress import SILENT, Progress
+from pruner.wording import counted
 from release.evaluation.data import Question, Row, digest_of_questions, load_rows, questions_of
 from release.evaluation.differences import differing_evidence
 from release.evaluation.evidence import (
@@ -22,14 +23,16 @@ from release.evaluation.evidence import (
     Evidence,
     evidence_bytes,
     read_evidence,
+    repeated_from,
     totals,
     write_evidence,
 )
 from release.evaluation.gates import require_gates
+from release.evaluation.gpus import gpu_shares, nvidia_gpus
 from release.evaluation.harness import Examination
 from release.evaluation.interview import Interview
 from release.evaluation.ledger import Header, Kind, Ledger
-from release.evaluation.pool import Server, ServerPool, gpu_shares
+from release.evaluation.pool import Server, ServerPool
 from release.evaluation.protocol import Protocol, protocol_digest
 from release.evaluation.remote import UNSEEN, RemoteServer, check_url, identity_of
 from release.evaluation.run_record import write_run_record
@@ -94,7 +97,7 @@ def evaluate(
     with exclusive(folder / ".lock", f"{folder}: another run works here; wait for its end or choose another work folder"):
         ledger, answered = _asked(run, header, remote=bool(urls))
         write_run_record(folder / "run.json", ledger, made, tokenizer)
-    about = {"model_file": model.name, "model_sha256": model_sha256, "quant": quant}
+    about = {"model_file": model.name, "model_sha256": model_sha256, "quant": quant, "tokenizer_sha256": tokenizer}
     return _scored(run, ledger, answered, {**about, "calibration": _calibration(calibration, answered)})
 
 
@@ -121,6 +124,11 @@ def _asked(run: _Run, header: Header, *, remote: bool) -> tuple[Ledger, tuple[An
     protocol, rows = run.protocol, run.rows
     examination = _examination(protocol, rows, run.folder / "lm-eval.log", run.progress)
     with _opened(run.pool, run.folder, header, remote=remote) as ledger:
+        if not remote and (others := sum(reply.elsewhere for reply in ledger.counting())):
+            run.progress.note(
+                f"{counted(others, 'answer')} in the ledger came from servers elsewhere, whose model nobody saw; "
+                "what this run needs of them is asked again here"
+            )
         interview = Interview(protocol, run.pool, ledger, run.total, len(rows))
         scored = interview.ask_all(examination, run.progress)
         return ledger, tuple(interview.answer_all(scored, _by_digest(protocol, rows), run.progress))
@@ -176,6 +184,7 @@ def _by_digest(protocol: Protocol, rows: Sequence[Row]) -> dict[str, Question]:
 
 def _local(protocol: Protocol, binary: Path, model: Path, alias: str, folder: Path, count: int) -> list[Server]:
     """Servers of this machine, each with its own log and its share of the GPUs."""
+    gpus = nvidia_gpus() if count > 1 and protocol.server.gpu_layers else []
     return [
         LlamaServer(
             binary=binary,
@@ -186,7 +195,7 @@ def _local(protocol: Protocol, binary: Path, model: Path, alias: str, folder: Pa
             number=number,
             environment=environment,
         )
-        for number, environment in enumerate(gpu_shares(os.environ, count))
+        for number, environment in enumerate(gpu_shares(os.environ, count, gpus))
     ]
 
 
@@ -220,21 +229,12 @@ def _calibration(digests: Sequence[str] | None, answered: Sequence[Answered]) ->
 
 def _evidence(protocol: Protocol, answered: tuple[Answered, ...], about: dict[str, Any]) -> Evidence:
     """The run, scored: what it is about, its protocol, its totals and its questions."""
-    patch = protocol.patch
     return Evidence(
         protocol=protocol.name,
         protocol_digest=protocol_digest(protocol),
-        lm_eval=protocol.lm_eval,
-        task=protocol.task.name,
-        task_version=protocol.task.version,
-        metric=protocol.task.metric,
-        filter=protocol.task.filter,
-        data_sha256=protocol.data.sha256,
         questions_digest=digest_of_questions(list(dict.fromkeys(each.question_digest for each in answered))),
-        patch_method=patch.method if patch else None,
-        patch_outcomes=patch.outcomes if patch else (),
-        repeats=protocol.repeats,
         questions=answered,
+        **repeated_from(protocol),
         **about,
         **totals(answered),
     )

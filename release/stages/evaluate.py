@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import shutil
+import itertools
 from pathlib import Path
 from typing import Any
 
 from pruner.errors import CheckFailedError
 from pruner.files import digest_of, path_inside, write_atomic
 from release.context import Context
-from release.evaluation.evidence import Evidence, read_evidence, require_whole
+from release.evaluation.evidence import Evidence, read_evidence, require_complete
 from release.evaluation.gates import failed_gates
 from release.evaluation.protocol import Protocol, load_protocol, protocol_digest
 from release.evaluation.timing import Timing, read_timing
@@ -18,6 +18,9 @@ from release.stages.analyze import statistics_path
 from release.stages.quantize import model_digest, model_file
 from release.stages.resolve import dataset_path
 from release.stages.stage import Stage
+
+RUN_MARK = "run.id"
+"""Names the run that a folder holds: the digest of protocol, model and toolchain."""
 
 
 def evidence_path(context: Context, quant: str) -> Path:
@@ -40,14 +43,16 @@ def evidence_of(context: Context) -> dict[str, Evidence]:
 
     Raises:
         InputError: a run is missing.
-        CheckFailedError: its totals do not follow from its answers, it is partial, or it is of another protocol.
+        CheckFailedError: its totals do not follow from its answers, or it is not the whole exam of this protocol.
     """
-    quants = context.manifest.eval.quants if context.manifest.eval else []
-    found = {quant: read_evidence(evidence_path(context, quant)) for quant in quants}
+    if context.manifest.eval is None:
+        return {}
+    protocol = protocol_of(context)
+    found = {quant: read_evidence(evidence_path(context, quant)) for quant in context.eval.quants}
     for quant, evidence in found.items():
-        require_whole(evidence, f"the run of {quant}")
-        if evidence.protocol_digest != protocol_digest(protocol_of(context)):
+        if evidence.protocol_digest != protocol_digest(protocol):
             raise CheckFailedError(f"the run of {quant} followed another protocol than the manifest's; run `moe-release eval`")
+        require_complete(evidence, protocol, f"the run of {quant}")
     return found
 
 
@@ -87,17 +92,38 @@ def calibration_digests(context: Context) -> tuple[str, ...] | None:
 
 
 def _run_folder(context: Context, quant: str) -> Path:
-    """Folder of a quant's run.  The run of another model or protocol is moved aside: its replies may have taken days."""
+    """Folder of a quant's run.
+
+    The run of another model, protocol or toolchain is moved aside and comes back when it is asked for again: its replies may
+    have taken days.
+    """
     folder = evidence_path(context, quant).parent
     identity = digest_of([protocol_digest(protocol_of(context)), model_digest(context, quant), context.toolchain.commit])
-    mark = folder / "run.id"
-    if folder.exists() and (not mark.exists() or mark.read_text(encoding="ascii") != identity):
-        old = mark.read_text(encoding="ascii")[:12] if mark.exists() else "unknown"
-        aside = folder.with_name(f"{folder.name}.{old}")
-        shutil.rmtree(aside, ignore_errors=True)
+    if folder.exists() and (found := _run_of(folder)) != identity:
+        aside = _free_name(_aside(folder, found))
         folder.rename(aside)
-    write_atomic(mark, identity.encode())
+        context.progress.note(f"{quant}: the run of another model, protocol or llama.cpp is kept as {aside}")
+    if not folder.exists() and _run_of(earlier := _aside(folder, identity)) == identity:
+        earlier.rename(folder)
+        context.progress.note(f"{quant}: goes on with its earlier run, which was kept as {earlier}")
+    write_atomic(folder / RUN_MARK, identity.encode())
     return folder
+
+
+def _run_of(folder: Path) -> str:
+    """Which run a folder holds; nothing where nobody can tell."""
+    mark = folder / RUN_MARK
+    return mark.read_text(encoding="ascii", errors="replace") if mark.is_file() else ""
+
+
+def _aside(folder: Path, identity: str) -> Path:
+    return folder.with_name(f"{folder.name}.{identity[:12] or 'unknown'}")
+
+
+def _free_name(wanted: Path) -> Path:
+    """That name, or the first with a number behind it that nothing has."""
+    names = itertools.chain([wanted], (wanted.with_name(f"{wanted.name}-{number}") for number in itertools.count(2)))
+    return next(name for name in names if not name.exists())
 
 
 def _outputs(context: Context) -> list[Path]:

@@ -10,7 +10,7 @@ from release.lock import VARYING, Lock, LockedFile, LockedInputs, locked_weights
 from release.processes import processor
 from release.records import read_record
 from release.stages.calibrate import imatrix_of
-from release.stages.evaluate import protocol_of
+from release.stages.evaluate import evidence_of, evidence_path, protocol_of
 from release.stages.prune import build_result, drop_map_path
 from release.stages.quality import wants_quality
 from release.stages.quantize import read_summaries
@@ -69,6 +69,7 @@ def _made_by(context: Context, stage: str) -> dict[str, LockedFile]:
     # The map's own digest is among the inputs; its file names the statistics, so it is as measured as they are.
     measured = stage in MEASURED or (stage == "rank" and context.manifest.prune is not None and context.manifest.prune.analysis)
     made_with = _made_with(context, stage) if measured else None
+    elsewhere = answered_elsewhere(context) if stage == "eval" else {}
     summaries = read_summaries(context) if stage == "quantize" else {}
     files = {f"gguf/{file['name']}": (each, file) for each in summaries.values() for file in each.get("files", ())}
     tensor_data = {path: file["tensor_digest"] for path, (_, file) in files.items()}
@@ -79,7 +80,7 @@ def _made_by(context: Context, stage: str) -> dict[str, LockedFile]:
             size=output.size,
             tensor_data=tensor_data.get(path),
             cut_from=cut_from.get(path),
-            made_with=_tools_of(path, made_with, cut=path in cut_from),
+            made_with=elsewhere.get(path) or _tools_of(path, made_with, cut=path in cut_from),
             varies=VARYING.fullmatch(path) is not None or None,
         )
         for path, output in record.outputs.items()
@@ -108,6 +109,16 @@ def _made_with(context: Context, stage: str) -> dict[str, str]:
         versions |= {"llama.cpp": toolchain.commit, "compiler": toolchain.compiler, "flags": " ".join(toolchain.flags)}
         versions |= {} if not context.gguf.quantized or context.self_test.bit_exact else {"golden self-test": "not bit-exact"}
     return versions
+
+
+def answered_elsewhere(context: Context) -> dict[str, dict[str, str]]:
+    """Evidence whose servers somebody else ran, with what is known of them; their processor is not."""
+    runs = {evidence_path(context, quant): evidence for quant, evidence in evidence_of(context).items()}
+    return {
+        path.relative_to(context.work).as_posix(): {"processor": "elsewhere", "llama.cpp": evidence.toolchain_commit}
+        for path, evidence in runs.items()
+        if evidence.unverified
+    }
 
 
 def _torch_versions(context: Context) -> dict[str, str]:

@@ -17,6 +17,7 @@ from pruner.errors import CheckFailedError, InputError
 from pruner.files import canonical_json, digest_of, read_json, write_atomic
 from release import __version__
 from release.context import Context
+from release.lock import digest_of_quant
 from release.manifest import Quant
 from release.records import Output, Record, changed_output, read_made, read_record, write_record
 from release.stages.calibrate import imatrix_of
@@ -58,16 +59,16 @@ def model_file(context: Context, quant: str) -> Path:
 
 
 def model_digest(context: Context, quant: str) -> str:
-    """SHA-256 of a quant's file; of one in shards, the digest of the shards' digests.
+    """SHA-256 of a quant's file; of one in shards, see `digest_of_quant`.
 
     Raises:
         CheckFailedError: it has not been made.
     """
     digests = context.record("quantize").digests()
-    found = [digests.get(path.relative_to(context.work).as_posix()) for path in quant_files(context, quant)]
-    if None in found:
+    paths = [path.relative_to(context.work).as_posix() for path in quant_files(context, quant)]
+    if any(path not in digests for path in paths):
         raise CheckFailedError(f"{quant} has not been made; run `moe-release quantize {context.loaded.path}`")
-    return str(found[0]) if len(found) == 1 else digest_of(found)
+    return digest_of_quant([digests[path] for path in paths])
 
 
 def _inputs_of(context: Context, quant: Quant) -> list[Any]:

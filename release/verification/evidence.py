@@ -5,8 +5,9 @@ from __future__ import annotations
 from pruner.errors import CheckFailedError
 from pruner.files import path_inside
 from release import reproduce
-from release.evaluation.evidence import Evidence, read_evidence
-from release.evaluation.protocol import load_protocol
+from release.evaluation.evidence import Evidence, read_evidence, require_complete
+from release.evaluation.gates import require_gates
+from release.evaluation.protocol import Protocol, load_protocol
 from release.evaluation.timing import longest_wait, misfits, read_timing
 from release.hub.published import Published
 from release.lock import timing_key
@@ -22,40 +23,50 @@ def check_evidence(published: Published) -> Finding | None:
         return None
     pieces = Pieces(PART, published.folder)
     shown = []
+    protocol: Protocol | None = None
+    with pieces.checking(section.protocol):
+        protocol = load_protocol(path_inside(published.manifest.root, section.protocol), published.manifest.root)
+    if protocol is None:
+        return pieces.finding("")
     for quant in section.quants:
         name, timing = reproduce.evidence_name(quant), reproduce.timing_name(quant)
         evidence = None
         with pieces.checking(name):
-            evidence = _checked(published, quant, name)
+            evidence = _checked(published, protocol, quant, name)
             shown.append(f"{quant}: {evidence.patched_correct} of {evidence.total}")
-            pieces.add(name, Verdict.GOOD)
+            pieces.add(name, *_origin(evidence))
         if evidence and _has_timing(published, quant):
             with pieces.checking(timing):
-                _check_timing(published, evidence, section.protocol)
+                _check_timing(published, evidence, protocol)
                 pieces.add(timing, Verdict.GOOD)
     return pieces.finding("; ".join(shown))
 
 
-def _checked(published: Published, quant: str, name: str) -> Evidence:
+def _checked(published: Published, protocol: Protocol, quant: str, name: str) -> Evidence:
     """The evidence of a quant.  Totals are recomputed on reading; here the run is tied to the release.
 
     Raises:
-        InputError, CheckFailedError: it does not add up, or is a run of something else.
+        InputError, CheckFailedError: it does not add up, is not of all questions, or is a run of something else.
     """
     lock = published.lock
     evidence = read_evidence(published.path(name))
-    if evidence.partial:
-        raise CheckFailedError("is a partial run")
     if evidence.quant != quant:
         raise CheckFailedError(f"is a run of {evidence.quant}")
     if evidence.protocol_digest != lock.inputs.protocol:
         raise CheckFailedError(f"was made under protocol {evidence.protocol_digest}, the lock pins {lock.inputs.protocol}")
-    digests = {file.sha256 for path, file in lock.outputs.items() if path.startswith("gguf/")}
-    if evidence.model_sha256 not in digests:
-        raise CheckFailedError(f"is a run of a file with SHA-256 {evidence.model_sha256}, which the lock does not list")
-    if evidence.unverified:
-        raise CheckFailedError(f"names what its servers did not show: {', '.join(evidence.unverified)}")
+    if evidence.model_sha256 != (locked := lock.quant_digest(quant)):
+        raise CheckFailedError(f"is a run of a model with SHA-256 {evidence.model_sha256}, the lock's {quant} has {locked}")
+    require_complete(evidence, protocol, "the run")
+    require_gates(protocol, evidence.questions)
     return evidence
+
+
+def _origin(evidence: Evidence) -> tuple[Verdict, str]:
+    """What can be known of the servers that answered: nobody saw which model file one elsewhere had loaded."""
+    if not evidence.unverified:
+        return Verdict.GOOD, ""
+    unseen = ", ".join(evidence.unverified)
+    return Verdict.UNKNOWN, f"its servers ran elsewhere, and nobody saw their {unseen}; --exam takes the exam again"
 
 
 def _has_timing(published: Published, quant: str) -> bool:
@@ -69,7 +80,7 @@ def _locked(published: Published, quant: str) -> bool:
     return timing_key(quant) in published.lock.outputs
 
 
-def _check_timing(published: Published, evidence: Evidence, protocol: str) -> None:
+def _check_timing(published: Published, evidence: Evidence, protocol: Protocol) -> None:
     """The seconds are of the questions of their evidence, and such as the protocol's time-out allows.
 
     Raises:
@@ -78,7 +89,5 @@ def _check_timing(published: Published, evidence: Evidence, protocol: str) -> No
     if not _locked(published, evidence.quant):
         raise CheckFailedError("stands there, and the lock does not list it")
     timing = read_timing(published.path(reproduce.timing_name(evidence.quant)))
-    root = published.manifest.root
-    longest = longest_wait(load_protocol(path_inside(root, protocol), root))
-    if problem := next(misfits(timing, evidence, longest), None):
+    if problem := next(misfits(timing, evidence, longest_wait(protocol)), None):
         raise CheckFailedError(f"does not fit its evidence: {problem}")

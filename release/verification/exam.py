@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pruner.errors import CheckFailedError, InputError, UnavailableError
-from pruner.files import digest_of, path_inside, sha256_file
+from pruner.files import path_inside, sha256_file
 from pruner.places import require_file
 from pruner.progress import SILENT, Progress
 from pruner.wording import counted_that
@@ -20,7 +20,7 @@ from release.evaluation.protocol import Protocol, load_protocol
 from release.hub.published import Published, PublishedRepository
 from release.processes import processor
 from release.verdict import Finding, Verdict
-from release.verification.ggufs import open_gguf_repository, quant_files
+from release.verification.ggufs import open_gguf_repository
 from release.verification.request import Request
 
 if TYPE_CHECKING:
@@ -33,8 +33,8 @@ def check_exam(published: Published, request: Request, *, progress: Progress = S
     """The finding on the first evaluated quant.
 
     Equal evidence is GOOD.  Other replies are BAD only where toolchain and processor are those of the published run, which must
-    give the same bytes; elsewhere they prove nothing, and the finding says how far the two runs differ.  What keeps the exam
-    from being taken is UNKNOWN.
+    give the same bytes; elsewhere they prove nothing, and the finding says how far the two runs differ.  Evidence of other
+    questions is BAD.  What keeps the exam from being taken is UNKNOWN.
     """
     section = published.manifest.content.eval
     if section is None:
@@ -57,7 +57,10 @@ def judged(theirs: Evidence, ours: Evidence, *, same_tools: bool) -> Finding:
     differing = sum(one != other for one, other in zip(theirs.questions, ours.questions, strict=False))
     if ours.questions == theirs.questions:
         return Finding(PART, Verdict.GOOD, f"{score}, every answer the same, with llama.cpp {ours.toolchain_commit[:12]}")
-    found = compare(theirs, ours)
+    try:
+        found = compare(theirs, ours)
+    except CheckFailedError as error:
+        return Finding(PART, Verdict.BAD, f"{score}: {error}")
     words = f"{score}, here {ours.patched_correct}: {counted_that(differing, 'answer', 'differ')}; {found.words}"
     if same_tools:
         return Finding(PART, Verdict.BAD, f"{words}; toolchain and processor are the same, so the replies should be")
@@ -87,15 +90,15 @@ def _repeated(published: Published, quant: str, request: Request, progress: Prog
     with ExitStack() as exits:
         work = request.work or Path(exits.enter_context(tempfile.TemporaryDirectory(prefix="moe-release-exam-")))
         repository = open_gguf_repository(published, request)
-        files = [_download(published, repository, name, work / "quant", request) for name in quant_files(published, quant)]
-        digests = [published.lock.outputs[f"gguf/{file.name}"].sha256 for file in files]
+        lock = published.lock
+        files = [_download(published, repository, name, work / "quant", request) for name in lock.quant_files(quant)]
         evidence = evaluate(
             protocol,
             root=root,
             server_binary=server,
             toolchain_commit=toolchain.commit,
             model=files[0],
-            model_sha256=digests[0] if len(digests) == 1 else digest_of(digests),
+            model_sha256=lock.quant_digest(quant),
             quant=quant,
             folder=work / "exam" / quant,
             progress=progress,

@@ -73,20 +73,6 @@ def open_gguf_repository(published: Published, request: Request) -> PublishedRep
     return open_repository(publish.gguf, revision, endpoint=request.endpoint, token=request.token)
 
 
-def quant_files(published: Published, quant: str) -> list[str]:
-    """The files of a quant in the GGUF repository, in order.
-
-    Raises:
-        CheckFailedError: the lock lists none.
-    """
-    stem = f"gguf/{published.manifest.content.name}-{quant}"
-    wanted = (f"{stem}.gguf", f"{stem}-00001-of-")
-    found = sorted(path for path in published.lock.outputs if path == wanted[0] or path.startswith(wanted[1]))
-    if not found:
-        raise CheckFailedError(f"the lock lists no file of {quant}")
-    return [path.removeprefix("gguf/") for path in found]
-
-
 def _prove(
     published: Published,
     repository: PublishedRepository,
@@ -103,7 +89,7 @@ def _prove(
     if base.listed != source.sha256:
         raise CheckFailedError(f"{base.label} has SHA-256 {base.listed}, the manifest pins {source.sha256}")
     commit = repository.source.commit
-    target = locate_on_hub(repository.repo, commit, quant_files(published, quant.name)[0], **where)
+    target = locate_on_hub(repository.repo, commit, published.lock.quant_files(quant.name)[0], **where)
     proof = prove_cut(target, base, drop_map=read_drop_map(published.path(reproduce.DROP_MAP)), progress=progress)
     for verdict in proof.verdicts:
         if verdict.reason is not None:

@@ -29,7 +29,7 @@ from release.hub.published import Published, PublishedRepository
 from release.lock import Lock
 from release.manifest import Prior, Quant
 from release.references import listing, read_reference
-from release.verification.ggufs import fetch_imatrix, open_gguf_repository, quant_files
+from release.verification.ggufs import fetch_imatrix, open_gguf_repository
 from release.verification.request import Request
 
 QUALITY, QUALITY_LIMIT = "quality.json", 16 << 20
@@ -124,7 +124,7 @@ def _read_quants(published: Published, request: Request) -> _Quants:
 
 def _summary(published: Published, repository: PublishedRepository, quant: Quant, request: Request) -> dict[str, Any]:
     """What the card says of a quant, from the headers of its files and from the lock."""
-    names = quant_files(published, quant.name)
+    names = published.lock.quant_files(quant.name)
     where = {"endpoint": request.endpoint, "token": request.token}
     opened = [locate_on_hub(repository.repo, repository.source.commit, name, **where) for name in names]
     locked = {name: published.lock.outputs[f"gguf/{name}"] for name in names}

@@ -34,7 +34,7 @@ publish: {{weights: org/variant, tag: v1, private: true}}
 
 VALUES: dict[str, dict[str, str]] = {
     "README.md": {"MANIFEST": VARIANT},
-    "docs/how-to/evaluate.md": {"M.yaml": EVALUATED},
+    "docs/how-to/evaluate.md": {"M.yaml": EVALUATED, "P.yaml": "manifests/protocols/tiny-exam.yaml"},
     "docs/how-to/experts.md": {
         "MANIFEST": TINY,
         "MAP": "drop_map.json",

@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from pruner.errors import InputError
+from pruner.errors import CheckFailedError, InputError
+from pruner.files import digest_of
 from pruner.tensor_digests import tensor_data_digest
 from release.lock import (
     Lock,
@@ -121,6 +122,23 @@ def test_a_damaged_lock_is_not_taken_for_a_difference_of_the_build(locked: Lock,
 def test_honest_locks_contradict_nothing() -> None:
     honest = (lock(), lock(shard="other", size=2), lock(shard="other", tensor="other", drop=[3]))
     assert [contradiction(locked, lock()) for locked in honest] == [None, None, None]
+
+
+def test_the_files_of_a_quant_are_its_one_file_or_its_shards() -> None:
+    names = [
+        *(f"x-Q6_K-{number:05d}-of-00003.gguf" for number in (1, 2, 3)),
+        "x-Q6_K-pure.gguf",
+        "x-CD-Q6_K.gguf",
+        "x-Q6_K.txt",
+    ]
+    outputs = {f"gguf/{name}": file(name) for name in reversed(names)}
+    found = Lock(name="x", inputs=LockedInputs(base=LockedBase(name="b", files={})), outputs=outputs)
+    assert found.quant_files("Q6_K") == names[:3]
+    assert found.quant_digest("Q6_K") == digest_of(names[:3])
+    assert found.quant_files("Q6_K-pure") == ["x-Q6_K-pure.gguf"]
+    assert found.quant_digest("CD-Q6_K") == "x-CD-Q6_K.gguf"
+    with pytest.raises(CheckFailedError, match="the lock lists no file of Q4_K_M"):
+        found.quant_files("Q4_K_M")
 
 
 def with_output(path: str, entry: LockedFile) -> Lock:

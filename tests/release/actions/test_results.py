@@ -16,8 +16,9 @@ from pruner.files import sha256_file
 from release.actions.results import results_tables, tables_json, tables_markdown
 from release.cli import app
 from release.evaluation.evidence import read_evidence, write_evidence
-from release.lock import Lock, LockedBase, LockedFile, LockedInputs, write_lock
+from release.lock import Lock, LockedBase, LockedFile, LockedInputs, digest_of_quant, write_lock
 from tests.conftest import MANIFESTS
+from tests.release.evaluation.runs import cherry_picked
 
 FAMILY = [MANIFESTS / f"gemma-4-A4B-{name}.yaml" for name in ("109e-v3", "109e-v2", "120e-v4")]
 BASE = "tiny-gemma4-16e"
@@ -35,11 +36,12 @@ def family(tmp_path: Path) -> tuple[Path, Path]:
     return manifests, work
 
 
-def lock_evidence(manifests: Path, place: Path) -> None:
-    model = read_evidence(place).model_sha256
+def lock_evidence(manifests: Path, place: Path, quants: dict[str, str] | None = None) -> None:
+    """Lock evidence and quants, by default the one that it is of."""
+    quants = quants or {f"{BASE}-Q6_K.gguf": read_evidence(place).model_sha256}
     outputs = {
         "eval/Q6_K/evidence.json": LockedFile(sha256=sha256_file(place), size=place.stat().st_size),
-        f"gguf/{BASE}-Q6_K.gguf": LockedFile(sha256=model, size=1),
+        **{f"gguf/{name}": LockedFile(sha256=sha256, size=1) for name, sha256 in quants.items()},
     }
     inputs = LockedInputs(base=LockedBase(name=BASE, files={}))
     write_lock(manifests / f"{BASE}.lock.json", Lock(name=BASE, inputs=inputs, outputs=outputs))  # type: ignore[call-arg]
@@ -117,6 +119,47 @@ def test_evidence_of_another_model_or_protocol_is_not_rendered(family: tuple[Pat
     lock_evidence(manifests, place)
     with pytest.raises(CheckFailedError, match="is of another protocol than the manifest's"):
         results_tables([manifests / f"{BASE}.yaml"], work)
+
+
+def test_evidence_of_another_quant_of_the_lock_is_not_rendered(family: tuple[Path, Path]) -> None:
+    manifests, work = family
+    place = work / BASE / "eval" / "Q6_K" / "evidence.json"
+    model = read_evidence(place).model_sha256
+    lock_evidence(manifests, place, {f"{BASE}-Q4_K_M.gguf": model, f"{BASE}-Q6_K.gguf": "0" * 64})
+    with pytest.raises(CheckFailedError, match="is of another Q6_K than the lock's"):
+        results_tables([manifests / f"{BASE}.yaml"], work)
+
+
+def test_evidence_of_a_quant_in_shards_is_rendered(family: tuple[Path, Path]) -> None:
+    manifests, work = family
+    place = work / BASE / "eval" / "Q6_K" / "evidence.json"
+    shards = {f"{BASE}-Q6_K-{number:05d}-of-00002.gguf": str(number) * 64 for number in (1, 2)}
+    write_evidence(place, read_evidence(place).model_copy(update={"model_sha256": digest_of_quant([*shards.values()])}))
+    lock_evidence(manifests, place, shards)
+    (table,) = results_tables([manifests / f"{BASE}.yaml"], work)
+    assert [row.quant for row in table.rows] == ["Q6_K"]
+
+
+def test_a_part_of_an_exam_is_not_rendered(family: tuple[Path, Path]) -> None:
+    manifests, work = family
+    place = work / BASE / "eval" / "Q6_K" / "evidence.json"
+    whole = read_evidence(place)
+    for part, message in ((cherry_picked(whole), "questions is 211"), (whole.model_copy(update={"partial": True}), "partial")):
+        write_evidence(place, part)
+        lock_evidence(manifests, place)
+        with pytest.raises(CheckFailedError, match=message):
+            results_tables([manifests / f"{BASE}.yaml"], work)
+
+
+def test_a_part_of_anothers_exam_is_not_rendered(family: tuple[Path, Path]) -> None:
+    manifests, work = family
+    pinned = manifests / "tiny" / "evidence" / f"{BASE}-Q6_K.json"
+    before = sha256_file(pinned)
+    write_evidence(pinned, cherry_picked(read_evidence(pinned)))
+    manifest = manifests / "tiny-gemma4-4e.yaml"
+    manifest.write_text(manifest.read_text().replace(before, sha256_file(pinned)))
+    with pytest.raises(CheckFailedError, match=f"the run of {BASE} is not the exam of tiny-exam: questions is 211"):
+        results_tables([manifest], work)
 
 
 def test_a_score_that_two_manifests_report_differently_stops_the_table(tmp_path: Path) -> None:

@@ -352,7 +352,11 @@ def test_what_is_doubtful_in_a_run_is_said() -> None:
     assert "worse than the reference" in said(changed(wrong=60))
     assert "worse" not in said(REFERENCE)
     assert "cannot be compared" in said(changed(protocol_digest="0" * 64))
-    assert "not verified there: the model file" in said(changed(unverified=("the model file",)))
+    elsewhere = said(changed(unverified=("the model file",)))
+    assert "not verified there: the model file" in elsewhere
+    assert "delete eval/Q6_K/evidence.json from the work folder" in elsewhere
+    assert "by more than its model" not in said(changed(quant="Q4_K_M"))
+    assert "differs from the reference run by more than its model: llama.cpp " in said(changed(toolchain_commit="f" * 40))
     bad = REFERENCE.total - REFERENCE.outcomes["valid"]
     assert f"{bad} of 240 raw answers are not valid" in said(REFERENCE)
 

@@ -38,6 +38,15 @@ def test_a_worse_variant_is_called_worse_and_a_better_one_better() -> None:
     assert "protocol_digest" not in difference(changed(wrong=60))
 
 
+def test_what_else_differs_from_the_reference_stands_in_the_row() -> None:
+    assert "also differs" not in difference(changed(quant="Q4_K_M"))
+    other = changed(toolchain_commit="f" * 40, chat_template_sha256="a" * 64, unverified=("model_sha256",))
+    assert difference(other).endswith(
+        f"; also differs: llama.cpp {REFERENCE.toolchain_commit[:12]} and {'f' * 12}, "
+        f"chat template {REFERENCE.chat_template_sha256[:12]} and {'a' * 12}, one of the two from servers elsewhere, unverified"
+    )
+
+
 def test_another_protocol_is_said_and_not_compared() -> None:
     assert difference(changed(protocol_digest="0" * 64)).startswith("not comparable: ")
 

@@ -82,6 +82,11 @@ class Faults:
     def set(self, **plan: Sequence[str]) -> None:
         self.plan_file.write_text(json.dumps({name.removeprefix("q"): list(faults) for name, faults in plan.items()}))
 
+    @property
+    def bodies(self) -> list[dict[str, Any]]:
+        """What each chat request that arrived asked for."""
+        return [json.loads(line) for line in self.plan_file.with_suffix(".bodies").read_text().splitlines()]
+
 
 @pytest.fixture(scope="session")
 def tiny_gguf(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Path:

@@ -1,7 +1,8 @@
 """A llama-server that goes wrong on purpose: the real one, behind a proxy that spoils chosen chat replies.
 
 Arguments: the real executable, a file with the plan (JSON: number of the question → what happens to its attempts), and
-llama-server's own words.  The plan is read for each request; "ok" lets a reply through.
+llama-server's own words.  The plan is read for each request; "ok" lets a reply through.  The body of each chat request is
+written beside the plan.
 """
 
 from __future__ import annotations
@@ -51,6 +52,8 @@ class Proxy(BaseHTTPRequestHandler):
         if self.path != "/v1/chat/completions":
             self.pass_on(body)
             return
+        with self.plan_file.with_suffix(".bodies").open("ab") as bodies:
+            bodies.write(body + b"\n")
         number = self.questions.setdefault(json.dumps(json.loads(body)["messages"]), len(self.questions))
         attempt = self.attempts[number] = self.attempts.get(number, -1) + 1
         faults = json.loads(self.plan_file.read_text()).get(str(number), ["ok"])

@@ -9,6 +9,9 @@ from typing import Any
 
 import psutil
 
+from release.evaluation.data import digest_of_questions
+from release.evaluation.evidence import Evidence, totals
+
 SAID = ("kind", "question", "prompt", "content", "reasoning_content", "finish_reason", "prompt_tokens", "completion_tokens")
 
 
@@ -26,3 +29,11 @@ def said(folder: Path, names: Sequence[str] = SAID) -> list[tuple[str, ...]]:
 def running_servers() -> list[psutil.Process]:
     """Our llama-servers that are alive."""
     return [child for child in psutil.Process().children(recursive=True) if child.name() == "llama-server"]
+
+
+def cherry_picked(evidence: Evidence) -> Evidence:
+    """Evidence of the questions alone that were answered correctly; it adds up by itself."""
+    right = tuple(each for each in evidence.questions if each.correct)
+    digest = digest_of_questions([each.question_digest for each in right])
+    changed = evidence.model_copy(update={"questions": right, "questions_digest": digest, **totals(right)})
+    return Evidence.model_validate(changed.model_dump())

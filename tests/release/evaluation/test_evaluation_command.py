@@ -11,9 +11,13 @@ from pathlib import Path
 
 import pytest
 
+from pruner.files import sha256_file
+from release.context import Context, Options
 from release.evaluation.server import LlamaServer
+from release.manifest import load_manifest
+from release.stages.evaluate import STAGE
 
-from .conftest import Bench, MakeProtocol
+from .conftest import Bench, MakeProtocol, Steps
 
 pytestmark = [pytest.mark.llama, pytest.mark.slow]
 
@@ -77,6 +81,44 @@ def test_a_server_elsewhere_is_used(base_manifest: Path, work: Path, bench: Benc
     partial = json.loads((work / "eval" / "Q6_K" / "evidence.partial.json").read_text())
     assert partial["total"] == 7
     assert "model_sha256" in partial["unverified"]
+
+
+def test_the_run_of_another_protocol_is_kept_aside_and_taken_up_again(base_manifest: Path, work: Path, tmp_path: Path):
+    shutil.copytree(base_manifest.parent, tmp_path / "manifests")
+    shutil.copytree(work, tmp_path / "work", ignore=shutil.ignore_patterns("eval"))
+    protocol = tmp_path / "manifests" / "protocols" / "tiny-exam.yaml"
+    first = protocol.read_text()
+    second = first.replace("max_tokens: 36", "max_tokens: 40")
+    notes: list[str] = []
+    progress = Steps(lambda _done: None)
+    progress.note = notes.append  # type: ignore[method-assign]
+
+    def run(text: str) -> str:
+        protocol.write_text(text)
+        loaded = load_manifest(tmp_path / "manifests" / base_manifest.name)
+        STAGE.run(Context(loaded, tmp_path / "work", Options(limit=2), progress))
+        return sha256_file(tmp_path / "work" / "eval" / "Q6_K" / "ledger.jsonl")
+
+    one, other = run(first), run(second)
+    assert [run(first), run(second), run(first)] == [one, other, one], "nothing is asked again"
+    (aside,) = (tmp_path / "work" / "eval").glob("Q6_K.*")
+    assert sha256_file(aside / "ledger.jsonl") == other
+    assert [note.partition(" which was kept as ")[0].partition(" is kept as ")[0] for note in notes] == [
+        "Q6_K: the run of another model, protocol or llama.cpp",
+        *["Q6_K: the run of another model, protocol or llama.cpp", "Q6_K: goes on with its earlier run,"] * 3,
+    ]
+
+
+def test_a_run_that_nobody_can_name_is_never_deleted(base_manifest: Path, work: Path, tmp_path: Path):
+    shutil.copytree(work, tmp_path / "work", ignore=shutil.ignore_patterns("eval"))
+    eval_folder = tmp_path / "work" / "eval"
+    for number in range(2):
+        (eval_folder / "Q6_K").mkdir(parents=True, exist_ok=True)
+        (eval_folder / "Q6_K" / "run.id").unlink(missing_ok=True)
+        (eval_folder / "Q6_K" / "ledger.jsonl").write_text(f"days of work {number}")
+        STAGE.run(Context(load_manifest(base_manifest), tmp_path / "work", Options(limit=1)))
+    kept = {path.name: (path / "ledger.jsonl").read_text() for path in eval_folder.glob("Q6_K.*")}
+    assert kept == {"Q6_K.unknown": "days of work 0", "Q6_K.unknown-2": "days of work 1"}
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,14 +15,17 @@ from typer.testing import CliRunner
 from pruner.errors import CheckFailedError, InputError
 from release.card.table import Entry, rows
 from release.cli import app
+from release.documents import load_document
 from release.evaluation.compare import Contrast, compare, contrast
 from release.evaluation.evidence import Evidence, read_evidence, totals, write_evidence
 from release.evaluation.gates import read_gated_run
 from release.evaluation.lm_eval_run import read_lm_eval_files, read_lm_eval_run
-from release.evaluation.protocol import Protocol, load_protocol
+from release.evaluation.protocol import Protocol, load_protocol, protocol_digest
 from release.evaluation.report import compare_runs
 from release.manifest import Compare
 from tests.conftest import MANIFESTS
+
+from .runs import cherry_picked
 
 DATE = "2026-05-17T13-46-45.522874"
 MakeRun = Callable[..., Path]
@@ -117,21 +121,21 @@ def test_seven_of_thirty_empty_answers_are_refused(make_run: MakeRun, protocol: 
     folder = make_run(answers="+" * 18 + "-" * 5 + "0" * 7)
     assert read_lm_eval_run(folder).outcomes["empty"] == 7
     with pytest.raises(CheckFailedError, match=r"tiny-exam: empty or failed: 7 of 30 replies \(23\.3%\), the limit is 5\.0%"):
-        compare_runs([folder, folder], protocol)
+        compare_runs([folder, folder], [protocol])
     with pytest.raises(InputError, match="brings no gates of its own"):
-        compare_runs([folder, folder], None)
+        compare_runs([folder, folder])
 
 
 def test_two_runs_with_the_same_settings_are_paired(make_run: MakeRun, protocol: Path):
-    report = compare_runs([make_run("a", "+" * 40), make_run("b", "+" * 30 + "-" * 10)], protocol)
+    report = compare_runs([make_run("a", "+" * 40), make_run("b", "+" * 30 + "-" * 10)], [protocol])
     assert "b (lm-eval) against a (lm-eval): worse (10 of 40; p = 0.002;" in report.text()
 
 
 def test_other_settings_are_refused_or_told(make_run: MakeRun, protocol: Path):
     runs = [make_run("a"), make_run("b", lm_eval_version="0.4.13")]
     with pytest.raises(CheckFailedError, match=r"a \(lm-eval\) and b \(lm-eval\) follow different protocols"):
-        compare_runs(runs, protocol)
-    text = compare_runs(runs, protocol, allow_different_protocols=True).text()
+        compare_runs(runs, [protocol])
+    text = compare_runs(runs, [protocol], allow_different_protocols=True).text()
     assert "no test, the protocols differ: " in text
     assert "lm_eval: 0.4.11 and 0.4.13" in text
     assert "p =" not in text
@@ -205,6 +209,20 @@ def test_a_folder_must_hold_one_run(make_run: MakeRun, tmp_path: Path):
         read_lm_eval_run(tmp_path / "c")
 
 
+UPSTREAM = next((each / "shared" / "data" / "upstream" for each in Path(__file__).parents if (each / "shared").is_dir()), None)
+
+
+@pytest.mark.skipif(UPSTREAM is None, reason="needs the outputs of lm-eval that stand beside this repository")
+def test_the_real_outputs_of_an_lm_eval_run_are_scored_and_refused(protocol: Path):
+    assert UPSTREAM is not None
+    folder = UPSTREAM / "lm_eval_aime30_gptoss"
+    run = read_lm_eval_run(folder)
+    assert (run.total, run.correct, run.outcomes["empty"], run.partial) == (30, 18, 7, False)
+    assert not any(each.looping for each in run.questions)
+    with pytest.raises(CheckFailedError, match=r"empty or failed: 7 of 30 replies \(23\.3%\), the limit is 5\.0%"):
+        compare_runs([folder, folder], [protocol])
+
+
 def test_evidence_and_a_foreign_run_are_told_apart_and_not_tested(evidence: Evidence, make_run: MakeRun):
     run = read_lm_eval_run(make_run())
     found = contrast(evidence, run)
@@ -244,21 +262,64 @@ def test_the_command_refuses_another_protocol_unless_it_may_only_tell(tmp_path: 
     assert "raw" not in found
 
 
+def test_settings_of_two_protocols_are_told_when_their_files_are_found(tmp_path: Path, evidence: Evidence, protocol: Path):
+    """One stands beside its evidence, as in a release's reproduce/; the other is named."""
+    text = (
+        protocol.read_text().replace("../tiny", "tiny").replace("min_p: 0.0", "min_p: 0.05").replace("seed: 42", "seed: 1234")
+    )
+    other = tmp_path / "other.yaml"
+    other.write_text(text)
+    digest = protocol_digest(load_document(other, Protocol))
+    one, two = tmp_path / "a" / "reproduce" / "evidence" / "Q6_K.json", tmp_path / "b.json"
+    one.parent.mkdir(parents=True)
+    write_evidence(one, evidence)
+    write_evidence(two, evidence.model_copy(update={"protocol_digest": digest}))
+    shutil.move(other, tmp_path / "a" / "other.txt")
+    unknown = compare_runs([one, two], allow_different_protocols=True).to_json()["comparisons"][0]["differing"]
+    assert [each for each in unknown if each.startswith("settings of")] == [
+        f"settings of tiny-exam ({name[:12]}): not known; name its file with --protocol"
+        for name in (evidence.protocol_digest, digest)
+    ]
+    shutil.copy(protocol, one.parents[1] / "protocol.yaml")
+    given = tmp_path / "a" / "other.txt"
+    found = compare_runs([one, two], [given], allow_different_protocols=True).to_json()["comparisons"][0]
+    assert found["differing"] == [
+        f"protocol: tiny-exam {evidence.protocol_digest[:12]} and tiny-exam {digest[:12]}",
+        "sampling.min_p: 0.0 and 0.05",
+        "sampling.seed: 42 and 1234",
+    ]
+    assert "sampling.min_p: 0.0 and 0.05" in found["words"]
+
+
+def test_a_protocol_is_used_or_refused(tmp_path: Path, evidence: Evidence, protocol: Path, manifests: Path):
+    paths = [tmp_path / "a.json", tmp_path / "b.json"]
+    write_evidence(paths[0], evidence)
+    write_evidence(paths[1], cherry_picked(evidence))
+    other = manifests / "protocols" / "gpqa-diamond-v1.yaml"
+    with pytest.raises(InputError, match=r"--protocol .*gpqa-diamond-v1\.yaml: none of these runs followed it"):
+        compare_runs([paths[0], paths[0]], [other])
+    words = ["compare", str(paths[1]), str(paths[1])]
+    assert "211 of 211 = 100.00%" in CliRunner().invoke(app, words).stdout
+    refused = CliRunner().invoke(app, [*words, "--protocol", str(protocol)])
+    assert isinstance(refused.exception, CheckFailedError)
+    assert "questions is 211, the protocol has 240" in str(refused.exception)
+
+
 def test_one_run_is_nothing_to_compare(tmp_path: Path):
     with pytest.raises(InputError, match="two evidence files or more"):
-        compare_runs([tmp_path], None)
+        compare_runs([tmp_path])
 
 
 def test_two_runs_of_one_quant_that_are_not_equal_are_explained(tmp_path: Path, evidence: Evidence):
     one, other = tmp_path / "a.json", tmp_path / "b.json"
     write_evidence(one, evidence)
     write_evidence(other, changed(evidence, wrong=1))
-    report = compare_runs([one, other], None)
+    report = compare_runs([one, other])
     (what,) = report.to_json()["comparisons"][0]["not_repeated"]
     assert what == f"question {evidence.questions[0].id}: raw_letter B and A; raw_correct True and False"
     assert f"  the same quant under the same protocol, and yet: {what}" in report.text()
     write_evidence(other, changed(evidence, wrong=1, model_sha256="0" * 64))
-    assert compare_runs([one, other], None).to_json()["comparisons"][0]["not_repeated"] == []
+    assert compare_runs([one, other]).to_json()["comparisons"][0]["not_repeated"] == []
 
 
 def test_the_files_of_a_row_are_pinned_each_by_itself(make_run: MakeRun):

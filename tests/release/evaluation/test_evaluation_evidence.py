@@ -15,9 +15,21 @@ from pruner.errors import CheckFailedError, InputError
 from release.evaluation.compare import compare
 from release.evaluation.data import digest_of_questions
 from release.evaluation.differences import differing_evidence
-from release.evaluation.evidence import Answered, Evidence, Patched, evidence_bytes, read_evidence, totals, write_evidence
+from release.evaluation.evidence import (
+    Answered,
+    Evidence,
+    Patched,
+    evidence_bytes,
+    read_evidence,
+    require_complete,
+    totals,
+    write_evidence,
+)
 from release.evaluation.gates import failed_gates, require_gates, require_reference
 from release.evaluation.protocol import load_protocol, protocol_digest
+from release.evaluation.stats import minimum_detectable_difference
+
+from .runs import cherry_picked
 
 
 def digest(text: str) -> str:
@@ -141,6 +153,7 @@ def test_the_calibrations_overlap_stands_in_the_evidence(tmp_path: Path):
     assert json.loads(evidence_bytes(found))["calibration"]["overlap"] == [digest("question 1")]
     assert b"calibration" not in evidence_bytes(evidence([answered(0)]))
     assert b"unverified" not in evidence_bytes(evidence([answered(0)]))
+    assert b"tokenizer" not in evidence_bytes(evidence([answered(0)]))
     with pytest.raises(ValidationError, match="overlaps with questions that were not asked"):
         evidence([answered(0)], calibration=calibration)
 
@@ -150,14 +163,49 @@ def test_a_reference_run_of_the_same_protocol_is_a_gate(manifests: Path):
     require_reference(tiny, None)
     gates = tiny.gates.model_copy(update={"reference": True})
     strict = tiny.model_copy(update={"gates": gates})
-    good = evidence([answered(0)], protocol_digest=protocol_digest(strict))
+    whole = read_evidence(manifests / "tiny" / "evidence" / "tiny-gemma4-16e-Q6_K.json")
+    good = whole.model_copy(update={"protocol_digest": protocol_digest(strict)})
     require_reference(strict, good)
+    with pytest.raises(CheckFailedError, match=r"the reference run of .*: questions is 211, the protocol has 240"):
+        require_reference(strict, cherry_picked(good))
     with pytest.raises(CheckFailedError, match="wants a reference run beside the score"):
         require_reference(strict, None)
     with pytest.raises(CheckFailedError, match=r"followed p \(.*evaluate it under the same protocol"):
         require_reference(strict, evidence([answered(0)]))
     with pytest.raises(CheckFailedError, match="is partial"):
         require_reference(strict, good.model_copy(update={"partial": True}))
+
+
+def test_evidence_must_be_of_every_question_of_its_protocol(manifests: Path, tmp_path: Path):
+    protocol = load_protocol(manifests / "protocols" / "tiny-exam.yaml", manifests)
+    whole = read_evidence(manifests / "tiny" / "evidence" / "tiny-gemma4-16e-Q6_K.json")
+    require_complete(whole, protocol, "the run")
+    write_evidence(tmp_path / "evidence.json", cherry_picked(whole))
+    picked = read_evidence(tmp_path / "evidence.json")
+    assert (picked.patched_correct, picked.total) == (211, 211), "it adds up, as a perfect score"
+    with pytest.raises(CheckFailedError, match="the run is not the exam of tiny-exam: questions is 211, the protocol has 240"):
+        require_complete(picked, protocol, "the run")
+    pinned = protocol.model_copy(update={"data": protocol.data.model_copy(update={"question_digests": "0" * 64})})
+    with pytest.raises(CheckFailedError, match="not the exam of tiny-exam: questions_digest is"):
+        require_complete(whole.model_copy(update={"protocol_digest": protocol_digest(pinned)}), pinned, "the run")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"partial": True}, r"the run is partial \(240 questions\)"),
+        ({"protocol_digest": digest("other")}, r"the run followed tiny-exam \(.*\), not tiny-exam \("),
+        ({"repeats": 2}, "questions is 120, the protocol has 240"),
+        ({"data_sha256": digest("other")}, "data_sha256 is"),
+        ({"filter": "strict-match"}, "filter is strict-match, the protocol has flexible-extract"),
+        ({"patch_method": "continue-v1"}, "patch_method is continue-v1, the protocol has prefill-v1"),
+    ],
+)
+def test_evidence_must_be_what_its_protocol_says(manifests: Path, changes: dict[str, Any], message: str):
+    protocol = load_protocol(manifests / "protocols" / "tiny-exam.yaml", manifests)
+    whole = read_evidence(manifests / "tiny" / "evidence" / "tiny-gemma4-16e-Q6_K.json")
+    with pytest.raises(CheckFailedError, match=message):
+        require_complete(whole.model_copy(update=changes), protocol, "the run")
 
 
 def test_a_question_cannot_be_its_own_evidence_twice():
@@ -177,8 +225,20 @@ def test_three_of_198_is_no_detectable_difference():
 def test_a_clear_difference_says_which_way():
     base = [answered(number, correct=number < 150) for number in range(198)]
     other = [answered(number, correct=number < 170) for number in range(198)]
-    assert compare(evidence(base), evidence(other)).words == "better (20 of 198; p = 2e-06; 198 questions can show 6.3 pp)"
+    assert compare(evidence(base), evidence(other)).words == "better (20 of 198; p = 2e-06; 198 questions can show 6.4 pp)"
     assert compare(evidence(other), evidence(base)).words.startswith("worse (20 of 198;")
+
+
+def test_what_an_exam_can_show_follows_from_how_often_the_runs_differ():
+    """A tenth of the questions is expected to differ; here a fifth does, which hides more."""
+    base = [answered(number, correct=number % 10 != 0) for number in range(200)]
+    other = [answered(number, correct=number % 10 != 1) for number in range(200)]
+    found = compare(evidence(base), evidence(other))
+    assert found.words == "no detectable difference (0 of 200; p = 1; 200 questions can show 8.8 pp)"
+    assert (found.discordance, found.patched.discordance) == (0.2, 0.2)
+    assert found.detectable == pytest.approx(minimum_detectable_difference(200, 0.2), abs=1e-6)
+    same = compare(evidence(base), evidence(base))
+    assert (same.discordance, json.loads(same.model_dump_json())["raw"]["discordance"]) == (0.1, 0.1)
 
 
 def test_raw_and_patched_are_compared_side_by_side():
@@ -192,6 +252,9 @@ def test_what_else_differs_is_named():
     found = compare(evidence(questions), evidence(questions, toolchain_commit="fffffff", quant="Q4_K_M"))
     assert found.differing == ("toolchain_commit: 0c1e570 and fffffff", "quant: Q6_K and Q4_K_M")
     assert found.words == "no detectable difference (0 of 20; p = 1; 20 questions can show none)"
+    known = [evidence(questions, tokenizer_sha256=digest(name)) for name in ("one", "other")]
+    assert compare(evidence(questions), known[0]).differing == (), "older evidence does not tell it"
+    assert compare(*known).differing == (f"tokenizer_sha256: {digest('one')} and {digest('other')}",)
 
 
 @pytest.mark.parametrize(

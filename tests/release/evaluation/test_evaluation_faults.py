@@ -92,6 +92,22 @@ def test_a_resumed_run_asks_only_what_failed(bench: Bench, faults: Faults, make_
     assert attempts == [1, 1, 2, 1, 1, 2, 1, 3, 3]
 
 
+def test_a_patch_of_a_reply_that_was_replaced_is_made_again(
+    bench: Bench, faults: Faults, make_protocol: MakeProtocol, tmp_path: Path
+):
+    """The first reply failed and had no thought to go on from; the second has one, and needs its patch too."""
+    patch = {"method": "continue-v1", "open_thought": "<|channel>thought\n", "close_thought": "<channel|>"}
+    changes = {f"patch__{name}": value for name, value in patch.items()}
+    protocol = make_protocol(questions=3, max_tokens=10, limits__retries=0, **changes)
+    faults.set(q1=["parser"])
+    sick = bench.run(protocol, tmp_path / "run", server_binary=faults.binary)
+    assert [each.outcome for each in sick.questions] == ["truncated", "failed", "truncated"]
+    healed = bench.run(protocol, tmp_path / "run")
+    assert [each.outcome for each in healed.questions] == ["truncated"] * 3
+    assert evidence_bytes(healed) == evidence_bytes(bench.run(protocol, tmp_path / "quiet"))
+    assert [line["attempt"] for line in ledger_lines(tmp_path / "run", "patch")] == [1, 1, 1, 2]
+
+
 def test_too_many_failures_stop_the_run_at_once_and_lose_nothing(
     bench: Bench, faults: Faults, make_protocol: MakeProtocol, tmp_path: Path
 ):
@@ -104,6 +120,37 @@ def test_too_many_failures_stop_the_run_at_once_and_lose_nothing(
     assert not (tmp_path / "run" / "evidence.json").exists()
     assert len(ledger_lines(tmp_path / "run", "raw")) == 5
     assert not left_over()
+
+
+def test_every_setting_of_the_protocol_reaches_the_server(
+    bench: Bench, faults: Faults, make_protocol: MakeProtocol, tmp_path: Path
+):
+    changes = {"temperature": 0.7, "min_p": 0.05, "dry_multiplier": 0.5, "dry_allowed_length": 3, "xtc_probability": 0.1}
+    protocol = make_protocol(
+        questions=2,
+        repeats=2,
+        stop=["</s>", "Q:"],
+        server__reasoning_budget=30,
+        **{f"sampling__{name}": value for name, value in changes.items()},
+    )
+    bench.run(protocol, tmp_path / "run", server_binary=faults.binary)
+    seeds = {line["seed"] for line in ledger_lines(tmp_path / "run", "raw")}
+    assert len(seeds) == len(faults.bodies) == 4
+    for body in faults.bodies:
+        assert body.pop("seed") in seeds
+        assert [set(message) for message in body.pop("messages")] == [{"role", "content"}]
+        assert body == {
+            **protocol.sampling.model_dump(mode="json", exclude={"seed"}),
+            "model": f"Q6_K-{bench.model_sha256[:12]}",
+            "max_tokens": 36,
+            "stop": ["</s>", "Q:"],
+            "stream": False,
+            "cache_prompt": False,
+            "reasoning_format": "deepseek",
+            "reasoning_budget_tokens": 30,
+            "reasoning_budget_message": "",
+            "chat_template_kwargs": {"enable_thinking": True},
+        }
 
 
 def test_a_real_parser_failure_is_patched(

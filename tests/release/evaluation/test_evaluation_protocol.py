@@ -9,10 +9,11 @@ from typing import Any
 import pytest
 import yaml
 
+from pruner.calibration import question_digest
 from pruner.errors import CheckFailedError, InputError, UnavailableError
 from pruner.files import sha256_bytes
 from pruner.option_order import option_order
-from release.evaluation.data import OrderedRows, load_rows, questions_of
+from release.evaluation.data import OrderedRows, digest_of_questions, load_rows, questions_of
 from release.evaluation.evidence import evidence_bytes, read_evidence
 from release.evaluation.protocol import Protocol, load_protocol, protocol_digest
 
@@ -61,6 +62,36 @@ def test_the_cards_protocol_has_the_cards_values_and_the_defaults_that_filled_it
     ours = load_protocol(manifests / "protocols" / "gpqa-diamond-v1.yaml", manifests)
     assert protocol_digest(ours) != protocol_digest(protocol)
     assert ours.data == protocol.data
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"patch.open_thought": ""}, "continue-v1 needs open_thought and close_thought"),
+        ({"patch.close_thought": ""}, "continue-v1 needs open_thought and close_thought"),
+        ({"server.reasoning_format": "none"}, "continue-v1 needs a reasoning_format that keeps thoughts"),
+    ],
+)
+def test_a_patch_that_continues_thoughts_needs_them(tmp_path: Path, committed: Value, changes: Value, message: str):
+    good = {"patch.method": "continue-v1", "patch.open_thought": "<think>", "patch.close_thought": "</think>"}
+    for path, value in good.items():
+        set_at(committed, path, value)
+    load_protocol(write(tmp_path, committed), tmp_path)
+    for path, value in changes.items():
+        set_at(committed, path, value)
+    with pytest.raises(InputError, match=message):
+        load_protocol(write(tmp_path, committed), tmp_path)
+
+
+def test_what_a_loop_is_stands_in_the_digest_where_it_is_said(tmp_path: Path, committed: Value):
+    before = protocol_digest(load_protocol(write(tmp_path, committed), tmp_path))
+    committed["gates"]["loop"] = {"repeats": 8, "characters": 64, "longest": 400}
+    assert protocol_digest(load_protocol(write(tmp_path, committed), tmp_path)) == before, "as it was before it could be said"
+    committed["gates"]["loop"]["repeats"] = 9
+    assert protocol_digest(load_protocol(write(tmp_path, committed), tmp_path)) != before
+    committed["gates"]["loop"]["ngrams"] = {"length": 3, "words": 2, "share": 0.5}
+    with pytest.raises(InputError, match="length 3 is more than all of 2 words"):
+        load_protocol(write(tmp_path, committed), tmp_path)
 
 
 def test_a_gate_that_is_not_set_is_no_part_of_the_digest(tmp_path: Path, committed: Value):
@@ -278,6 +309,16 @@ def test_a_changed_data_set_is_refused_with_both_digests(tmp_path: Path, committ
     path.write_text(path.read_text().replace("right", "wrong"))
     with pytest.raises(CheckFailedError, match=r"sha256 is [0-9a-f]{64}, the protocol names [0-9a-f]{64}"):
         load_rows(protocol.data, tmp_path)
+
+
+def test_questions_whose_digest_the_protocol_does_not_name_are_refused(tmp_path: Path, committed: Value):
+    """The file may be another rendering of the same questions: then only their digest tells."""
+    digest = digest_of_questions([question_digest(ROW["Question"])])
+    committed["data"]["question_digests"] = digest
+    assert load_rows(data_for(committed, tmp_path, rows_file(tmp_path, [ROW]), 1).data, tmp_path) == [ROW]
+    other = rows_file(tmp_path, [ROW | {"Question": "Another one?"}])
+    with pytest.raises(CheckFailedError, match=r"rows\.jsonl: these are not the questions whose digest the protocol names"):
+        load_rows(data_for(committed, tmp_path, other, 1).data, tmp_path)
 
 
 def test_damaged_and_missing_files_get_one_line(tmp_path: Path, committed: Value):

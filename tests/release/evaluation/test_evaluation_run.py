@@ -75,6 +75,20 @@ def test_the_model_answers_through_its_thinking_channel(bench: Bench, make_proto
     assert all(str(line["reasoning_content"]).startswith("The ") for line in valid)
 
 
+def test_a_thought_beyond_its_budget_is_closed_and_told(bench: Bench, make_protocol: MakeProtocol, tmp_path: Path):
+    """The stop string ends each answer before it begins; only the budget tells why."""
+    stop = ["The answer"]
+    bound = bench.run(make_protocol(questions=3, stop=stop, server__reasoning_budget=4), tmp_path / "bound")
+    assert [(each.outcome, each.cause) for each in bound.questions] == [("empty", "budget")] * 3
+    assert bound.patched == 3
+    thoughts = [str(line["reasoning_content"]) for line in ledger_lines(tmp_path / "bound", "raw")]
+    free = bench.run(make_protocol(questions=3, stop=stop), tmp_path / "free")
+    assert [(each.outcome, each.cause) for each in free.questions] == [("empty", "no answer")] * 3
+    for line, thought in zip(ledger_lines(tmp_path / "free", "raw"), thoughts, strict=True):
+        assert str(line["reasoning_content"]).startswith(thought)
+        assert len(str(line["reasoning_content"])) > len(thought) > 0
+
+
 def test_the_overlap_with_the_calibration_questions_is_counted(bench: Bench, make_protocol: MakeProtocol, tmp_path: Path):
     protocol = make_protocol(questions=3)
     plain = bench.run(protocol, tmp_path)
@@ -134,7 +148,10 @@ import sys
 from pathlib import Path
 from release.evaluation.protocol import load_protocol
 from release.evaluation.runner import evaluate
-root, protocol, binary, commit, model, digest, folder, servers = sys.argv[1:]
+root, protocol, binary, commit, model, digest, folder, servers, orderly = sys.argv[1:]
+if orderly == "True":  # then the servers must end without the kernel's help
+    import release.llama_server
+    release.llama_server.end_with_parent = lambda: None
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell starts its background jobs with SIGINT ignored
 evaluate(load_protocol(Path(protocol), Path(root)), root=Path(root), server_binary=Path(binary), toolchain_commit=commit,
          model=Path(model), model_sha256=digest, quant="Q6_K", folder=Path(folder), servers=int(servers))
@@ -160,6 +177,7 @@ def test_ended_in_the_middle_the_next_run_ends_with_the_same_evidence(
         bench.model_sha256,
         tmp_path / "run",
         count,
+        how != signal.SIGKILL,
     ]
     ledger = tmp_path / "run" / "ledger.jsonl"
     run = subprocess.Popen(
@@ -176,7 +194,8 @@ def test_ended_in_the_middle_the_next_run_ends_with_the_same_evidence(
     assert len(started) == count
     run.send_signal(how)
     run.communicate(timeout=30)
-    assert run.returncode != 0
+    ends = {signal.SIGKILL: -signal.SIGKILL, signal.SIGTERM: 128 + signal.SIGTERM, signal.SIGINT: -signal.SIGINT}
+    assert run.returncode == ends[how], "SIGTERM is an orderly end"
     assert not psutil.wait_procs(started, 10)[1]
     assert not (tmp_path / "run" / "evidence.json").exists()
     before = {line["question"]: round(line["seconds"], 3) for line in ledger_lines(tmp_path / "run", "raw")}

@@ -15,7 +15,8 @@ import pytest
 
 from pruner.errors import CheckFailedError, InputError, UnavailableError
 from release.evaluation.evidence import evidence_bytes, read_evidence
-from release.evaluation.pool import ServerPool, StoppedError, gpu_shares
+from release.evaluation.gpus import gpu_shares, nvidia_gpus
+from release.evaluation.pool import ServerPool, StoppedError
 from release.evaluation.remote import UNSEEN, RemoteServer, check_url
 from release.evaluation.server import LlamaServer
 
@@ -32,7 +33,7 @@ def elsewhere(bench: Bench, make_protocol: MakeProtocol, tmp_path: Path) -> Iter
     """Servers that someone else runs, under the protocol that is given."""
     with ExitStack() as exits:
 
-        def start(protocol: Any, count: int = 1, model: Path | None = None) -> list[str]:
+        def start(protocol: Any, count: int = 1, model: Path | None = None, **environment: str) -> list[str]:
             servers = [
                 LlamaServer(
                     binary=bench.server_binary,
@@ -40,6 +41,7 @@ def elsewhere(bench: Bench, make_protocol: MakeProtocol, tmp_path: Path) -> Iter
                     alias=f"theirs-{number}",
                     protocol=protocol,
                     log=tmp_path / f"theirs-{number}.log",
+                    environment=environment,
                 )
                 for number in range(count)
             ]
@@ -148,10 +150,41 @@ def test_servers_elsewhere_give_the_same_replies_and_what_is_unseen_is_told(
     assert "model_sha256" in one.unverified
     assert evidence_bytes(one.model_copy(update={"unverified": ()})) == evidence_bytes(ours)
     assert read_evidence(tmp_path / "three" / "evidence.json") == three
-    assert bench.run(protocol, tmp_path / "three") == three  # a later run of ours does not make their replies verified
     assert len(running_servers()) == 3  # they are not ours to stop
     for name in ("evidence.json", "run.json", "ledger.jsonl"):
         assert "127.0.0.1" not in (tmp_path / "three" / name).read_text()
+
+
+def test_a_server_elsewhere_cannot_shorten_thoughts_or_speak_in_them(
+    bench: Bench, make_protocol: MakeProtocol, tmp_path: Path, elsewhere: Elsewhere
+):
+    """Nobody sees how it was started; what each request says holds."""
+    free, bound = make_protocol(questions=4), make_protocol(questions=4, server__reasoning_budget=6)
+    (url,) = elsewhere(bound, LLAMA_ARG_THINK_BUDGET_MESSAGE="so (B) it is")
+    for name, protocol in (("free", free), ("bound", bound)):
+        bench.run(protocol, tmp_path / name / "theirs", urls=[url])
+        bench.run(protocol, tmp_path / name / "ours")
+        assert said(tmp_path / name / "theirs") == said(tmp_path / name / "ours")
+    assert said(tmp_path / "free" / "ours") != said(tmp_path / "bound" / "ours")
+
+
+def test_what_servers_elsewhere_answered_is_asked_again_here(
+    bench: Bench, make_protocol: MakeProtocol, tmp_path: Path, elsewhere: Elsewhere
+):
+    protocol = make_protocol(questions=6, max_tokens=14)
+    theirs = bench.run(protocol, tmp_path / "run", urls=elsewhere(protocol))
+    assert theirs.patched > 0
+    notes: list[str] = []
+    progress = Steps(lambda _done: None)
+    progress.note = notes.append  # type: ignore[method-assign]
+    ours = bench.run(protocol, tmp_path / "run", progress)
+    assert notes[0].startswith(f"{6 + theirs.patched} answers in the ledger came from servers elsewhere")
+    assert evidence_bytes(ours) == evidence_bytes(bench.run(protocol, tmp_path / "quiet"))
+    lines = ledger_lines(tmp_path / "run")
+    assert [line["elsewhere"] for line in lines] == [True] * (len(lines) // 2) + [False] * (len(lines) // 2)
+    assert [line["attempt"] for line in ledger_lines(tmp_path / "run", "raw")] == [1] * 6 + [2] * 6
+    assert bench.run(protocol, tmp_path / "run", urls=elsewhere(protocol)) == ours, "what we saw stays good"
+    assert ledger_lines(tmp_path / "run") == lines
 
 
 def test_another_model_elsewhere_is_refused(bench: Bench, make_protocol: MakeProtocol, tmp_path: Path, elsewhere: Elsewhere):
@@ -323,6 +356,22 @@ def test_gpus_are_shared_out_evenly():
     assert gpu_shares({name: "0,1"}, 4) == [{name: "0"}, {name: "1"}, {name: "0"}, {name: "1"}]
     with pytest.raises(InputError, match="names 2 GPUs for 3 servers"):
         gpu_shares({name: "0,1"}, 3)
+    assert gpu_shares({"HIP_VISIBLE_DEVICES": "0,1"}, 2) == [{"HIP_VISIBLE_DEVICES": "0"}, {"HIP_VISIBLE_DEVICES": "1"}]
+    assert gpu_shares({}, 2, ["GPU-a", "GPU-b"]) == [{name: "GPU-a"}, {name: "GPU-b"}]
+    assert gpu_shares({name: ""}, 2, ["GPU-a", "GPU-b"]) == [{}, {}], "hidden on purpose"
+    with pytest.raises(InputError, match="is not set and this machine has 3 GPUs for 2 servers"):
+        gpu_shares({}, 2, ["GPU-a", "GPU-b", "GPU-c"])
+
+
+def test_gpus_that_nobody_named_are_found_by_nvidia_smi(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """A stand-in for the tool of machines that have such GPUs."""
+    tool = tmp_path / "nvidia-smi"
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    tool.write_text('#!/bin/sh\n[ "$*" = "--query-gpu=uuid --format=csv,noheader" ] && printf "GPU-a\\nGPU-b\\n"\n')
+    tool.chmod(0o755)
+    assert nvidia_gpus() == ["GPU-a", "GPU-b"]
+    tool.write_text("#!/bin/sh\necho NVIDIA-SMI has failed\nexit 9\n")
+    assert nvidia_gpus() == []
 
 
 def test_each_server_sees_its_own_gpus(

@@ -14,6 +14,7 @@ from release.evaluation.evidence import Evidence, evidence_bytes, read_evidence,
 from release.verdict import Verdict
 from release.verification.exam import judged
 from tests.conftest import MANIFESTS
+from tests.release.evaluation.runs import cherry_picked
 from tests.release.verification.releases import Stage, part
 
 pytestmark = [pytest.mark.llama, pytest.mark.slow]
@@ -184,7 +185,52 @@ def test_scores_that_add_up_and_are_not_the_cards_are_bad_and_named(tiny: Stage)
 
 def test_evidence_of_another_file_is_bad(tiny: Stage) -> None:
     tiny.change_json(EVIDENCE, lambda evidence: evidence.update(model_sha256="0" * 64))
-    assert "which the lock does not list" in part(tiny.verify(), "evidence").reason
+    assert "the lock's Q6_K has" in part(tiny.verify(), "evidence").reason
+
+
+def test_evidence_of_another_quant_of_the_release_is_bad(tiny: Stage) -> None:
+    other = json.loads(tiny.read("reproduce/evidence/Q4_K_M.json"))
+    tiny.write(EVIDENCE, json.dumps({**other, "quant": "Q6_K"}).encode())
+    evidence = part(tiny.verify(), "evidence")
+    assert evidence.verdict is Verdict.BAD
+    assert evidence.reason.startswith(
+        f"{EVIDENCE}: is a run of a model with SHA-256 {other['model_sha256']}, the lock's Q6_K has"
+    )
+
+
+def test_evidence_of_the_right_answers_alone_is_bad(tiny: Stage) -> None:
+    whole = Evidence.model_validate_json(tiny.read(EVIDENCE))
+    tiny.write(EVIDENCE, evidence_bytes(cherry_picked(whole)))
+    evidence = part(tiny.verify(), "evidence")
+    assert evidence.verdict is Verdict.BAD
+    assert f"questions is {whole.patched_correct}, the protocol has 240" in evidence.reason
+    judgement = judged(cherry_picked(whole), whole, same_tools=False)
+    assert judgement.verdict is Verdict.BAD
+    assert "answered different questions" in judgement.reason
+
+
+def test_a_partial_run_is_bad(tiny: Stage) -> None:
+    tiny.change_json(EVIDENCE, lambda evidence: evidence.update(partial=True))
+    assert part(tiny.verify(), "evidence").reason.startswith(f"{EVIDENCE}: the run is partial")
+
+
+def test_evidence_that_its_gates_would_have_refused_is_bad(tiny: Stage) -> None:
+    def looping(evidence: Any) -> None:
+        for each in evidence["questions"]:
+            each["looping"] = True
+
+    tiny.change_json(EVIDENCE, looping)
+    assert "looping: 240 of 240 replies" in part(tiny.verify(), "evidence").reason
+
+
+def test_what_servers_elsewhere_answered_is_unknown(tiny: Stage) -> None:
+    tiny.change_json(EVIDENCE, lambda evidence: evidence.update(unverified=["model_sha256", "server.threads"]))
+    evidence = part(tiny.verify(), "evidence")
+    assert evidence.verdict is Verdict.UNKNOWN
+    assert evidence.reason.startswith(
+        f"{EVIDENCE}: its servers ran elsewhere, and nobody saw their model_sha256, server.threads;"
+    )
+    assert (TIMING, Verdict.GOOD, "") in evidence.items, "the rest is checked all the same"
 
 
 def test_a_number_that_somebody_writes_into_the_card_is_found(tiny: Stage) -> None:
