@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -61,8 +62,7 @@ def architecture_rows(base: Checkpoint, plan: Plan) -> list[tuple[str, Claim]]:
     keys = {
         "Layers": "num_hidden_layers",
         "Hidden size": "hidden_size",
-        "Expert intermediate size": "moe_intermediate_size",
-        "Dense intermediate size": "intermediate_size",
+        **_intermediate_sizes(base, config),
         "Attention heads": "num_attention_heads",
         "Key and value heads": "num_key_value_heads",
         "Head dimension": "head_dim",
@@ -80,6 +80,15 @@ def architecture_rows(base: Checkpoint, plan: Plan) -> list[tuple[str, Claim]]:
     if isinstance(types, list) and "full_attention" in types:
         rows.append(("Layers with global attention", Claim(types.count("full_attention"), "count", "config.json: layer_types")))
     return rows
+
+
+def _intermediate_sizes(base: Checkpoint, config: Mapping[str, Any]) -> dict[str, str]:
+    """Keys of the sizes of experts and of dense layers, which a config may give and the model not have."""
+    expert = next((name for name in base.tensors if (found := base.architecture.classify(name)) and not found.router), "")
+    dense = re.compile(rf"{re.escape(expert.partition('layers.')[0])}layers\.\d+\.mlp\.(?:gate|up|gate_up|down)_proj\.")
+    keys = {"Dense intermediate size": "intermediate_size"} if any(map(dense.match, base.tensors)) else {}
+    own = "moe_intermediate_size" if keys or "moe_intermediate_size" in config else "intermediate_size"
+    return {"Expert intermediate size": own, **keys}
 
 
 def file_facts(lock: Lock, prefix: str) -> list[Facts]:

@@ -14,7 +14,10 @@ from release.reported import Reported
 
 @dataclass(frozen=True)
 class Row:
-    """One line of the table; its texts are claims.  `difference` is in words, or says why a row is not compared."""
+    """One line of the table; its texts are claims.  `difference` is in words, or says why a row is not compared.
+
+    `origin` says of a reported score what was asked, where and when it was published.
+    """
 
     label: str
     quant: str
@@ -25,6 +28,7 @@ class Row:
     interval: str
     difference: str
     reported: Reported | None = None
+    origin: SourcedText | None = None
     reference: bool = False
 
 
@@ -87,6 +91,7 @@ def _reported_row(entry: Entry, reported: Reported) -> Row:
         interval="",
         difference="not reproduced here",
         reported=reported,
+        origin=SourcedText(reported.origin, where),
     )
 
 

@@ -18,6 +18,8 @@ FACTS: Mapping[str, tuple[str, ...]] = {
     "name": (),
     "base": ("name", "repo", "revision"),
     "license": (),
+    "license_inherited": (),
+    "license_link": (),
     "experts": ("base", "variant", "dropped", "change", "top_k", "layers"),
     "parameters": _SIZES,
     "tensor_bytes": _SIZES,

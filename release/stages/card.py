@@ -48,7 +48,7 @@ def _inputs(context: Context) -> Any:
     lock = draft_lock(context).to_bytes()
     quality = quality_path(context)
     measured = sha256_bytes(quality.read_bytes()) if quality.exists() else None
-    manifest = context.manifest.model_dump(by_alias=True)
+    manifest = context.manifest.model_dump(mode="json", by_alias=True)
     rebuilds = counted_rebuilds(context)
     return [sha256_bytes(lock), manifest, prose_of(context.loaded), _templates(context), libraries(), measured, rebuilds]
 
