@@ -13,6 +13,7 @@ from typing import Any
 from pruner.errors import CheckFailedError, InputError, MoeReleaseError
 from pruner.files import path_inside, sha256_file
 from release.card.compared import compared_entry, reference_of
+from release.card.facts import Facts, known_contamination
 from release.card.render import render
 from release.card.table import Entry, Row, rows
 from release.evaluation.evidence import evidence_digest, read_evidence
@@ -49,6 +50,12 @@ class Table:
     def rows(self) -> list[Row]:
         """The rows with their differences from the reference."""
         return rows(self.entries)
+
+    @property
+    def overlaps(self) -> list[Facts]:
+        """Of each release, how many questions its experts were chosen by are the exam's too."""
+        runs = {entry.label: entry.evidence for entry in reversed(self.entries) if entry.pruned and entry.evidence}
+        return [{"label": label, "contamination": known_contamination(run)} for label, run in reversed(runs.items())]
 
 
 def results_tables(manifests: Sequence[Path], work: Path) -> list[Table]:
@@ -146,7 +153,9 @@ def _own_entry(loaded: LoadedManifest, lock: Lock, quant: str, work: Path, proto
     model = lock.outputs.get(f"gguf/{loaded.content.name}-{quant}.gguf")
     if model is None or model.sha256 != evidence.model_sha256:
         raise CheckFailedError(f"{path} is of another {quant} than the lock's; evaluate the locked one")
-    return Entry(loaded.content.name, f"{loaded.content.name}: evidence/{quant}.json", evidence)
+    return Entry(
+        loaded.content.name, f"{loaded.content.name}: evidence/{quant}.json", evidence, pruned=loaded.content.prune is not None
+    )
 
 
 def _distinct(entries: Sequence[Entry]) -> tuple[Entry, ...]:
@@ -182,7 +191,7 @@ def tables_markdown(tables: Sequence[Table]) -> str:
     """Each table under the name of its protocol when there are several; reported rows have a mark and a footnote."""
     parts = []
     for table in tables:
-        text = render("results_table.md.j2", {"rows": table.rows}).strip("\n")
+        text = render("results_table.md.j2", {"rows": table.rows, "overlaps": table.overlaps}).strip("\n")
         parts.append(f"## {_title(table)}\n\n{text}" if len(tables) > 1 else text)
     return "\n\n".join(parts)
 

@@ -241,6 +241,18 @@ def contamination_facts(calibration: Sequence[str], evidence: Evidence) -> Facts
     }
 
 
+def known_contamination(evidence: Evidence) -> Facts | None:
+    """The same from the evidence alone, which has it where the release chose the experts itself."""
+    found, source = evidence.calibration, f"evidence/{evidence.quant}.json: calibration"
+    if found is None:
+        return None
+    return {
+        "overlap": Claim(len(found.overlap), "count", f"{source}.overlap"),
+        "exam": Claim(evidence.asked, "count", f"{source}: total / repeats"),
+        "calibration": Claim(found.questions, "count", f"{source}.questions"),
+    }
+
+
 def protocol_facts(protocol: Protocol, digest: str, evidence: Sequence[Evidence]) -> Facts:
     """The locked protocol, its settings and the command that starts the same server."""
     source = f"protocol {protocol.name}"

@@ -216,7 +216,8 @@ def card_texts(inputs: CardInputs, facts: Facts) -> dict[str, str]:
     manifest, name = inputs.manifest, inputs.manifest.card.prose or "prose"
     prose = prose_of(inputs.loaded)
     require_no_numbers(prose, name)
-    facts = {**facts, "prose": render_prose(prose, facts, name)}
+    overlaps = [{"label": facts["name"], "contamination": facts["contamination"]}] if inputs.evidence else []
+    facts = {**facts, "prose": render_prose(prose, facts, name), "overlaps": overlaps}
     own, results = own_templates(inputs.loaded.root, manifest.card.templates), _model_index(inputs)
     heads = [head(manifest, facts["license"], results, inputs.base_card) for head in (weights_front_matter, gguf_front_matter)]
     texts = {"README.md": heads[0] + render("weights_card.md.j2", facts, own)}

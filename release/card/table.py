@@ -42,6 +42,8 @@ class Entry:
     reported: Reported | None = None
     reference: bool = False
     foreign: LmEvalRun | None = None
+    pruned: bool = False
+    """A run of a release whose experts were chosen: by what questions, its reader must know."""
 
     @property
     def named(self) -> SourcedText:

@@ -52,7 +52,7 @@ FACTS: Mapping[str, tuple[str, ...]] = {
 """Every fact that a card has, with its parts where these are always there.  Others are None or empty without their section."""
 ENTRIES = ("weights_card.md.j2", "gguf_card.md.j2")
 """Templates that are rendered by themselves: nobody includes them."""
-ONLY_TEMPLATES = frozenset({"prose", "self", "super", "loop", "caller", "varargs", "kwargs"})
+ONLY_TEMPLATES = frozenset({"prose", "overlaps", "self", "super", "loop", "caller", "varargs", "kwargs"})
 
 
 def check_texts(loaded: LoadedManifest) -> None:

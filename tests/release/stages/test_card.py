@@ -6,10 +6,13 @@ import json
 import shutil
 from pathlib import Path
 
+import pytest
 from typer.testing import CliRunner
 
+from pruner.errors import CheckFailedError
 from release.card.lint.run import lint_file
 from release.cli import app
+from release.lock import LockedFile, read_lock, write_lock
 from tests.conftest import MANIFESTS
 from tests.small_release import NAME, write_small_release
 
@@ -100,3 +103,33 @@ def test_a_license_that_contradicts_the_base_stops_the_card(tmp_path: Path) -> N
     assert "card.license is 'apache-2.0', the base's card says 'mit'; remove it from the manifest" in str(result.exception)
     assert not (tmp_path / "work" / "card").exists()
     assert NAME in manifest.name
+
+
+@pytest.mark.parametrize("part", ["protocol", "card/README.md", "an input"])
+def test_a_card_is_rendered_of_what_is_locked_alone(tmp_path: Path, part: str) -> None:
+    manifest = small(tmp_path, ROWS)
+    work = tmp_path / "work"
+    words = [str(manifest), "--work", str(work)]
+    assert CliRunner().invoke(app, ["cut", *words, "--skip", "publish,readback"]).exit_code == 0
+    before = (work / "card" / "README.md").read_bytes()
+    path = tmp_path / f"{NAME}.lock.json"
+    lock = read_lock(path)
+    assert lock is not None
+    if part == "protocol":
+        changed = lock.model_copy(update={"inputs": lock.inputs.model_copy(update={"protocol": "0" * 64})})
+    elif part == "an input":
+        other = {"evidence.json": LockedFile(sha256="0" * 64, size=1)}
+        changed = lock.model_copy(update={"inputs": lock.inputs.model_copy(update={"files": {**lock.inputs.files, **other}})})
+    else:  # prose is written in rounds, and its card is no input of anything
+        changed = lock.model_copy(update={"outputs": {**lock.outputs, part: LockedFile(sha256="0" * 64, size=1)}})
+    write_lock(path, changed)
+    result = CliRunner().invoke(app, ["card", *words])
+    if part == "card/README.md":
+        assert result.exit_code == 0
+        return
+    assert isinstance(result.exception, CheckFailedError)
+    what = "the protocol" if part == "protocol" else "evidence.json"
+    assert f"{path.name} says otherwise of {what}, and a card is rendered of what is locked alone" in str(result.exception)
+    assert (work / "card" / "README.md").read_bytes() == before
+    write_lock(path, lock)
+    assert CliRunner().invoke(app, ["card", *words]).exit_code == 0
