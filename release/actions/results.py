@@ -33,6 +33,7 @@ COLUMNS = (
     "raw",
     "score",
     "interval",
+    "points",
     "difference",
     "reported_at",
 )
@@ -201,7 +202,7 @@ def _title(table: Table) -> str:
 
 
 def tables_json(tables: Sequence[Table]) -> str:
-    """A list of tables, each with its protocol and rows; shares are fractions of 1."""
+    """A list of tables, each with its protocol and rows; shares and points are fractions of 1."""
     return json.dumps(
         [
             {
@@ -239,6 +240,7 @@ def _record(table: Table, entry: Entry, row: Row) -> dict[str, Any]:
         "raw": round(raw_correct / total, 6) if raw_correct is not None else None,
         "score": round(correct / total, 6),
         "interval": row.interval or None,
+        "points": round(float(row.points.value), 6) if row.points else None,
         "difference": row.difference,
         "reported_at": entry.reported.origin if entry.reported else None,
     }

@@ -93,15 +93,19 @@ def test_the_transformers_snippet_of_the_card_runs(release: Release) -> None:
     assert re.search(r"The answer is \([A-D]\)", result.stdout), result.stdout
 
 
-def test_the_llama_server_line_of_the_card_is_the_protocol_word_for_word(release: Release) -> None:
-    card = (release.work / "card" / "README.md").read_text()
-    (command,) = re.findall(r"^```\n(llama-server --model .*?)^```$", card, re.DOTALL | re.MULTILINE)
+@pytest.mark.parametrize(
+    ("name", "model"),
+    [("README.md", ["--model", "MODEL"]), ("README.gguf.md", ["-hf", "moe-release/tiny-gemma4-4e-GGUF:Q6_K"])],
+)
+def test_the_llama_server_line_of_the_card_is_the_protocol_word_for_word(release: Release, name: str, model: list[str]) -> None:
+    card = (release.work / "card" / name).read_text()
+    (command,) = re.findall(r"^```\n(llama-server [^\n]*\\\n.*?)^```$", card, re.DOTALL | re.MULTILINE)
     shell = subprocess.run(
         ["bash", "-c", f"llama-server() {{ printf '%s\\0' \"$@\"; }}\n{command}"], capture_output=True, check=True
     )
     words = shell.stdout.decode().split("\0")[:-1]
     protocol = load_protocol(MANIFESTS / "protocols" / "tiny-exam.yaml", MANIFESTS)
-    assert words == ["--model", "MODEL", *server_flags(protocol)]
+    assert words == [*model, *server_flags(protocol)]
 
 
 def test_outcomes_add_up_and_every_claim_has_a_source(release: Release) -> None:
