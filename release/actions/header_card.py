@@ -98,7 +98,8 @@ def _place(row: Compare) -> str:
     return " and ".join(file.path for file in row.files)
 
 
-def _method(known: bool, context: Context) -> str:  # noqa: FBT001  # the one question that decides it
+def _method(known: bool, context: Context) -> SourcedText:  # noqa: FBT001  # the one question that decides it
     if context.prune.analysis is not None:
-        return f"{context.prune.ranking.method}, over statistics that are still to be measured"
-    return "a pinned drop map" if known else "a drop map that is not here"
+        said = f"{context.prune.ranking.method}, over statistics that are still to be measured"
+        return SourcedText(said, "manifest.yaml: prune.ranking")
+    return SourcedText("a pinned drop map" if known else "a drop map that is not here", "manifest.yaml: prune.drop_map")

@@ -162,16 +162,16 @@ def license_facts(license_text: SourcedText | None, base_card: BaseCard) -> Fact
     }
 
 
-def _method(manifest: Manifest) -> str:
+def _method(manifest: Manifest) -> SourcedText:
     """The ranking with its parameters, or that the map was pinned."""
     prune = manifest.prune
     if prune is None or prune.analysis is None:
-        return "a pinned drop map"
+        return SourcedText("a pinned drop map", "manifest.yaml: prune.drop_map")
     parameters = prune.ranking.model_dump(exclude={"method"}, exclude_none=True)
     words = [
         f"with {name.replace('_', ' ')}" if isinstance(value, dict) else f"{name} {value}" for name, value in parameters.items()
     ]
-    return ", ".join([prune.ranking.method, *words])
+    return SourcedText(", ".join([prune.ranking.method, *words]), "drop_map.json: ranking")
 
 
 def question_of(manifest: Manifest) -> str:
