@@ -22,6 +22,7 @@ The GGUF repository carries `reproduce/SHA256SUMS` alone: digests of its own fil
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from pruner.errors import InputError
@@ -94,28 +95,23 @@ def reproduce_files(loaded: LoadedManifest, made: dict[str, Path]) -> dict[str, 
     return files
 
 
-def page(manifest: Manifest) -> str:
-    """`reproduce/README.md`: three commands, to be typed in a copy of the repository."""
-    base = f"hf://{manifest.base.repo}@{manifest.base.revision}" if manifest.base.repo else "BASE_FOLDER"
-    publish = manifest.publish
-    target = f"hf://{publish.weights}{f'@{publish.tag}' if publish.tag else ''}" if publish else "."
-    layout = f"--max-shard-size {manifest.weights.max_shard_size} --metadata {manifest.weights.metadata}"
-    return f"""# How to reproduce {manifest.name}
+def page(manifest: Manifest, own: Mapping[str, str] | None = None) -> str:
+    """`reproduce/README.md`: three commands, to be typed in a copy of the repository.
 
-The weights are bytes of {manifest.base.label}: no GPU and no torch are needed (`pip install moe-release`).{_where(manifest)}
+    Args:
+        manifest: of the release.
+        own: templates of the person who publishes, by name.
 
-Build them again, compare with what was published, and prove the published ones without writing anything:
+    Raises:
+        InputError: their own page asks for something that it does not get.
+    """
+    from release.card.render import render  # the others need no jinja
 
-```
-moe-release prune {base} reproduce/drop_map.json rebuilt {layout}
-(cd rebuilt && sha256sum --check ../reproduce/SHA256SUMS)
-moe-release prove {target} --base {base}
-```
-
-`manifest.yaml` declares the whole release, `lock.json` holds the digest of every input and output. Questions of exams and
-calibration sets are not here, since they may not be copied; the lock has their digests.
-"""
-
-
-def _where(manifest: Manifest) -> str:
-    return "" if manifest.base.repo else f" `BASE_FOLDER` is your copy of {manifest.base.label}."
+    base, publish, weights = manifest.base, manifest.publish, manifest.weights
+    facts = {
+        "name": manifest.name,
+        "base": {"name": base.label, "repo": base.repo, "revision": base.revision},
+        "publish": {"weights": publish.weights, "gguf": publish.gguf, "tag": publish.tag} if publish else None,
+        "layout": {"max_shard_size": str(weights.max_shard_size), "metadata": weights.metadata},
+    }
+    return render("reproduce.md.j2", facts, own or {})

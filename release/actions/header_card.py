@@ -10,13 +10,13 @@ from release.actions.plan_report import counted_map, known_map
 from release.card.claims import CONFIDENCE, Claim, SourcedText, claims_in
 from release.card.compared import compared_entry
 from release.card.facts import Facts, earlier_facts, statistics_facts, weight_facts
-from release.card.front_matter import weights_front_matter
-from release.card.inputs import earlier_maps, question_of
+from release.card.front_matter import NO_CARD, license_of, weights_front_matter
+from release.card.inputs import earlier_maps, license_facts, named_facts
 from release.card.prose import require_no_numbers
 from release.card.render import own_templates, render, render_prose
 from release.card.table import rows
 from release.context import Context
-from release.manifest import PinnedFile
+from release.manifest import Compare, PinnedFile
 from release.stages.preflight import check_inputs, not_buildable
 from release.stages.prune import plan_of
 
@@ -66,17 +66,16 @@ def header_facts(context: Context) -> Facts:
         unknown.append("the experts have not been measured, so there is no drop map yet")
     if manifest.card.license is None:
         unknown.append("the license is UNKNOWN: it is read from the base's own card")
+    unknown += [f"the score of {row.label} is left out: it is of a run, {_place(row)}" for row in manifest.compare if row.files]
     plan = plan_of(context, drop_map or counted_map(context))
     entries = [compared_entry(context.loaded, None, row) for row in manifest.compare if row.reported]
     experts = context.base.architecture.experts
     return {
-        "name": manifest.name,
-        "base": {"name": manifest.base.label, "repo": manifest.base.repo, "revision": manifest.base.revision},
-        "license": manifest.card.license,
+        **named_facts(manifest),
+        **license_facts(license_of(manifest, NO_CARD), NO_CARD),
         "draft": {"unknown": [SourcedText(reason, "manifest.yaml") for reason in unknown]},
         "publish": None,
         "prose": "",
-        "question": question_of(manifest),
         "confidence": CONFIDENCE,
         "drop_map_digest": Claim(drop_map.digest, "digest", "the pinned drop map") if drop_map else None,
         "statistics": statistics_facts(drop_map) if drop_map else None,
@@ -94,7 +93,13 @@ def header_facts(context: Context) -> Facts:
     }
 
 
-def _method(known: bool, context: Context) -> str:  # noqa: FBT001  # the one question that decides it
+def _place(row: Compare) -> str:
+    """Where the files of a run stand."""
+    return " and ".join(file.path for file in row.files)
+
+
+def _method(known: bool, context: Context) -> SourcedText:  # noqa: FBT001  # the one question that decides it
     if context.prune.analysis is not None:
-        return f"{context.prune.ranking.method}, over statistics that are still to be measured"
-    return "a pinned drop map" if known else "a drop map that is not here"
+        said = f"{context.prune.ranking.method}, over statistics that are still to be measured"
+        return SourcedText(said, "manifest.yaml: prune.ranking")
+    return SourcedText("a pinned drop map" if known else "a drop map that is not here", "manifest.yaml: prune.drop_map")

@@ -13,13 +13,15 @@ from typing import Any
 from pruner.errors import CheckFailedError, InputError, MoeReleaseError
 from pruner.files import path_inside, sha256_file
 from release.card.compared import compared_entry, reference_of
+from release.card.facts import Facts, known_contamination
 from release.card.render import render
 from release.card.table import Entry, Row, rows
 from release.evaluation.evidence import evidence_digest, read_evidence, require_complete
 from release.evaluation.gates import require_reference
 from release.evaluation.protocol import Protocol, load_protocol, protocol_digest
-from release.lock import Lock, read_committed_lock
+from release.lock import Lock, differences, read_committed_lock, read_lock
 from release.manifest import LoadedManifest, load_manifest
+from release.stages.lock import changed_inputs
 
 COLUMNS = (
     "protocol",
@@ -31,6 +33,7 @@ COLUMNS = (
     "raw",
     "score",
     "interval",
+    "points",
     "difference",
     "reported_at",
 )
@@ -38,9 +41,9 @@ COLUMNS = (
 
 @dataclass(frozen=True)
 class Table:
-    """Rows that may be compared: all of one protocol, or all reported by others (then there is no protocol)."""
+    """Rows that may be compared: all of one protocol, by name and digest, or all reported by others (then there is none)."""
 
-    protocol: Protocol | None
+    protocol: str | None
     digest: str | None
     entries: tuple[Entry, ...]
 
@@ -48,6 +51,12 @@ class Table:
     def rows(self) -> list[Row]:
         """The rows with their differences from the reference."""
         return rows(self.entries)
+
+    @property
+    def overlaps(self) -> list[Facts]:
+        """Of each release, how many questions its experts were chosen by are the exam's too."""
+        runs = {entry.label: entry.evidence for entry in reversed(self.entries) if entry.pruned and entry.evidence}
+        return [{"label": label, "contamination": known_contamination(run)} for label, run in reversed(runs.items())]
 
 
 def results_tables(manifests: Sequence[Path], work: Path) -> list[Table]:
@@ -61,23 +70,32 @@ def results_tables(manifests: Sequence[Path], work: Path) -> list[Table]:
         CheckFailedError: evidence is missing or is not what a lock says, or the same row is given twice and differently.
         InputError: a manifest or a file that it names cannot be used.
     """
-    found: dict[str | None, tuple[Protocol | None, list[Entry]]] = {}
+    found: dict[str | None, tuple[str | None, list[Entry]]] = {}
     missing: list[str] = []
     for path in manifests:
         loaded = load_manifest(path)
         protocol = _protocol(loaded)
-        digest = protocol_digest(protocol) if protocol else None
-        entries = found.setdefault(digest, (protocol, []))[1]
         try:
-            entries.extend(_entries(loaded, protocol, work / loaded.content.name))
+            entries = list(_entries(loaded, protocol, work / loaded.content.name))
         except MoeReleaseError as error:
             missing.append(f"{loaded.content.name}: {error}")
+            continue
+        for entry in entries:
+            name, digest = _compared_under(entry, protocol)
+            found.setdefault(digest, (name, []))[1].append(entry)
     if missing:
         raise CheckFailedError("no table: " + "; ".join(missing))
-    tables = [Table(protocol, digest, _distinct(entries)) for digest, (protocol, entries) in found.items() if entries]
+    tables = [Table(name, digest, _distinct(entries)) for digest, (name, entries) in found.items()]
     if not tables:
         raise CheckFailedError("no table: these manifests evaluate nothing and compare with nothing")
     return tables
+
+
+def _compared_under(entry: Entry, protocol: Protocol | None) -> tuple[str | None, str | None]:
+    """Name and digest of the protocol in whose table a row stands: the manifest's, without one that of its evidence."""
+    if protocol is not None:
+        return protocol.name, protocol_digest(protocol)
+    return (entry.evidence.protocol, entry.evidence.protocol_digest) if entry.evidence else (None, None)
 
 
 def _protocol(loaded: LoadedManifest) -> Protocol | None:
@@ -93,11 +111,31 @@ def _entries(loaded: LoadedManifest, protocol: Protocol | None, work: Path) -> I
         return
     if loaded.content.prune and protocol.gates.reference:
         require_reference(protocol, reference_of(loaded))
-    lock = read_committed_lock(loaded.lock_path)
-    if lock is None:
-        raise CheckFailedError(f"{loaded.lock_path.name} is missing; cut the release first")
+    lock = _lock(loaded, work)
     for quant in loaded.content.eval.quants:
         yield _own_entry(loaded, lock, quant, work, protocol)
+
+
+def _lock(loaded: LoadedManifest, work: Path) -> Lock:
+    """The lock beside the manifest; that of the work folder where there is none yet, or where other tools explain what differs.
+
+    Raises:
+        CheckFailedError: there is neither.
+    """
+    committed, made = read_committed_lock(loaded.lock_path), read_lock(work / "lock.json")
+    if made is not None and (committed is None or _explained(committed, made)):
+        return made
+    if committed is None:
+        raise CheckFailedError(
+            f"{loaded.lock_path.name} is missing, and {work} holds no lock.json; cut or rehearse the release first"
+        )
+    return committed
+
+
+def _explained(committed: Lock, made: Lock) -> bool:
+    """Whether a build is one that `cut` lets pass: of the same inputs, and other only where other tools made it."""
+    changed = differences(committed.outputs, made.outputs)
+    return not changed_inputs(committed, made) and all(each.explained for each in changed)
 
 
 def _own_entry(loaded: LoadedManifest, lock: Lock, quant: str, work: Path, protocol: Protocol) -> Entry:
@@ -116,16 +154,17 @@ def _own_entry(loaded: LoadedManifest, lock: Lock, quant: str, work: Path, proto
     if evidence.quant != quant or evidence.model_sha256 != lock.quant_digest(quant):
         raise CheckFailedError(f"{path} is of another {quant} than the lock's; evaluate the locked one")
     require_complete(evidence, protocol, str(path))
-    return Entry(loaded.content.name, f"{loaded.content.name}: evidence/{quant}.json", evidence)
+    return Entry(
+        loaded.content.name, f"{loaded.content.name}: evidence/{quant}.json", evidence, pruned=loaded.content.prune is not None
+    )
 
 
 def _distinct(entries: Sequence[Entry]) -> tuple[Entry, ...]:
-    """Each row once.  The same model cannot be reported twice with different counts, and there is one reference."""
-    found: dict[tuple[str, str, str], Entry] = {}
+    """Each row once.  One source cannot report a model twice with different counts, and there is one reference."""
+    found: dict[tuple[str | None, ...], Entry] = {}
     for entry in entries:
         what = "reported" if entry.reported else "lm-eval" if entry.foreign else "run"
-        quant = entry.evidence.quant if entry.evidence else ""
-        key = (entry.label, what, quant)
+        key = (entry.label, what, *_asked(entry))
         known = found.get(key)
         if known is not None and _content(known) != _content(entry):
             raise CheckFailedError(f"no table: {entry.label} stands in two manifests with different results; make them agree")
@@ -134,6 +173,13 @@ def _distinct(entries: Sequence[Entry]) -> tuple[Entry, ...]:
     if len(references) > 1:
         raise CheckFailedError("no table: the manifests take differences from different references; give all the same one")
     return tuple(found.values())
+
+
+def _asked(entry: Entry) -> tuple[str | None, ...]:
+    """What tells one score of a model from another: its quant, and of a reported one the exam and the source."""
+    if entry.reported:
+        return entry.reported.quant, entry.reported.exam, entry.reported.url
+    return (entry.evidence.quant if entry.evidence else None,)
 
 
 def _content(entry: Entry) -> str:
@@ -146,21 +192,21 @@ def tables_markdown(tables: Sequence[Table]) -> str:
     """Each table under the name of its protocol when there are several; reported rows have a mark and a footnote."""
     parts = []
     for table in tables:
-        text = render("results_table.md.j2", {"rows": table.rows}).strip("\n")
+        text = render("results_table.md.j2", {"rows": table.rows, "overlaps": table.overlaps}).strip("\n")
         parts.append(f"## {_title(table)}\n\n{text}" if len(tables) > 1 else text)
     return "\n\n".join(parts)
 
 
 def _title(table: Table) -> str:
-    return f"Protocol `{table.protocol.name}` ({(table.digest or '')[:12]})" if table.protocol else "Reported by others"
+    return f"Protocol `{table.protocol}` ({(table.digest or '')[:12]})" if table.protocol else "Reported by others"
 
 
 def tables_json(tables: Sequence[Table]) -> str:
-    """A list of tables, each with its protocol and rows; shares are fractions of 1."""
+    """A list of tables, each with its protocol and rows; shares and points are fractions of 1."""
     return json.dumps(
         [
             {
-                "protocol": table.protocol.name if table.protocol else None,
+                "protocol": table.protocol,
                 "protocol_digest": table.digest,
                 "rows": [_record(table, entry, row) for entry, row in zip(table.entries, table.rows, strict=True)],
             }
@@ -185,7 +231,7 @@ def tables_csv(tables: Sequence[Table]) -> str:
 def _record(table: Table, entry: Entry, row: Row) -> dict[str, Any]:
     total, raw_correct, correct = _counts(entry)
     return {
-        "protocol": table.protocol.name if table.protocol else None,
+        "protocol": table.protocol,
         "model": entry.label,
         "quant": row.quant or None,
         "total": total,
@@ -194,6 +240,7 @@ def _record(table: Table, entry: Entry, row: Row) -> dict[str, Any]:
         "raw": round(raw_correct / total, 6) if raw_correct is not None else None,
         "score": round(correct / total, 6),
         "interval": row.interval or None,
+        "points": round(float(row.points.value), 6) if row.points else None,
         "difference": row.difference,
         "reported_at": entry.reported.origin if entry.reported else None,
     }

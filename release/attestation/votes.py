@@ -38,7 +38,9 @@ class Counts:
     @property
     def text(self) -> str:
         """In words."""
-        return f"rebuilt by {len(self.good)} independent parties, {len(self.bad)} report BAD"
+        parties = "party" if len(self.good) == 1 else "parties"
+        report = "reports" if len(self.bad) == 1 else "report"
+        return f"rebuilt by {len(self.good)} independent {parties}, {len(self.bad)} {report} BAD"
 
 
 @dataclass(frozen=True)

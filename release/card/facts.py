@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -24,7 +25,7 @@ from release.reports.maps import difference
 Facts = dict[str, Any]
 
 
-def weight_facts(base: Checkpoint, plan: Plan, method: str) -> Facts:
+def weight_facts(base: Checkpoint, plan: Plan, method: SourcedText) -> Facts:
     """Experts, parameters and bytes of base and variant, with one difference each."""
     headers, planned = "headers of the base", "headers of the variant"
 
@@ -50,19 +51,20 @@ def weight_facts(base: Checkpoint, plan: Plan, method: str) -> Facts:
         "parameters": pair("parameters", base.parameters, plan.total_parameters),
         "tensor_bytes": pair("bytes", base.tensor_bytes, plan.total_bytes),
         "shards": Claim(len(plan.shards), "count", "model.safetensors.index.json"),
-        "method": Claim(method, "text", "drop_map.json: ranking"),
+        "method": method,
         "architecture": architecture_rows(base, plan),
     }
 
 
 def architecture_rows(base: Checkpoint, plan: Plan) -> list[tuple[str, Claim]]:
     """Rows of the architecture table from config.json; a key that the model does not have is left out."""
-    config: Mapping[str, Any] = base.config.get("text_config", base.config) if base.architecture.nested else base.config
+    nested = base.architecture.nested and "text_config" in base.config
+    config: Mapping[str, Any] = base.config["text_config"] if nested else base.config
+    place = f"config.json: {'text_config.' if nested else ''}"
     keys = {
         "Layers": "num_hidden_layers",
         "Hidden size": "hidden_size",
-        "Expert intermediate size": "moe_intermediate_size",
-        "Dense intermediate size": "intermediate_size",
+        **_intermediate_sizes(base, config),
         "Attention heads": "num_attention_heads",
         "Key and value heads": "num_key_value_heads",
         "Head dimension": "head_dim",
@@ -72,14 +74,21 @@ def architecture_rows(base: Checkpoint, plan: Plan) -> list[tuple[str, Claim]]:
     rows = [("Experts per layer", Claim(plan.experts, "count", "config.json"))]
     rows.append(("Experts per token", Claim(base.architecture.top_k, "count", "config.json")))
     rows += [
-        (title, Claim(config[key], "count", f"config.json: {key}"))
-        for title, key in keys.items()
-        if isinstance(config.get(key), int)
+        (title, Claim(config[key], "count", f"{place}{key}")) for title, key in keys.items() if isinstance(config.get(key), int)
     ]
     types = config.get("layer_types")
     if isinstance(types, list) and "full_attention" in types:
-        rows.append(("Layers with global attention", Claim(types.count("full_attention"), "count", "config.json: layer_types")))
+        rows.append(("Layers with global attention", Claim(types.count("full_attention"), "count", f"{place}layer_types")))
     return rows
+
+
+def _intermediate_sizes(base: Checkpoint, config: Mapping[str, Any]) -> dict[str, str]:
+    """Keys of the sizes of experts and of dense layers, which a config may give and the model not have."""
+    expert = next((name for name in base.tensors if (found := base.architecture.classify(name)) and not found.router), "")
+    dense = re.compile(rf"{re.escape(expert.partition('layers.')[0])}layers\.\d+\.mlp\.(?:gate|up|gate_up|down)_proj\.")
+    keys = {"Dense intermediate size": "intermediate_size"} if any(map(dense.match, base.tensors)) else {}
+    own = "moe_intermediate_size" if keys or "moe_intermediate_size" in config else "intermediate_size"
+    return {"Expert intermediate size": own, **keys}
 
 
 def file_facts(lock: Lock, prefix: str) -> list[Facts]:
@@ -126,13 +135,14 @@ def quality_facts(quality: Quality, names: Sequence[str]) -> Facts:
     """How far each quant, in the manifest's order, is from the unquantized GGUF, with standard errors, and on what text."""
     rows = []
     for name, quant in ((name, quality.quants[name]) for name in names):
+        place = f"quality.json: quants.{name}.divergence"
         found = {"kl_divergence": quant.divergence.kl_divergence, "perplexity": quant.divergence.perplexity}
         rows.append(
             {
                 "name": Claim(name, "text", "quality.json"),
                 "size": Claim(quant.size, "bytes", f"quality.json: quants.{name}.size"),
-                "same_top": Claim(quant.divergence.same_top.value, "share", f"quality.json: quants.{name}.same_top"),
-                **{key: _estimate(each, f"quality.json: quants.{name}.{key}") for key, each in found.items()},
+                "same_top": Claim(quant.divergence.same_top.value, "share", f"{place}.same_top.value"),
+                **{key: _estimate(each, f"{place}.{key}") for key, each in found.items()},
             }
         )
     text = quality.text
@@ -167,7 +177,7 @@ def imatrix_facts(summary: ImatrixSummary) -> Facts:
 
 def self_test_facts(tested: SelfTest, summaries: Mapping[str, Mapping[str, Any]]) -> Facts:
     """Whether the quants may be called bit-identical: only when the toolchain met the golden digests of every type in them."""
-    source = "lock.json: tools: golden self-test"
+    source = "lock.json: inputs.tools.golden self-test"
     types = {kind for summary in summaries.values() for kind in summary["types"]}
     return {
         "bit_exact": tested.covers(types),
@@ -181,7 +191,7 @@ def _origin(cut_from: Mapping[str, Any] | None, source: str) -> Facts:
         return {"cut_from": None}
     return {
         "cut_from": Claim(cut_from["label"], "text", source),
-        "cut_from_sha256": Claim(cut_from["sha256"], "digest", f"lock.json: inputs.files.{cut_from['label']}"),
+        "cut_from_sha256": Claim(cut_from["sha256"], "digest", f"lock.json: inputs.files.{cut_from['label']}.sha256"),
         "cut_notes": [Claim(note, "text", "metadata of the base's GGUF") for note in cut_from["notes"]],
     }
 
@@ -211,7 +221,7 @@ def run_facts(evidence: Evidence, options: int) -> Facts:
         "low": Claim(evidence.patched_interval.low, "share", f"{source}: patched_interval"),
         "high": Claim(evidence.patched_interval.high, "share", f"{source}: patched_interval"),
         "luck": Claim(evidence.patched_luck, "number", f"{source}: patched_luck"),
-        "chance": None if chance is None else Claim(chance, "probability", f"{source}: binomial tail"),
+        "chance": None if chance is None else Claim(chance, "probability", f"{source}: patched_right / patched"),
         "unverified": [Claim(name, "text", f"{source}: unverified") for name in evidence.unverified],
         "outcomes": [
             (name, Claim(number, "count", f"{source}: outcomes.{name}")) for name, number in evidence.outcomes.items()
@@ -232,23 +242,39 @@ def contamination_facts(calibration: Sequence[str], evidence: Evidence) -> Facts
     }
 
 
+def known_contamination(evidence: Evidence) -> Facts | None:
+    """The same from the evidence alone, which has it where the release chose the experts itself."""
+    found, source = evidence.calibration, f"evidence/{evidence.quant}.json: calibration"
+    if found is None:
+        return None
+    return {
+        "overlap": Claim(len(found.overlap), "count", f"{source}.overlap"),
+        "exam": Claim(evidence.asked, "count", f"{source}: total / repeats"),
+        "calibration": Claim(found.questions, "count", f"{source}.questions"),
+    }
+
+
 def protocol_facts(protocol: Protocol, digest: str, evidence: Sequence[Evidence]) -> Facts:
     """The locked protocol, its settings and the command that starts the same server."""
-    source = f"protocol {protocol.name}"
-    settings = [(key.replace("_", " "), Claim(str(value), "text", source)) for key, value in _settings(protocol).items()]
+    source = "protocol.yaml"
+    run = f"evidence/{evidence[0].quant}.json: toolchain_commit" if evidence else ""
+
+    def text(value: object, place: str) -> Claim:
+        return Claim(str(value), "text", f"{source}: {place}")
+
     return {
-        "name": Claim(protocol.name, "text", source),
+        "name": text(protocol.name, "name"),
         "digest": Claim(digest, "digest", source),
-        "task": Claim(protocol.task.name, "text", source),
-        "task_version": Claim(str(protocol.task.version), "text", source),
-        "filter": Claim(protocol.task.filter, "text", source),
-        "metric": Claim(protocol.task.metric, "text", source),
-        "lm_eval": Claim(protocol.lm_eval, "text", source),
-        "patch": Claim(protocol.patch.method if protocol.patch else "none", "text", source),
-        "patch_outcomes": [Claim(name, "text", source) for name in protocol.patch.outcomes] if protocol.patch else [],
-        "settings": settings,
-        "server": SourcedText(command_line(server_flags(protocol)), f"{source}: server and sampling"),
-        "toolchain": Claim(evidence[0].toolchain_commit, "digest", "evidence: toolchain_commit") if evidence else None,
+        "task": text(protocol.task.name, "task.name"),
+        "task_version": text(protocol.task.version, "task.version"),
+        "filter": text(protocol.task.filter, "task.filter"),
+        "metric": text(protocol.task.metric, "task.metric"),
+        "lm_eval": text(protocol.lm_eval, "lm_eval"),
+        "patch": text(protocol.patch.method, "patch.method") if protocol.patch else text("none", "patch"),
+        "patch_outcomes": [text(name, "patch.outcomes") for name in protocol.patch.outcomes] if protocol.patch else [],
+        "settings": [(_label(place), text(value, place)) for place, value in _settings(protocol).items()],
+        "server": SourcedText(command_line(server_flags(protocol)), f"{source}: server and {source}: sampling"),
+        "toolchain": Claim(evidence[0].toolchain_commit, "digest", run) if evidence else None,
     }
 
 
@@ -269,8 +295,8 @@ def statistics_facts(drop_map: DropMap) -> Facts | None:
         return None
     source = "drop_map.json: statistics"
     return {
-        "questions": Claim(said["questions"], "count", source),
-        "digest": Claim(said["sha256"], "digest", source),
+        "questions": Claim(said["questions"], "count", f"{source}.questions"),
+        "digest": Claim(said["sha256"], "digest", f"{source}.sha256"),
     }
 
 
@@ -315,18 +341,21 @@ def rebuild_facts(good: int, bad: int) -> Facts:
 
 
 def _settings(protocol: Protocol) -> dict[str, Any]:
-    server = protocol.server.model_dump()
-    names = ("context", "slots", "threads", "reasoning_format", "reasoning_budget", "prompt_cache")
-    sampling = protocol.sampling.model_dump()
-    chosen = ("temperature", "top_p", "top_k", "min_p", "dry_multiplier", "repeat_penalty", "seed")
+    """What a card shows of a protocol, by its place there."""
+    server = ("context", "slots", "threads", "reasoning_format", "reasoning_budget", "prompt_cache")
+    sampling = ("temperature", "top_p", "top_k", "min_p", "dry_multiplier", "repeat_penalty", "seed")
     pins = {
-        "chat template": protocol.chat.template_sha256,
-        "tokenizer": protocol.chat.tokenizer_sha256,
-        "llama.cpp": protocol.server.llama_cpp_commit,
+        "chat.template_sha256": protocol.chat.template_sha256,
+        "chat.tokenizer_sha256": protocol.chat.tokenizer_sha256,
+        "server.llama_cpp_commit": protocol.server.llama_cpp_commit,
     }
     return {
-        **{name: server[name] for name in names},
+        **{f"server.{name}": getattr(protocol.server, name) for name in server},
         "max_tokens": protocol.max_tokens,
-        **{name: sampling[name] for name in chosen},
-        **{name: f"pinned: {pin[:12]}" if pin else "not pinned" for name, pin in pins.items()},
+        **{f"sampling.{name}": getattr(protocol.sampling, name) for name in sampling},
+        **{place: pin[:12] if pin else "not pinned" for place, pin in pins.items()},
     }
+
+
+def _label(place: str) -> str:
+    return place.rpartition(".")[2].replace("_", " ")

@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from pruner.checkpoint import Checkpoint
 from pruner.drop_map import DropMap, read_drop_map
 from pruner.plan import Plan
-from release.card.claims import CONFIDENCE, Claim
+from release.card.claims import CONFIDENCE, Claim, SourcedText
 from release.card.compared import compared_entry
 from release.card.facts import (
     Facts,
@@ -28,7 +29,7 @@ from release.card.facts import (
     statistics_facts,
     weight_facts,
 )
-from release.card.front_matter import gguf_front_matter, license_of, weights_front_matter
+from release.card.front_matter import BaseCard, gguf_front_matter, license_of, read_base_card, weights_front_matter
 from release.card.metadata import eval_results
 from release.card.prose import require_no_numbers
 from release.card.render import own_templates, render, render_prose
@@ -76,6 +77,12 @@ class CardInputs:
         """The manifest's content."""
         return self.loaded.content
 
+    @cached_property
+    def base_card(self) -> BaseCard:
+        """What the base's own card says."""
+        base = self.manifest.base
+        return read_base_card(self.base.source, base.repo, base.revision)
+
 
 def facts_of(inputs: CardInputs) -> Facts:
     """Every fact that a template may print.
@@ -85,20 +92,17 @@ def facts_of(inputs: CardInputs) -> Facts:
     """
     manifest, drop_map = inputs.manifest, inputs.drop_map
     facts: Facts = {
-        "name": manifest.name,
-        "base": {"name": manifest.base.label, "repo": manifest.base.repo, "revision": manifest.base.revision},
-        "license": license_of(manifest, inputs.base.source),
+        **named_facts(manifest),
+        **license_facts(license_of(manifest, inputs.base_card), inputs.base_card),
         "layout": {
             "max_shard_size": Claim(str(manifest.weights.max_shard_size), "text", "manifest.yaml: weights.max_shard_size"),
             "metadata": Claim(manifest.weights.metadata, "text", "manifest.yaml: weights.metadata"),
         },
-        "publish": manifest.publish.model_dump() if manifest.publish else None,
         "drop_map_digest": Claim(drop_map.digest, "digest", "drop_map.json: digest"),
         "statistics": statistics_facts(drop_map),
         "files": file_facts(inputs.lock, "weights/"),
-        "tools": inputs.lock.inputs.tools,
+        "tools": {key: SourcedText(tool, f"lock.json: inputs.tools.{key}") for key, tool in inputs.lock.inputs.tools.items()},
         "draft": None,
-        "question": question_of(manifest),
         "confidence": CONFIDENCE,
         "earlier": earlier_facts(drop_map, inputs.base.architecture.experts, earlier_maps(inputs.loaded)),
         "prior": prior_facts(inputs.prior),
@@ -110,7 +114,7 @@ def facts_of(inputs: CardInputs) -> Facts:
         "quality": None,
         "calibration": None,
         "runs": [],
-        "rows": [],
+        "rows": rows(table_entries(inputs)),
         "protocol": None,
         "contamination": None,
         **weight_facts(inputs.base, inputs.plan, _method(manifest)),
@@ -128,16 +132,46 @@ def facts_of(inputs: CardInputs) -> Facts:
     return facts
 
 
-def _method(manifest: Manifest) -> str:
+def named_facts(manifest: Manifest) -> Facts:
+    """What the manifest calls things.  Names may hold digits, so they are claims too."""
+    base, publish = manifest.base, manifest.publish
+    published = {"weights": publish.weights, "gguf": publish.gguf, "tag": publish.tag} if publish else {}
+    return {
+        "name": SourcedText(manifest.name, "manifest.yaml: name"),
+        "base": {
+            "name": SourcedText(base.label, "manifest.yaml: base"),
+            "repo": _sourced(base.repo, "base.repo"),
+            "revision": _sourced(base.revision, "base.revision"),
+        },
+        "publish": {key: _sourced(each, f"publish.{key}") for key, each in published.items()} or None,
+        "question": question_of(manifest),
+    }
+
+
+def _sourced(text: str | None, place: str) -> SourcedText | None:
+    return None if text is None else SourcedText(text, f"manifest.yaml: {place}")
+
+
+def license_facts(license_text: SourcedText | None, base_card: BaseCard) -> Facts:
+    """The license, whether the base's own card names it, and where its text stands."""
+    link = base_card.license_link
+    return {
+        "license": license_text,
+        "license_inherited": base_card.license is not None,
+        "license_link": SourcedText(link, "README.md of the base: license_link") if link else None,
+    }
+
+
+def _method(manifest: Manifest) -> SourcedText:
     """The ranking with its parameters, or that the map was pinned."""
     prune = manifest.prune
     if prune is None or prune.analysis is None:
-        return "a pinned drop map"
+        return SourcedText("a pinned drop map", "manifest.yaml: prune.drop_map")
     parameters = prune.ranking.model_dump(exclude={"method"}, exclude_none=True)
     words = [
         f"with {name.replace('_', ' ')}" if isinstance(value, dict) else f"{name} {value}" for name, value in parameters.items()
     ]
-    return ", ".join([prune.ranking.method, *words])
+    return SourcedText(", ".join([prune.ranking.method, *words]), "drop_map.json: ranking")
 
 
 def question_of(manifest: Manifest) -> str:
@@ -152,11 +186,9 @@ def earlier_maps(loaded: LoadedManifest) -> dict[str, DropMap]:
 
 def table_entries(inputs: CardInputs) -> list[Entry]:
     """What the rows of the results table are made of: those of other variants first, then this one's quants."""
-    if inputs.protocol is None:
-        return []
-    protocol, manifest = inputs.protocol, inputs.manifest
+    manifest = inputs.manifest
     own = [Entry(manifest.name, f"evidence/{quant}.json", evidence) for quant, evidence in inputs.evidence.items()]
-    return [*(compared_entry(inputs.loaded, protocol, row) for row in manifest.compare), *own]
+    return [*(compared_entry(inputs.loaded, inputs.protocol, row) for row in manifest.compare), *own]
 
 
 def _evaluation(inputs: CardInputs, protocol: Protocol) -> Facts:
@@ -164,7 +196,6 @@ def _evaluation(inputs: CardInputs, protocol: Protocol) -> Facts:
     calibration = inputs.calibration
     return {
         "runs": [run_facts(evidence, len(protocol.data.option_columns)) for evidence in found.values()],
-        "rows": rows(table_entries(inputs)),
         "protocol": protocol_facts(protocol, protocol_digest(protocol), list(found.values())),
         "contamination": contamination_facts(calibration, next(iter(found.values()))) if calibration and found else None,
     }
@@ -185,12 +216,14 @@ def card_texts(inputs: CardInputs, facts: Facts) -> dict[str, str]:
     manifest, name = inputs.manifest, inputs.manifest.card.prose or "prose"
     prose = prose_of(inputs.loaded)
     require_no_numbers(prose, name)
-    facts = {**facts, "prose": render_prose(prose, facts, name)}
+    overlaps = [{"label": facts["name"], "contamination": facts["contamination"]}] if inputs.evidence else []
+    facts = {**facts, "prose": render_prose(prose, facts, name), "overlaps": overlaps}
     own, results = own_templates(inputs.loaded.root, manifest.card.templates), _model_index(inputs)
-    texts = {"README.md": weights_front_matter(manifest, facts["license"], results) + render("weights_card.md.j2", facts, own)}
+    heads = [head(manifest, facts["license"], results, inputs.base_card) for head in (weights_front_matter, gguf_front_matter)]
+    texts = {"README.md": heads[0] + render("weights_card.md.j2", facts, own)}
     if manifest.gguf:
-        texts["README.gguf.md"] = gguf_front_matter(manifest, facts["license"], results) + render("gguf_card.md.j2", facts, own)
-    if manifest.eval:
+        texts["README.gguf.md"] = heads[1] + render("gguf_card.md.j2", facts, own)
+    if facts["rows"]:
         texts["results.md"] = render("results_table.md.j2", facts, own)
     return texts
 

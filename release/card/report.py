@@ -115,11 +115,18 @@ def results_table(rows: Sequence[Row]) -> Table:
             Cell(row.raw_interval, style="number"),
             share(row.patched),
             Cell(row.interval, style="number"),
-            Cell(row.difference, style="words"),
+            _difference(row),
         )
         for row in rows
     ]
     return Table("results", "Results", columns, cells)
+
+
+def _difference(row: Row) -> Cell:
+    """In points and words; it sorts by points."""
+    if row.points is None:
+        return Cell(row.difference, style="words")
+    return Cell(f"{row.points}: {row.difference}", 100 * float(row.points.value), "words")
 
 
 def claims_table(claims: Mapping[str, Mapping[str, Any]]) -> Table:

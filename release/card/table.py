@@ -14,7 +14,11 @@ from release.reported import Reported
 
 @dataclass(frozen=True)
 class Row:
-    """One line of the table; its texts are claims.  `difference` is in words, or says why a row is not compared."""
+    """One line of the table; its texts are claims.  `difference` is in words, or says why a row is not compared.
+
+    `points` is the size of that difference with its sign: of the score with patch beyond that of the reference.
+    `origin` says of a reported score what was asked, where and when it was published.
+    """
 
     label: str
     quant: str
@@ -24,7 +28,9 @@ class Row:
     patched: Claim
     interval: str
     difference: str
+    points: Claim | None = None
     reported: Reported | None = None
+    origin: SourcedText | None = None
     reference: bool = False
 
 
@@ -38,6 +44,8 @@ class Entry:
     reported: Reported | None = None
     reference: bool = False
     foreign: LmEvalRun | None = None
+    pruned: bool = False
+    """A run of a release whose experts were chosen: by what questions, its reader must know."""
 
     @property
     def named(self) -> SourcedText:
@@ -60,6 +68,7 @@ def _row(entry: Entry, reference: Evidence | None) -> Row:
     if evidence is None or evidence.partial:
         raise CheckFailedError(f"{entry.source}: is a partial run, which can never stand on a card; run the whole exam")
     questions = f"{entry.source}: questions"
+    points, words = (None, "reference") if entry.reference else _difference(evidence, reference)
     return Row(
         label=entry.named,
         quant=SourcedText(evidence.quant, f"{entry.source}: quant"),
@@ -68,7 +77,10 @@ def _row(entry: Entry, reference: Evidence | None) -> Row:
         raw_interval=_sourced_interval(evidence.raw_interval, f"{entry.source}: raw_interval"),
         patched=Claim(evidence.patched_share, "share", f"{entry.source}: patched_correct / total"),
         interval=_sourced_interval(evidence.patched_interval, f"{entry.source}: patched_interval"),
-        difference=SourcedText("reference" if entry.reference else _difference(evidence, reference), f"{questions}, paired"),
+        difference=SourcedText(words, f"{questions}, paired"),
+        points=None
+        if points is None
+        else Claim(points, "points", f"{questions}, paired: difference of patched_correct / total"),
         reference=entry.reference,
     )
 
@@ -87,6 +99,7 @@ def _reported_row(entry: Entry, reported: Reported) -> Row:
         interval="",
         difference="not reproduced here",
         reported=reported,
+        origin=SourcedText(reported.origin, where),
     )
 
 
@@ -106,17 +119,19 @@ def _sourced_interval(interval: Interval, source: str) -> SourcedText:
     return SourcedText(format_interval(interval), source)
 
 
-def _difference(evidence: Evidence, reference: Evidence | None) -> str:
+def _difference(evidence: Evidence, reference: Evidence | None) -> tuple[float | None, str]:
+    """The difference from the reference as a share of 1, and in words."""
     if reference is None:
-        return "no reference"
+        return None, "no reference"
     from release.evaluation.compare import circumstances_in_words, compare
 
     try:
-        words = compare(reference, evidence).words
+        found = compare(reference, evidence)
     except CheckFailedError as error:
-        return f"not comparable: {error}"
+        return None, f"not comparable: {error}"
     beside = circumstances_in_words(reference, evidence)
-    return f"{words}; also differs: {beside}" if beside else words
+    words = f"{found.words}; also differs: {beside}" if beside else found.words
+    return found.patched.difference / found.patched.total, words
 
 
 def format_interval(interval: Interval) -> str:

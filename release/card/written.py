@@ -18,6 +18,8 @@ FACTS: Mapping[str, tuple[str, ...]] = {
     "name": (),
     "base": ("name", "repo", "revision"),
     "license": (),
+    "license_inherited": (),
+    "license_link": (),
     "experts": ("base", "variant", "dropped", "change", "top_k", "layers"),
     "parameters": _SIZES,
     "tensor_bytes": _SIZES,
@@ -48,9 +50,19 @@ FACTS: Mapping[str, tuple[str, ...]] = {
     "draft": (),
 }
 """Every fact that a card has, with its parts where these are always there.  Others are None or empty without their section."""
-ENTRIES = ("weights_card.md.j2", "gguf_card.md.j2")
+PAGE_SUFFIX, REPORT_PAGE, COMMANDS_PAGE = ".html.j2", "report.html.j2", "reproduce.md.j2"
+PAGE = ("name", "base", "publish", "layout")
+"""Facts of the page of commands."""
+REPORT: Mapping[str, tuple[str, ...]] = {
+    "report": ("name", "summary", "warnings", "tables", "pictures"),
+    "policy": (),
+    "style": (),
+    "script": (),
+}
+"""What the report's template gets."""
+ENTRIES = ("weights_card.md.j2", "gguf_card.md.j2", COMMANDS_PAGE)
 """Templates that are rendered by themselves: nobody includes them."""
-ONLY_TEMPLATES = frozenset({"prose", "self", "super", "loop", "caller", "varargs", "kwargs"})
+ONLY_TEMPLATES = frozenset({"prose", "overlaps", "self", "super", "loop", "caller", "varargs", "kwargs"})
 
 
 def check_texts(loaded: LoadedManifest) -> None:
@@ -68,17 +80,27 @@ def check_texts(loaded: LoadedManifest) -> None:
         require_no_numbers(prose, card.prose)
         require_known_names(prose, card.prose)
     own = own_templates(loaded.root, card.templates)
-    cards = {name: text for name, text in own.items() if name.endswith(".md.j2")}
-    shipped = {path.name: path.read_text(encoding="utf-8") for path in template_folder().glob("*.md.j2")}
-    if cards:
-        given = _given(cards, str(card.templates)) | ONLY_TEMPLATES
-        included = given | _given(shipped, "templates")  # such as `row`, where the shipped one includes it in a loop
-        for name, text in cards.items():
-            known = given if name in ENTRIES else included
-            require_known_names(text, f"{card.templates}/{name}", known, {*shipped, *own})
+    shipped = {path.name: path.read_text(encoding="utf-8") for path in template_folder().glob("*.j2")}
+    names = {*shipped, *own}
+    cards, shipped_cards = ({name: text for name, text in each.items() if name.endswith(".md.j2")} for each in (own, shipped))
+    given = _given(cards, str(card.templates)) | ONLY_TEMPLATES
+    included = given | _given(shipped_cards, "templates") if cards else given  # such as `row`, which a shipped loop gives
+    for name, text in cards.items():
+        facts = {each: FACTS[each] for each in PAGE} if name == COMMANDS_PAGE else FACTS
+        require_known_names(text, f"{card.templates}/{name}", given if name in ENTRIES else included, names, facts)
+    pages = {name: text for name, text in own.items() if name.endswith(PAGE_SUFFIX)}
+    given = _given({REPORT_PAGE: shipped[REPORT_PAGE], **pages}, str(card.templates)) | ONLY_TEMPLATES
+    for name, text in pages.items():
+        require_known_names(text, f"{card.templates}/{name}", given, names, REPORT)
 
 
-def require_known_names(text: str, name: str, defined: Collection[str] = (), templates: Collection[str] = ()) -> None:
+def require_known_names(
+    text: str,
+    name: str,
+    defined: Collection[str] = (),
+    templates: Collection[str] = (),
+    facts: Mapping[str, tuple[str, ...]] = FACTS,
+) -> None:
     """Check a text's syntax and that every name that it prints is one of a fact.
 
     Args:
@@ -86,19 +108,20 @@ def require_known_names(text: str, name: str, defined: Collection[str] = (), tem
         name: of the file, for errors.
         defined: further names that templates give to each other: of loops, assignments and macros.
         templates: what may be extended and included.
+        facts: what it gets: the card's, unless it is another page.
 
     Raises:
         InputError: with file and line, and the nearest known name.
     """
-    tree, filters = _parsed(text, name), environment().filters
+    tree, filters = _parsed(text, name), environment(html=name.endswith(PAGE_SUFFIX)).filters
     if wrong := next((each for each in tree.find_all(nodes.Filter) if each.name not in filters), None):
         raise InputError(f"{name}:{wrong.lineno}: no filter is called {wrong.name!r}{_near(wrong.name, filters)}")
-    unknown = _undeclared(tree, name) - set(FACTS) - set(defined) - _asked(tree)
+    unknown = _undeclared(tree, name) - set(facts) - set(defined) - _asked(tree)
     for node in tree.find_all((nodes.Name, nodes.Getattr, nodes.Extends, nodes.Include)):
         if isinstance(node, nodes.Name) and node.ctx == "load" and node.name in unknown:
-            raise InputError(f"{name}:{node.lineno}: no fact is called {node.name!r}{_near(node.name, FACTS)}")
+            raise InputError(f"{name}:{node.lineno}: no fact is called {node.name!r}{_near(node.name, facts)}")
         if isinstance(node, nodes.Getattr) and isinstance(node.node, nodes.Name) and node.node.name not in defined:
-            parts = FACTS.get(node.node.name, ())
+            parts = facts.get(node.node.name, ())
             if parts and node.attr not in parts:
                 raise InputError(f"{name}:{node.lineno}: {node.node.name} has no {node.attr!r}{_near(node.attr, parts)}")
         if isinstance(node, (nodes.Extends, nodes.Include)) and isinstance(node.template, nodes.Const):

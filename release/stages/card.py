@@ -6,7 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from pruner.drop_map import read_drop_map
+from pruner.errors import CheckFailedError
 from pruner.files import atomic_folder, canonical_json, sha256_bytes
+from pruner.wording import some
 from release.card.claims import claims_in
 from release.card.compared import reference_of
 from release.card.facts import Facts
@@ -20,9 +22,11 @@ from release.evaluation.gates import require_reference
 from release.evaluation.protocol import protocol_digest
 from release.gguf.imatrix import read_imatrix
 from release.gguf.quality import read_quality
+from release.lock import differences, read_committed_lock
 from release.manifest import Leaderboard
 from release.stages.calibrate import imatrix_of
 from release.stages.evaluate import calibration_digests, evidence_of, protocol_of
+from release.stages.lock import changed_inputs
 from release.stages.lock_draft import draft_lock
 from release.stages.prune import drop_map_path, plan_of, skip_base_release
 from release.stages.quality import quality_path, wants_quality
@@ -48,12 +52,29 @@ def _inputs(context: Context) -> Any:
     lock = draft_lock(context).to_bytes()
     quality = quality_path(context)
     measured = sha256_bytes(quality.read_bytes()) if quality.exists() else None
-    manifest = context.manifest.model_dump(by_alias=True)
-    rebuilds = counted_rebuilds(context)
-    return [sha256_bytes(lock), manifest, prose_of(context.loaded), _templates(context), libraries(), measured, rebuilds]
+    manifest = context.manifest.model_dump(mode="json", by_alias=True)
+    made_of = [prose_of(context.loaded), _templates(context), libraries(), measured, counted_rebuilds(context)]
+    return [sha256_bytes(lock), manifest, *made_of, _not_as_locked(context)]
+
+
+def _not_as_locked(context: Context) -> list[str]:
+    """What the card would be made of and the lock beside the manifest says otherwise.
+
+    Nothing when the lock's own stage compares everything, after the report has told a person of it.
+    """
+    locked, options = read_committed_lock(context.loaded.lock_path), context.options
+    if locked is None or options.update_lock or "lock" in context.planned:
+        return []
+    drafted = draft_lock(context)
+    before = {path: file for path, file in locked.outputs.items() if not path.startswith("card/")}
+    changed = [each for each in differences(before, drafted.outputs) if each.explained is None]
+    return changed_inputs(locked, drafted) + [str(each) for each in changed if each.kind != "missing" or not options.skip]
 
 
 def _run(context: Context) -> str:
+    if wrong := _not_as_locked(context):
+        what = f"{some(wrong)}, and a card is rendered of what is locked alone"
+        raise CheckFailedError(f"{context.loaded.lock_path.name} says otherwise of {what}; accept it with `cut --update-lock`")
     inputs = card_inputs(context)
     facts = facts_of(inputs)
     pictures = draw_pictures(inputs, table_entries(inputs))

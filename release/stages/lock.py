@@ -9,6 +9,7 @@ from pruner.errors import CheckFailedError
 from pruner.files import sha256_file, write_atomic
 from pruner.wording import counted, counted_that, every, some
 from release.attestation.provenance import provenance
+from release.card.render import own_templates
 from release.context import Context
 from release.lock import Lock, LockedFile, differences, read_committed_lock, write_lock
 from release.references import compare_inputs
@@ -53,9 +54,10 @@ def _run(context: Context) -> str:
     locked = read_committed_lock(context.loaded.lock_path)
     found = drafted if locked is None or context.options.update_lock else in_its_words(locked, drafted)
     write_lock(work_lock_path(context), found)
+    own = own_templates(context.loaded.root, context.manifest.card.templates)
     _write_sums(sums_path(context), found.weights())
     _write_sums(gguf_sums_path(context), found.quants())
-    write_atomic(page_path(context), page(context.manifest).encode())
+    write_atomic(page_path(context), page(context.manifest, own).encode())
     write_atomic(provenance_path(context), provenance(context.manifest, sha256_file(context.loaded.path), found))
     if locked is None and context.options.rehearsal:
         return f"{counted(len(found.outputs), 'output')}; no lock yet: the real run writes {context.loaded.lock_path.name}"

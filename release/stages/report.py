@@ -57,7 +57,7 @@ def collect_report(context: Context) -> Report:
     context.record("card")
     facts, lock = collect_facts(context), draft_lock(context, stages=LOCKED_STAGES)
     claims = read_json(card_folder(context) / "claims.json", "the card's claims")
-    tables = [results_table(facts["rows"])] if context.manifest.eval else []
+    tables = [results_table(facts["rows"])] if facts["rows"] else []
     tables.append(claims_table(claims))
     if context.manifest.eval:
         tables.append(questions_table(evidence_of(context)))
@@ -105,7 +105,7 @@ def _warnings(context: Context, facts: Facts, lock: Lock) -> Iterator[Concern]:
     yield from overlap_warnings(facts["contamination"], evaluated=context.manifest.eval is not None)
     if context.manifest.eval:
         yield from run_warnings(evidence_of(context), facts["runs"], reference_of(context.loaded))
-        yield from table_warnings(facts["rows"])
+    yield from table_warnings(facts["rows"])
     if facts["license"] is None:
         yield Concern("look", "no license is known: neither the base's card nor card.license names one")
 

@@ -106,13 +106,23 @@ def _compare_claims(claims: dict[str, dict[str, Any]], found: dict[str, dict[str
 
 
 def _require_votes(published: Published, claims: dict[str, dict[str, Any]]) -> None:
-    """A card may count fewer rebuilds than there are by now, and never more."""
-    claimed = claims.get(f"{REBUILDS}.good")
-    if claimed is None:
+    """A card may count fewer rebuilds than there are by now, and never more.
+
+    Raises:
+        CheckFailedError: it counts more than are verified.
+        UnavailableError: fewer report other bytes by the card than are verified: nobody can tell whether they joined later.
+    """
+    claimed = {kind: claims.get(f"{REBUILDS}.{kind}") for kind in ("good", "bad")}
+    if not any(claimed.values()):
         return
-    counted = len(verified_rebuilds(published).good)
-    if not isinstance(claimed["value"], int) or claimed["value"] > counted:
-        raise CheckFailedError(f"the card counts {claimed['shown']} independent rebuilds, {counted} are verified")
+    counts = verified_rebuilds(published)
+    shown = {kind: each["value"] if each else 0 for kind, each in claimed.items()}
+    for kind, parties, what in (("good", counts.good, "independent rebuilds"), ("bad", counts.bad, "reports of other bytes")):
+        if type(shown[kind]) is not int or shown[kind] > len(parties):
+            raise CheckFailedError(f"{what}: the card counts {shown[kind]}, {len(parties)} verified")
+    if shown["bad"] < len(counts.bad):
+        text = f"reports of other bytes: the card counts {shown['bad']}, {len(counts.bad)} verified"
+        raise UnavailableError(f"{text}: they joined after it was written, or it hides them")
 
 
 def _compare_cards(published: Published, request: Request, inputs: CardInputs, facts: Facts, pieces: Pieces) -> None:

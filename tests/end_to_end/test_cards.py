@@ -15,8 +15,10 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
+import yaml
 from huggingface_hub import HfApi
 
 from pruner.files import sha256_file
@@ -103,15 +105,19 @@ def test_the_transformers_snippet_of_the_card_runs(release: Release) -> None:
     assert re.search(r"The answer is \([A-D]\)", result.stdout), result.stdout
 
 
-def test_the_llama_server_line_of_the_card_is_the_protocol_word_for_word(release: Release) -> None:
-    card = (release.work / "card" / "README.md").read_text()
-    (command,) = re.findall(r"^```\n(llama-server --model .*?)^```$", card, re.DOTALL | re.MULTILINE)
+@pytest.mark.parametrize(
+    ("name", "model"),
+    [("README.md", ["--model", "MODEL"]), ("README.gguf.md", ["-hf", "moe-release/tiny-gemma4-4e-GGUF:Q6_K"])],
+)
+def test_the_llama_server_line_of_the_card_is_the_protocol_word_for_word(release: Release, name: str, model: list[str]) -> None:
+    card = (release.work / "card" / name).read_text()
+    (command,) = re.findall(r"^```\n(llama-server [^\n]*\\\n.*?)^```$", card, re.DOTALL | re.MULTILINE)
     shell = subprocess.run(
         ["bash", "-c", f"llama-server() {{ printf '%s\\0' \"$@\"; }}\n{command}"], capture_output=True, check=True
     )
     words = shell.stdout.decode().split("\0")[:-1]
     protocol = load_protocol(MANIFESTS / "protocols" / "tiny-exam.yaml", MANIFESTS)
-    assert words == ["--model", "MODEL", *server_flags(protocol)]
+    assert words == [*model, *server_flags(protocol)]
 
 
 def test_outcomes_add_up_and_every_claim_has_a_source(release: Release) -> None:
@@ -121,7 +127,52 @@ def test_outcomes_add_up_and_every_claim_has_a_source(release: Release) -> None:
     card = (release.work / "card" / "README.md").read_text()
     for row in re.findall(r"^\| tiny-gemma4-\d+e \| Q.*$", card, re.MULTILINE):
         for value in (each.strip() for each in row.strip("|").split("|")):
-            assert value in texts, value
+            points, _, words = value.partition(": ")
+            assert value in texts or {points, words} <= texts, value
+
+
+REFERENCE = re.compile(r"(?P<file>[\w./-]+\.(?:json|yaml|gguf))(?:: (?P<path>[^,()]+?))?(?=,| and | \(|$)")
+"""A file in a claim's source, and the place in it."""
+
+
+@pytest.fixture(scope="session")
+def published(release: Release, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Both repositories, as a reader has them who follows a source."""
+    folder = tmp_path_factory.mktemp("published")
+    with LocalHub(release.hub) as hub:
+        api = HfApi(endpoint=hub.endpoint, token=hub.token)
+        for repo in release.summary["published"]:
+            api.snapshot_download(repo, local_dir=folder / repo.rpartition("/")[2])
+    return folder
+
+
+def holds(value: Any, path: str) -> bool:
+    """Whether JSON has something at a place; keys may hold dots."""
+    if not path:
+        return True
+    if isinstance(value, list):
+        return any(holds(each, path.removeprefix("[]").removeprefix(".")) for each in value)
+    keys = [key for key in value if path == key or path.startswith((f"{key}.", f"{key}["))] if isinstance(value, dict) else []
+    return any(holds(value[key], path.removeprefix(key).removeprefix(".")) for key in keys)
+
+
+def test_the_source_of_every_claim_is_there(release: Release, published: Path) -> None:
+    claims = json.loads((published / "tiny-gemma4-4e" / "reproduce" / "claims.json").read_text())
+    read: dict[str, Any] = {}
+    found = 0
+    for name, claim in claims.items():
+        for match in REFERENCE.finditer(claim["source"]):
+            file, path = match["file"], match["path"] or ""
+            folders = (published / "tiny-gemma4-4e" / "reproduce", *published.iterdir())
+            place = next((each / file for each in folders if (each / file).is_file()), None)
+            assert place is not None, (name, claim["source"])
+            if place.suffix == ".gguf":
+                continue
+            content = read.setdefault(file, yaml.safe_load(place.read_text()))
+            for part in re.split(r" [/-] ", path):
+                assert holds(content, part), (name, claim["source"])
+            found += 1
+    assert found > len(claims) / 2
 
 
 def test_the_table_of_the_family_is_the_one_on_the_card(release: Release) -> None:

@@ -96,3 +96,29 @@ def test_the_first_two_commands_of_the_page_rebuild_the_weights(make_checkpoint:
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.count(": OK") == len(list(built.iterdir()))
+
+
+COMMIT = "0" * 40
+PAGE = f"""# How to reproduce small
+
+The weights are bytes of org/base_1: no GPU and no torch are needed (`pip install moe-release`).
+
+Build them again, compare with what was published, and prove the published ones without writing anything:
+
+```
+moe-release prune hf://org/base_1@{COMMIT} reproduce/drop_map.json rebuilt --max-shard-size 2000 --metadata pt
+(cd rebuilt && sha256sum --check ../reproduce/SHA256SUMS)
+moe-release prove hf://org/small@v1 --base hf://org/base_1@{COMMIT}
+```
+
+`manifest.yaml` declares the whole release, `lock.json` holds the digest of every input and output. Questions of exams and
+calibration sets are not here, since they may not be copied; the lock has their digests.
+"""
+
+
+def test_the_page_is_this_one_and_may_be_ones_own(tmp_path: Path) -> None:
+    text = MANIFEST.replace("{path: base}", f"{{repo: org/base_1, revision: '{COMMIT}'}}")
+    manifest = load_manifest(write(tmp_path, text)).content
+    assert reproduce.page(manifest) == PAGE
+    own = {"reproduce.md.j2": '{% extends "reproduce.md.j2" %}{% block contents %}\n\nAsk {{ name }}.\n{% endblock %}'}
+    assert reproduce.page(manifest, own) == PAGE.partition("\n`manifest.yaml`")[0] + "\nAsk small.\n"

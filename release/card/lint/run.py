@@ -34,6 +34,7 @@ from release.card.lint.rules import (
     secrets,
     shares,
     significance,
+    stated,
     sums,
     tools,
 )
@@ -51,6 +52,7 @@ RULES: tuple[Rule, ...] = (
     gigabytes.find,
     quant_sizes.find,
     repeated.find,
+    stated.find,
     significance.find,
     luck.find,
     raw_scores.find,

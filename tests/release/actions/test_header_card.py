@@ -155,3 +155,22 @@ def test_a_bad_description_is_refused_in_one_line(change: tuple[str, str], messa
             open_checkpoint(described_base(path))
     else:
         assert len(described_base(path).shapes) < 200_000
+
+
+def test_a_model_without_dense_layers_has_no_dense_size(tmp_path: Path) -> None:
+    texts = [Path(run("card", MANIFESTS / f"{name}.yaml", "--from-headers", "--work", tmp_path / name).strip()).read_text()
+             for name in ("qwen3-30B-A3B-96e", "gemma-4-A4B-109e-v3")]  # fmt: skip
+    assert [("| Expert intermediate size | 768 |" in text, "Dense intermediate size" in text) for text in texts] == [
+        (True, False),
+        (False, True),
+    ]
+
+
+def test_runs_that_a_card_from_headers_leaves_out_are_named(tmp_path: Path) -> None:
+    shutil.copytree(MANIFESTS, tmp_path / "m")
+    path = tmp_path / "m" / "gemma-4-A4B-109e-v3.yaml"
+    run_of = "  - {label: ours, evidence: {path: tiny/evidence/tiny-gemma4-16e-Q6_K.json}}\n"
+    path.write_text(path.read_text().replace("card: {", f"{run_of}card: {{"))
+    card = Path(run("card", path, "--from-headers", "--work", tmp_path / "w").strip())
+    said = "- the score of ours is left out: it is of a run, tiny/evidence/tiny-gemma4-16e-Q6_K.json\n"
+    assert said in card.read_text()

@@ -16,7 +16,7 @@ from pruner.files import sha256_file
 from release.actions.results import results_tables, tables_json, tables_markdown
 from release.cli import app
 from release.evaluation.evidence import read_evidence, write_evidence
-from release.lock import Lock, LockedBase, LockedFile, LockedInputs, digest_of_quant, write_lock
+from release.lock import Lock, LockedBase, LockedFile, LockedInputs, digest_of_quant, read_committed_lock, write_lock
 from tests.conftest import MANIFESTS
 from tests.release.evaluation.runs import cherry_picked
 
@@ -173,3 +173,75 @@ def test_a_score_that_two_manifests_report_differently_stops_the_table(tmp_path:
 def test_manifests_without_a_score_have_no_table() -> None:
     with pytest.raises(CheckFailedError, match="evaluate nothing and compare with nothing"):
         results_tables([MANIFESTS / "qwen3-30B-A3B-96e.yaml"], Path("nowhere"))
+
+
+REPORTED = """  - label: {label}
+    reported: {{exam: {exam}, correct: {correct}, total: 198, url: "https://example.org/{page}"}}
+"""
+
+
+def reporting(folder: Path, *rows: tuple[str, int, str]) -> Path:
+    """A manifest that compares with one model alone, reported for these exams with these counts on these pages."""
+    shutil.copytree(MANIFESTS / "headers", folder / "headers", dirs_exist_ok=True)
+    path = folder / "m.yaml"
+    head, _, _ = FAMILY[0].read_text().partition("compare:")
+    shown = [REPORTED.format(label="other", exam=exam, correct=correct, page=page) for exam, correct, page in rows]
+    path.write_text(head + "compare:\n" + "".join(shown))
+    return path
+
+
+def test_a_model_may_be_reported_for_two_exams_and_by_two_sources(tmp_path: Path) -> None:
+    rows = [("A", 150, "card"), ("B", 100, "card"), ("A", 151, "review")]
+    (table,) = results_tables([reporting(tmp_path, *rows)], tmp_path)
+    assert [entry.reported.correct for entry in table.entries if entry.reported] == [150, 100, 151]
+    with pytest.raises(CheckFailedError, match="other stands in two manifests with different results"):
+        results_tables([reporting(tmp_path, ("A", 150, "card"), ("A", 151, "card"))], tmp_path)
+
+
+def test_evidence_stands_under_its_protocol_where_the_manifest_names_none(family: tuple[Path, Path]) -> None:
+    manifests, work = family
+    path = manifests / FAMILY[0].name
+    evidence = f"  - {{label: ours, evidence: {{path: tiny/evidence/{BASE}-Q6_K.json}}}}\n"
+    path.write_text(path.read_text().replace("card: {", f"{evidence}card: {{"))
+    tables = results_tables([path], work)
+    assert [(table.protocol, [entry.label for entry in table.entries][-1]) for table in tables] == [
+        (None, "gemma-4-A4B-109e"),
+        ("tiny-exam", "ours"),
+    ]
+    both = results_tables([path, manifests / f"{BASE}.yaml"], work)
+    assert [entry.label for entry in both[1].entries] == ["ours", BASE]
+
+
+def work_lock(manifests: Path, work: Path, **changes: object) -> Lock:
+    """The committed lock as the work folder's own, with other words about its evidence."""
+    lock = read_committed_lock(manifests / f"{BASE}.lock.json")
+    assert lock is not None
+    name = "eval/Q6_K/evidence.json"
+    made = lock.model_copy(update={"outputs": {**lock.outputs, name: lock.outputs[name].model_copy(update=changes)}})
+    write_lock(work / BASE / "lock.json", made)
+    return lock
+
+
+def test_a_rehearsal_has_its_lock_in_the_work_folder(family: tuple[Path, Path]) -> None:
+    manifests, work = family
+    work_lock(manifests, work)
+    committed = manifests / f"{BASE}.lock.json"
+    committed.unlink()
+    assert len(results_tables([manifests / f"{BASE}.yaml"], work)[0].entries) == 1
+    (work / BASE / "lock.json").unlink()
+    with pytest.raises(CheckFailedError, match=r"lock.json is missing, and .* holds no lock.json; cut or rehearse"):
+        results_tables([manifests / f"{BASE}.yaml"], work)
+
+
+def test_evidence_that_other_tools_made_stands_under_the_lock_of_its_build(family: tuple[Path, Path]) -> None:
+    manifests, work = family
+    lock = work_lock(manifests, work, made_with={"processor": "this one"})
+    name = "eval/Q6_K/evidence.json"
+    for made_with, accepted in (({"processor": "another"}, True), ({"processor": "this one"}, False)):
+        other = lock.outputs[name].model_copy(update={"sha256": "0" * 64, "made_with": made_with})
+        write_lock(manifests / f"{BASE}.lock.json", lock.model_copy(update={"outputs": {**lock.outputs, name: other}}))
+        if accepted:
+            assert len(results_tables([manifests / f"{BASE}.yaml"], work)[0].entries) == 1
+        else:
+            with pytest.raises(CheckFailedError, match="the lock says 0000"):
+                results_tables([manifests / f"{BASE}.yaml"], work)

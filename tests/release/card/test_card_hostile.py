@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from release.card.front_matter import _card_license
+from release.card.front_matter import base_card
 from release.card.lint.run import lint_file, lint_json, lint_text
 from release.card.prose import LONGEST, require_no_numbers
 from release.card.render import own_templates, render, render_prose
@@ -101,7 +101,7 @@ def test_a_card_that_is_linted(tmp_path: Path, data: st.DataObject) -> None:
 @given(value=hostile, name=st.sampled_from(NAMES))
 def test_the_license_of_a_foreign_card(value: object, name: str) -> None:
     text = f"---\nlicense: {json.dumps(value)}\n{name}: {name}\n---\n# Card\n".encode("utf-8", "replace").decode()
-    assert_read_or_refused(lambda: _card_license(text), "", len(text))
+    assert_read_or_refused(lambda: base_card(text), "", len(text))
 
 
 @pytest.mark.timeout(60)

@@ -43,6 +43,16 @@ def test_values_are_shown_in_their_unit(value: float, unit: Unit, text: str) -> 
         "lost 40pp",
         "`97.4 %`",
         "7 GB",
+        ".97 accuracy",
+        "a 97-percent score",
+        "97percent right",
+        "lost 3-5 points",
+        "20-fold",
+        "It scores\n97.\n",
+        "97. That is the score.",
+        "`scores 97 %`",
+        "```\nscores 97 %\n```",
+        "```text\nlost 3 points\n```",
     ],
 )
 def test_a_typed_number_is_refused_with_its_line(text: str) -> None:
@@ -57,6 +67,9 @@ def test_a_typed_number_is_refused_with_its_line(text: str) -> None:
         "See https://example.org/2026/11 and [this](x/1).",
         "```\nllama-server -c 32768\n```",
         "1. first\n2. second",
+        "1. first\n\n   more\n\n2. second",
+        "```sh\nx --share 97 %\n```\n\n```python\nprint(97 % 5)\n```",
+        "`--top-p 0.95`, a 4-bit type of 2026-05-01, v0.97",
         "Q6_K beats fp32 on gemma-4-26B-A4B-it",
     ],
 )

@@ -6,10 +6,8 @@ from types import SimpleNamespace
 
 from pruner.calibration import question_digest
 from release.card.facts import contamination_facts
-from release.card.render import environment
+from release.card.render import render
 from release.evaluation.evidence import Evidence
-
-START, END = "same questions.", "### "
 
 
 def evidence(*texts: str) -> Evidence:
@@ -18,11 +16,8 @@ def evidence(*texts: str) -> Evidence:
 
 
 def paragraph(**facts: object) -> str:
-    """The part of the weights card's template that speaks of it, rendered."""
-    environment_ = environment()
-    source, _, _ = environment_.loader.get_source(environment_, "weights_card.md.j2")  # type: ignore[union-attr]
-    part = source[source.index(START) + len(START) : source.index("{% for run in runs %}")]
-    return environment_.from_string(part).render(**facts).strip()
+    """What stands below every table of results, on either card and alone."""
+    return render("results_table.md.j2", {"rows": [], "overlaps": [{"label": "v", **facts}]}).rpartition("|\n")[2].strip()
 
 
 def test_questions_are_the_same_when_their_normalised_texts_are() -> None:
@@ -35,17 +30,17 @@ def test_the_card_says_how_many() -> None:
     texts = [f"Question {number}?" for number in range(198)]
     facts = contamination_facts([question_digest(text) for text in texts[2:]], evidence(*texts))
     assert paragraph(contamination=facts) == (
-        "196 of 198 questions of this exam are among the 196 calibration questions that the drop map was made from: "
-        "on these the score is in-sample."
+        "v: 196 of 198 questions of this exam are among the 196 calibration questions that its drop map was made from: "
+        "on these its scores are in-sample."
     )
 
 
 def test_the_card_says_none_and_does_not_say_in_sample() -> None:
     facts = contamination_facts([question_digest("a")], evidence("b", "c"))
     assert paragraph(contamination=facts) == (
-        "0 of 2 questions of this exam are among the 1 calibration questions that the drop map was made from."
+        "v: 0 of 2 questions of this exam are among the 1 calibration questions that its drop map was made from."
     )
 
 
 def test_the_card_says_that_it_is_not_known() -> None:
-    assert paragraph(contamination=None).startswith("Which questions the pinned drop map was made from is not known here")
+    assert paragraph(contamination=None).startswith("v: which questions its drop map was made from is not known here")

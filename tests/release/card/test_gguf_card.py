@@ -38,6 +38,7 @@ def card(summaries: dict[str, Any], tested: SelfTest, **more: Any) -> str:
         "calibration": None,
         "protocol": None,
         "license": None,
+        "rows": [],
         **more,
     }
     return render("gguf_card.md.j2", facts)

@@ -9,7 +9,7 @@ import yaml
 from huggingface_hub import ModelCard, parse_eval_result_entries
 
 from pruner.errors import InputError
-from release.card.front_matter import gguf_front_matter, weights_front_matter
+from release.card.front_matter import base_card, gguf_front_matter, license_of, weights_front_matter
 from release.card.metadata import eval_results, leaderboard_yaml, percent
 from release.evaluation.evidence import Evidence, read_evidence
 from release.evaluation.protocol import Protocol, load_protocol, protocol_digest
@@ -107,3 +107,42 @@ def test_questions_in_a_file_need_a_named_data_set() -> None:
     text = leaderboard_yaml([RUN], tiny, "0" * 64, Leaderboard(task="diamond", dataset="org/exam"), None)
     (entry,) = parse_eval_result_entries(yaml.safe_load(text))
     assert (entry.dataset_id, entry.dataset_revision, entry.source_url) == ("org/exam", None, None)
+
+
+@pytest.mark.parametrize(
+    ("said", "metadata", "words"),
+    [
+        ("license: mit", {"license": "mit"}, "mit"),
+        ("license: [mit, apache-2.0]", {"license": ["mit", "apache-2.0"]}, "mit, apache-2.0"),
+        (
+            "license: other\nlicense_name: terms\nlicense_link: LICENSE",
+            {
+                "license": "other",
+                "license_name": "terms",
+                "license_link": f"https://huggingface.co/org/base/blob/{REVISION}/LICENSE",
+            },
+            "other (terms)",
+        ),
+        (
+            "license: other\nlicense_name: terms\nlicense_link: https://example.org/terms_1",
+            {"license": "other", "license_name": "terms", "license_link": "https://example.org/terms_1"},
+            "other (terms)",
+        ),
+        ("license: mit\nlicense_link: ../../x\nlicense_name: 3", {"license": "mit"}, "mit"),
+        ("license: {a: b}", {}, None),
+    ],
+)
+def test_the_license_of_the_base_is_kept_in_all_its_parts(said: str, metadata: dict[str, Any], words: str | None) -> None:
+    card = base_card(f"---\n{said}\npipeline_tag: image-text-to-text\n---\n# Base\n", "org/base", REVISION)
+    assert card.license == words
+    for front_matter, tag in ((weights_front_matter, "image-text-to-text"), (gguf_front_matter, "text-generation")):
+        data = ModelCard(front_matter(manifest(), words, (), card) + "# x").data.to_dict()
+        assert {key: each for key, each in data.items() if key.startswith("license")} == metadata
+        assert data["pipeline_tag"] == tag
+
+
+def test_a_license_that_contradicts_the_base_is_refused() -> None:
+    stated = manifest(card={"license": "mit"})
+    assert license_of(stated, base_card("no card")) == "mit"
+    with pytest.raises(InputError, match=r"card.license is 'mit', the base's card says 'gemma'; remove it from the manifest"):
+        license_of(stated, base_card("---\nlicense: gemma\n---\n"))

@@ -47,6 +47,25 @@ def test_what_else_differs_from_the_reference_stands_in_the_row() -> None:
     )
 
 
+def test_the_difference_is_a_claim_in_points_with_its_sign() -> None:
+    entries = [Entry("base", "b.json", REFERENCE, reference=True)]
+    entries += [
+        Entry("v", "v.json", changed(wrong=60)),
+        Entry("w", "w.json", changed(right=10)),
+        Entry("x", "x.json", REFERENCE),
+    ]
+    entries += [Entry("y", "y.json", changed(protocol_digest="0" * 64))]
+    found = rows(entries)
+    assert [str(row.points) for row in found] == ["None", "−25.00 pp", "+4.17 pp", "±0.00 pp", "None"]
+    assert found[1].points is not None
+    assert (found[1].points.unit, found[1].points.value) == ("points", -60 / 240)
+    table = render("results_table.md.j2", {"rows": found})
+    assert "| −25.00 pp: worse (60 of 240; " in table
+    assert "| reference |" in table
+    claims = dict(claims_in({"rows": found}))
+    assert claims["rows.2.points"]["shown"] == "+4.17 pp"
+
+
 def test_another_protocol_is_said_and_not_compared() -> None:
     assert difference(changed(protocol_digest="0" * 64)).startswith("not comparable: ")
 

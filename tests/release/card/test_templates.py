@@ -28,6 +28,8 @@ FACTS: dict[str, Any] = {
     "protocol": None,
     "pictures": {},
     "license": "apache-2.0",
+    "license_link": None,
+    "license_inherited": True,
     "rows": [],
 }
 

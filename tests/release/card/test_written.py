@@ -27,7 +27,7 @@ def check(folder: Path, prose: str = "Fine.\n", **templates: str) -> None:
     (folder / "mine").mkdir(exist_ok=True)
     (folder / "v.md").write_text(prose)
     for name, text in {"results_table": "{{ name }}\n", **templates}.items():
-        (folder / f"mine/{name}.md.j2").write_text(text)
+        (folder / f"mine/{name}{'' if name.endswith('.html') else '.md'}.j2").write_text(text)
     (folder / "v.yaml").write_text(MANIFEST + "card: {prose: v.md, templates: mine}\n")
     check_texts(load_manifest(folder / "v.yaml"))
 
@@ -62,6 +62,34 @@ def test_a_mistake_in_prose_has_its_line(tmp_path: Path, prose: str, message: st
 def test_a_mistake_in_a_template_has_its_line(tmp_path: Path, template: str, message: str) -> None:
     with pytest.raises(InputError, match=message):
         check(tmp_path, weights_card=template)
+
+
+@pytest.mark.parametrize(
+    ("name", "template", "message"),
+    [
+        ("report.html", "<p>\n{{ report.nome }}</p>", r"mine/report\.html\.j2:2: report has no 'nome'; did you mean 'name'\?"),
+        ("report.html", "{{ quants }}", r"report\.html\.j2:1: no fact is called 'quants'; known are policy, report"),
+        ("report.html", "{{ report.name | fenced }}", r"report\.html\.j2:1: no filter is called 'fenced'"),
+        ("report.html", "{% if %}", r"report\.html\.j2:1: "),
+        (
+            "reproduce.md",
+            "{{ name }}\n{{ quants }}",
+            r"reproduce\.md\.j2:2: no fact is called 'quants'; known are base, layout",
+        ),
+    ],
+)
+def test_a_mistake_in_a_page_of_ones_own_has_its_line(tmp_path: Path, name: str, template: str, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        check(tmp_path, **{name.removesuffix(".md"): template} if name.endswith(".md") else {name: template})
+
+
+def test_a_page_of_ones_own_may_extend_the_shipped_one(tmp_path: Path) -> None:
+    page = '{% extends "report.html.j2" %}\n{% block summary %}{{ super() }}<p>{{ report.name }}</p>{% endblock %}'
+    check(
+        tmp_path,
+        **{"report.html": page},
+        reproduce='{% extends "reproduce.md.j2" %}{% block contents %}{{ name }}{% endblock %}',
+    )
 
 
 def test_names_that_templates_give_each_other_are_known(tmp_path: Path) -> None:
@@ -106,6 +134,6 @@ def test_the_documentation_names_every_fact_and_every_block() -> None:
     assert set(FACTS) <= named
     for parts in (f"{name}.{part}" for name in ("base", "experts", "parameters", "layout") for part in FACTS[name]):
         assert f"`{parts}`" in text
-    for card in ("weights_card", "gguf_card"):
-        blocks = re.findall(r"\{% block (\w+)", (template_folder() / f"{card}.md.j2").read_text())
-        assert f"`{card}.md.j2`: " + ", ".join(f"`{block}`" for block in blocks) in text
+    for card in ("weights_card.md", "gguf_card.md", "reproduce.md", "report.html"):
+        blocks = re.findall(r"\{% block (\w+)", (template_folder() / f"{card}.j2").read_text())
+        assert re.search(rf"`{card}\.j2`[^:`]*: " + ", ".join(f"`{block}`" for block in blocks), text)

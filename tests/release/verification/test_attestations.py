@@ -126,7 +126,7 @@ def test_two_keys_are_two_parties(small: Stage) -> None:
 def test_one_key_has_one_vote(small: Stage) -> None:
     small.attest("alice", builder="A")
     small.attest("alice", builder="B")
-    assert part(small.verify(), "attestations").reason.startswith("rebuilt by 1 independent parties, 0 report BAD")
+    assert part(small.verify(), "attestations").reason.startswith("rebuilt by 1 independent party, 0 report BAD")
 
 
 def test_a_statement_says_what_was_rebuilt_from_what(small: Stage) -> None:
@@ -160,7 +160,7 @@ def test_an_unknown_key_is_named_and_not_counted(small: Stage) -> None:
     small.attest("mallory")
     found = part(small.verify(), "attestations")
     assert found.verdict is Verdict.GOOD
-    assert found.reason == "rebuilt by 1 independent parties, 0 report BAD; 1 not counted"
+    assert found.reason == "rebuilt by 1 independent party, 0 report BAD; 1 not counted"
     assert any("does not list" in reason for _, verdict, reason in found.items if verdict is Verdict.UNKNOWN)
 
 
@@ -197,7 +197,7 @@ def test_a_rebuild_that_came_out_otherwise_is_counted_as_bad(small: Stage) -> No
     assert rebuilt[name] != about[name]["digest"]["sha256"]
     found = part(small.verify(), "attestations")
     assert found.verdict is Verdict.BAD
-    assert found.reason.startswith("rebuilt by 0 independent parties, 1 report BAD; 1 not counted")
+    assert found.reason.startswith("rebuilt by 0 independent parties, 1 reports BAD; 1 not counted")
     assert any("whose shards are others" in reason for _, _, reason in found.items)
 
 
@@ -322,7 +322,7 @@ def test_the_command_proves_signs_and_proposes(small: Stage) -> None:
     assert "as pull request 1 of" in done.stdout
     api.merge_pull_request(small.repo, 1)
     shown = run_command("verify", small.address, "--base", small.base, **environment)
-    assert "rebuilt by 1 independent parties, 0 report BAD" in shown.stdout
+    assert "rebuilt by 1 independent party, 0 report BAD" in shown.stdout
 
 
 def test_curves_that_securesystemslib_has_work(tmp_path: Path) -> None:

@@ -145,7 +145,7 @@ def test_attestations_join_a_signed_repository(signed: Stage) -> None:
     found = signed.verify()
     assert part(found, "signature").verdict is Verdict.GOOD
     votes = part(found, "attestations")
-    assert votes.reason == "rebuilt by 1 independent parties, 0 report BAD; 1 not counted"
+    assert votes.reason == "rebuilt by 1 independent party, 0 report BAD; 1 not counted"
     assert any("the publisher's own key" in reason for _, _, reason in votes.items)
 
 

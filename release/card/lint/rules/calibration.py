@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 from release.card.lint.document import Document
 from release.card.lint.finding import Finding
@@ -21,10 +22,15 @@ QUESTIONS = re.compile(r"\b(?P<count>\d[\d,]*)[ -](?:[\w.-]+[ -]){0,3}(?:questio
 DISCLOSED = re.compile(
     r"in-sample|contaminat|held[- ]out|overlap|unseen|leak|calibration questions|not independent|biased", re.IGNORECASE
 )
+SCORE = re.compile(r"runs\.\d+\.(?:raw|score)")
 
 
-def find(document: Document, _: Knowledge) -> Iterator[Finding]:
-    """The first line that says on which benchmark the experts were measured, when the card scores that benchmark too."""
+def find(document: Document, knowledge: Knowledge) -> Iterator[Finding]:
+    """The first line that says on which benchmark the experts were measured, when the card scores that benchmark too.
+
+    Where the claims count the questions that exam and calibration set share, the card must give that number beside its scores.
+    """
+    yield from _withheld(document, knowledge.claims or {})
     if any(DISCLOSED.search(line.text) for line in document.lines):
         return
     scored = {
@@ -49,3 +55,20 @@ def find(document: Document, _: Knowledge) -> Iterator[Finding]:
             KIND,
             f"experts were measured on {name}{which}, and {name} is the score; say how many questions both share: in-sample",
         )
+
+
+def _withheld(document: Document, claims: Mapping[str, Mapping[str, Any]]) -> Iterator[Finding]:
+    shared = [claims.get(f"contamination.{name}") for name in ("overlap", "exam")]
+    overlap, exam = [each and each["shown"].replace(",", "") for each in shared]
+    scores = {claim["shown"] for name, claim in claims.items() if SCORE.fullmatch(name)}
+    if overlap is None or exam is None or not scores:
+        return
+    for line in document.lines:
+        if "calibration" in line.text and (overlap, exam) in {
+            (str(each.part), str(each.whole)) for each in fractions(line.text)
+        }:
+            return
+    first = next((line for line in document.lines if scores & {each.text.strip() for each in quantities(line.text)}), None)
+    if first is not None:
+        what = f"{overlap} of {exam} questions of the exam are calibration questions by its claims"
+        yield Finding(first.number, KIND, f"{what}, and the card gives the score without saying so")

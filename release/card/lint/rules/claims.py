@@ -9,34 +9,72 @@ from decimal import Decimal
 from release.card.lint.document import Document, Line
 from release.card.lint.finding import Finding
 from release.card.lint.knowledge import Knowledge
-from release.card.lint.quantities import quantities
+from release.card.lint.quantities import NUMBER, Quantity, quantities
 
 KIND = "number without claim"
 RANGE = re.compile(r"(?<=\d)\s?–\s?(?=\d)")
+WORDS = frozenset({"", "text", "txt", "md", "markdown", "console"})
+"""Languages of a block of code that may hold sentences."""
+SCORES = ("%", "pp")
+"""Units of what is no name in backquotes, and no code."""
+JOINED = re.compile(
+    rf"(?<![\w.\-−–/])(?:\.\d+|(?:{NUMBER})(?:-(?:{NUMBER})(?![\w\-])|-?(?:per[ -]?cent|points?|fold|times)\b))(?![\w-])",
+    re.IGNORECASE,
+)
+"""Numbers that are none of `quantities`: .97, 97-percent, 3-5, 20-fold."""
+DIGITS = re.compile(rf"\.\d+|{NUMBER}")
 
 
 def find(document: Document, knowledge: Knowledge) -> Iterator[Finding]:
-    """Numbers of text and tables; names in backquotes, code, addresses and the front matter state nothing."""
+    """Numbers of text and tables; names in backquotes, code, addresses and the front matter state nothing.
+
+    A number with a sign must have it in its claim.  Percentages and points count in backquotes and blocks of text too.
+    """
     if knowledge.claims is None:
         return
     known: set[tuple[Decimal, str]] = set()
     for claim in knowledge.claims.values():
-        known |= _numbers(claim["shown"])
+        known |= {(each.value, each.unit) for each in _quantities(claim["shown"])}
+    sizes = {(abs(value), unit) for value, unit in known}
+    values = {value for value, _ in sizes} | {
+        number for claim in knowledge.claims.values() for number in _joined(claim["shown"])
+    }
+    for number, text in _texts(document):
+        for each in _quantities(text):
+            if (each.value, each.unit) not in (known if each.signed and each.value else sizes):
+                yield Finding(number, KIND, f"{each.text.strip()} is shown by no claim")
+        for match in JOINED.finditer(text):
+            if not values.issuperset(_joined(match[0])):
+                yield Finding(number, KIND, f"{match[0]} is shown by no claim")
+
+
+def _joined(text: str) -> set[Decimal]:
+    return {Decimal(number.replace(",", "")) for match in JOINED.findall(text) for number in DIGITS.findall(match)}
+
+
+def _texts(document: Document) -> Iterator[tuple[int, str]]:
+    """Each line of text by its number, and of blocks of text what is a score."""
     for line in document.lines:
-        text = _without_names(line)
-        for each in quantities(RANGE.sub(" – ", text)):
-            if (abs(each.value), each.unit) not in known:
-                yield Finding(line.number, KIND, f"{each.text.strip()} is shown by no claim")
+        yield line.number, _without_names(line)
+    for block in document.code:
+        if block.language.lower() in WORDS:
+            for number, text in enumerate(block.lines, block.number):
+                yield number, _scores(text)
 
 
-def _numbers(text: str) -> set[tuple[Decimal, str]]:
-    return {(abs(each.value), each.unit) for each in quantities(RANGE.sub(" – ", text))}
+def _quantities(text: str) -> list[Quantity]:
+    return quantities(RANGE.sub(" – ", text))
+
+
+def _scores(text: str) -> str:
+    """The numbers of a text that are scores, each apart from what stands around it."""
+    return " ; ".join(each.text for each in _quantities(text) if each.unit in SCORES)
 
 
 def _without_names(line: Line) -> str:
-    """The text without what stands in backquotes, unless that is nothing but a number."""
+    """The text without what stands in backquotes, unless that is nothing but a number; its scores stay."""
     text = line.text
     for name in line.names:
         if not any(each.text.strip() == name.strip() for each in quantities(name)):
-            text = text.replace(name, " ", 1)
+            text = text.replace(name, f" {_scores(name)} ", 1)
     return text

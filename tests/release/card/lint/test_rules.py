@@ -175,6 +175,44 @@ def test_numbers_are_held_against_the_claims_where_these_are_known() -> None:
     assert kinds("It scores 80.31 %.") == []
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "It has .97 accuracy.",
+        "A 97-percent score.",
+        "It is 97percent right.",
+        "It is 97percent.",
+        "It lost 3-5 points.",
+        "A 20-fold gain.",
+        "It scores\n97.",
+        "It `scores 97 %`.",
+        "```\nscores 97 %\n```",
+        "It is +1.52 pp better.",
+        "Below, **−2** of them.",
+    ],
+)
+def test_numbers_in_words_and_code_and_with_another_sign_need_a_claim(text: str) -> None:
+    claims = {"difference": ("−1.52 pp", "points", -0.0152), "kept": ("2", "count", 2)}
+    assert kinds(text, **claims) == ["number without claim"]
+    others = [".97", "97", "97 %", "3", "5", "20", "+1.52 pp", "−2"]
+    known = {f"c{number}": (shown, "text", shown) for number, shown in enumerate(others)}
+    assert kinds(text, **known) == []
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "It is −1.52 pp, which is 1.52 pp worse; a 4-bit type, 24-hour runs, 2026-05-01, v0.97 and GPT-3-5.",
+        "```sh\nmoe-release x --share 97 %\n```",
+        "```python\nprint(97 % 5)\n```",
+        "```\nllama-server --top-p 0.95 --ctx-size 1024\n```",
+        "Set `--top-p 0.95`.",
+    ],
+)
+def test_code_names_and_dates_are_no_numbers(text: str) -> None:
+    assert kinds(text, difference=("−1.52 pp", "points", -0.0152)) == []
+
+
 FILES = (
     "README.md",
     "config.json",
@@ -240,3 +278,57 @@ def test_lines_are_those_of_the_file() -> None:
 @pytest.mark.parametrize("card", GOLDEN, ids=lambda card: f"{card.parent.name}/{card.name}")
 def test_the_golden_cards_are_clean(card: Path) -> None:
     assert lint_file(card) == ()
+
+
+def test_a_score_stands_with_the_questions_that_were_calibrated_on() -> None:
+    claims = {
+        "contamination.overlap": ("12", "count", 12),
+        "contamination.exam": ("240", "count", 240),
+        "contamination.calibration": ("160", "count", 160),
+        "runs.0.score": ("87.08 %", "share", 0.8708),
+    }
+    said = "12 of 240 questions of this exam are among the 160 calibration questions."
+    assert kinds("Score: 87.08 %.", **claims) == ["in-sample"]
+    assert kinds(f"Score: 87.08 %. {said}", **claims) == []
+    assert kinds("It is small.", **claims) == []
+
+
+TWICE = [
+    ("159/198 = 80.30 %\n\nIt scores 81.0 % after the patch.", "a score of 81.0 % here, and 159/198 is 80.3 % in line 1"),
+    (
+        "The Q6_K file has 19.8 GB.\n\n| File | Size |\n|---|---|\n| Q6_K | 18.0 GB |",
+        "Q6_K is 18.0 GB here, and 19.8 GB in line 1",
+    ),
+    ("It keeps 109 experts per layer.\n\n110 of 128 experts are kept.", "experts kept: 110 here, and 109 in line 1"),
+    ("From 128 to 109 experts.\n\nIn each layer, 108 experts remain.", "experts kept: 108 here, and 109 in line 1"),
+    ("Experts go in all 30 layers.\n\nThe model has 32 layers.", "layers: 32 here, and 30 in line 1"),
+    ("- Layers: 30\n\nA model of 32 decoder layers.", "layers: 32 here, and 30 in line 1"),
+    (
+        "# Small (22.4B)\n\n" + table("| Parameters | 26B | 23.9B | -8% |"),
+        "23.9B parameters here, and 22.4B in the title (line 1)",
+    ),
+]
+
+
+@pytest.mark.parametrize(("text", "said"), TWICE)
+def test_a_number_that_a_sentence_gives_otherwise_is_found(text: str, said: str) -> None:
+    assert [(each.kind, each.message) for each in lint(parse_document(text))] == [("given twice", said)]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "159/198 = 80.30 % of GPQA.\n\nIt scores 81.0 % on MMLU.",
+        "159/198 = 80.30 %\n\nThe base scores 81.82 %. v2 scores 78.79 %.",
+        "159/198 = 80.30 %\n\n| x | 81.0 % |\n|---|---|\n\nIt scores 81.0 % without.",
+        "154/198 = 77.78 %, 159/198 = 80.30 %\n\nRaw, it scores 77.8 %; with the patch, it scores 80 %.",
+        "The Q6_K file has 19.8 GB.\n\nQ6_K needs 24 GB of VRAM; the Q4_K_M file has 15.1 GB.",
+        "The Q6_K file has 19.85 GB.\n\n| Q6_K | 19.8 GB (18.5 GiB) |\n|---|---|",
+        "It keeps 109 experts per layer.\n\nThe router picks 8 of 109 experts per layer. The 120e keeps 120 experts.",
+        "Experts go in all 30 layers.\n\nOf these, 5 layers are global; 99 layers are offloaded, layers 11-29 are not.",
+        "# Small (22.4B)\n\n" + table("| Parameters | 25.8 B | 22.41 B | −13.1 % |"),
+        "# Small (A4B)\n\n" + table("| Parameters | 25.8 B | 22.41 B | −13.1 % |"),
+    ],
+)
+def test_other_numbers_of_the_same_kind_are_no_slip(text: str) -> None:
+    assert kinds(text) == []
