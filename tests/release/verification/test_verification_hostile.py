@@ -20,8 +20,8 @@ from release.hub.published import Published, PublishedRepository
 from release.verdict import Verification
 from release.verification.consistency import check_consistency
 from release.verification.evidence import check_evidence
+from release.verification.listing import check_files
 from release.verification.names import gguf_names
-from release.verification.run import check_files
 from release.verification.weights import check_weights
 from tests.conftest import MANIFESTS
 from tests.hostile import FUZZ, assert_read_or_refused, changed_json, changed_yaml
