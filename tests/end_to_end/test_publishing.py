@@ -140,6 +140,17 @@ def test_a_release_as_pull_requests(copy: Copy) -> None:
     assert "v1" in [tag.name for tag in copy.api.list_repo_refs(WEIGHTS).tags]
 
 
+def test_a_tag_that_is_taken_in_the_second_repository_stops_before_the_first(copy: Copy) -> None:
+    copy.run("publish")
+    copy.api.delete_repo(WEIGHTS)
+    copy.api.delete_file("README.md", GGUF)
+    copy.api.delete_tag(GGUF, tag="v1")
+    copy.api.create_tag(GGUF, tag="v1")
+    said = copy.run("publish", check=False)
+    assert f"{GGUF}: the tag v1 names commit " in said
+    assert not copy.api.repo_exists(WEIGHTS)
+
+
 def test_a_rehearsal_says_what_the_real_release_will_do_and_changes_nothing(copy: Copy, tmp_path: Path) -> None:
     copy.api.create_repo(WEIGHTS)
     copy.api.upload_file(path_or_fileobj=b"theirs", path_in_repo="notes.txt", repo_id=WEIGHTS)

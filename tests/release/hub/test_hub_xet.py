@@ -27,7 +27,7 @@ ROOT = Path(__file__).resolve().parents[3]
 PUBLISH = """
 import sys
 from pathlib import Path
-from release.hub.publish import publish
+from tests.release.hub.releases import publish
 from pruner.files import sha256_file
 files = {path.name: path for path in Path(sys.argv[1]).iterdir()}
 digests = {name: sha256_file(path) for name, path in files.items()}

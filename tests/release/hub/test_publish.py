@@ -14,9 +14,9 @@ from pruner.progress import NoProgress
 from release.hub import publish as module
 from release.hub.local import LocalHub
 from release.hub.publication_plan import plan_publication
-from release.hub.publish import Publication, publish
+from release.hub.publish import Publication
 from release.hub.read_back import read_back
-from tests.release.hub.releases import CARD, REPO, Faults, Release, on_commit, push, titles
+from tests.release.hub.releases import CARD, REPO, Faults, Release, on_commit, publish, push, titles
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi

@@ -156,7 +156,7 @@ def test_a_full_disk_of_the_hub_leaves_the_old_release(
 PUBLISH = """
 import json, sys
 from pathlib import Path
-from release.hub.publish import publish
+from tests.release.hub.releases import publish
 job = json.load(sys.stdin)
 files = {name: Path(path) for name, path in job["files"].items()}
 publish(job["repo"], files, job["digests"], endpoint=None, token=None, private=True, message="next", tag=None)
