@@ -13,6 +13,7 @@ import pytest
 
 from release.hub.local import LocalHub
 from tests.end_to_end.conftest import MANIFEST, Release, run_command
+from tests.release.hub.releases import Faults
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
@@ -75,6 +76,19 @@ def test_private_first_then_promoted(copy: Copy) -> None:
     assert (proposed.title, proposed.status) == (f"new_version: {WEIGHTS}", "open")
     assert "is public now" not in copy.run("promote")
     assert len(list(copy.api.get_repo_discussions("moe-release/older"))) == 1
+
+
+def test_what_llama_server_cannot_load_is_shown_to_nobody(release: Release, tmp_path: Path) -> None:
+    faults = Faults()
+    with LocalHub(tmp_path / "real-hub", wrap=faults) as hub:
+        copy = Copy(release, tmp_path, hub)
+        faults.before = lambda _method, path: 403 if "/resolve/" in path and path.endswith(".gguf") else None
+        said = copy.run("publish", check=False)
+        assert "llama-server" in said.splitlines()[-1]
+        assert [copy.api.model_info(repo).private for repo in (WEIGHTS, GGUF)] == [True, True]
+        faults.before = lambda _method, _path: None
+        copy.run("publish")
+        assert [copy.api.model_info(repo).private for repo in (WEIGHTS, GGUF)] == [False, False]
 
 
 def test_what_was_damaged_on_the_hub_is_not_promoted(copy: Copy) -> None:

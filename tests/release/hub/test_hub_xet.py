@@ -6,6 +6,7 @@ import os
 import random
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,7 +17,7 @@ from pruner.files import sha256_bytes
 from release.hub.local import LocalHub
 from release.hub.server.errors import HubError
 from release.hub.server.xet_storage import files_of_shard
-from tests.release.hub.releases import Faults, on_commit
+from tests.release.hub.releases import Faults, api_of, on_commit
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
@@ -52,11 +53,15 @@ def release(tmp_path: Path) -> Path:
     return folder
 
 
-def run_with_xet(hub: LocalHub, home: Path, script: str, *words: str | Path) -> str:
+def environment_with_xet(hub: LocalHub, home: Path) -> dict[str, str]:
     environment = {**os.environ, **hub.environment(), "HF_HOME": str(home), "PYTHONPATH": str(ROOT)}
     del environment["HF_HUB_DISABLE_XET"]
+    return environment
+
+
+def run_with_xet(hub: LocalHub, home: Path, script: str, *words: str | Path) -> str:
     command = [sys.executable, "-c", script, *map(str, words)]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, env=environment_with_xet(hub, home), capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return done.stdout
 
@@ -85,6 +90,76 @@ def test_a_lost_answer_is_adopted_by_xet_too(faulty: LocalHub, faults: Faults, r
     assert httpx.get(address, headers=headers, follow_redirects=True).content == (release / "model.gguf").read_bytes()
     commits = httpx.get(f"{faulty.endpoint}/api/models/{REPO}/commits/main", headers=headers).json()
     assert [commit["title"] for commit in commits] == ["by Xet", "initial commit"]
+
+
+@pytest.mark.parametrize("status", [429, 500, 503])
+def test_a_token_for_storage_that_is_refused_once_is_asked_for_again(
+    faulty: LocalHub, faults: Faults, release: Path, tmp_path: Path, status: int
+) -> None:
+    left = [1]
+
+    def once(_method: str, path: str) -> int | None:
+        if "/xet-write-token/" not in path or not left[0]:
+            return None
+        left[0] -= 1
+        return status
+
+    faults.before = once
+    assert run_with_xet(faulty, tmp_path / "home", PUBLISH, release).split()[1] == "True"
+    assert left == [0]
+
+
+def test_a_file_that_changes_while_it_is_sent_is_not_committed(
+    hub: LocalHub, api: HfApi, release: Path, tmp_path: Path
+) -> None:
+    """Xet digests the very bytes that it sends, so they are compared after the upload and before the commit."""
+    tampering = PUBLISH.replace(
+        "options = {",
+        "import release.hub.publish as module\nchecked = module.check_digests\n"
+        "def tamper(*words):\n    checked(*words)\n    files['model.gguf'].write_bytes(b'!' * 5_500_000)\n"
+        "module.check_digests = tamper\noptions = {",
+    )
+    environment = environment_with_xet(hub, tmp_path / "home")
+    words = [sys.executable, "-c", tampering, str(release)]
+    done = subprocess.run(words, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert "model.gguf: the file on disk is not what the lock says" in done.stderr
+    assert [commit.title for commit in api.list_repo_commits(REPO)] == ["initial commit"]
+
+
+@pytest.mark.slow
+def test_killed_at_random_moments_by_xet(faulty: LocalHub, faults: Faults, release: Path, tmp_path: Path) -> None:
+    environment, rng = environment_with_xet(faulty, tmp_path / "home"), random.Random(5)
+    run_with_xet(faulty, tmp_path / "home", PUBLISH.replace('"tag": "v1"', '"tag": None'), release)
+    api, killed = api_of(faulty), 0
+    for number in range(8):
+        before = digests_of(api)
+        (release / "model.gguf").write_bytes(random.Random(number).randbytes(5_500_000))
+        (release / "notes.md").write_text(f"# Notes {number}\n")
+        words = [sys.executable, "-c", PUBLISH.replace('"tag": "v1"', '"tag": None'), str(release)]
+        process = subprocess.Popen(words, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        left = [rng.randrange(4, 16)]
+
+        def count_down(_method: str, _path: str, left: list[int] = left, process: subprocess.Popen[bytes] = process) -> None:
+            left[0] -= 1
+            if left[0] == 0:
+                process.kill()
+
+        faults.before = count_down
+        killed += process.wait() == -9
+        faults.before = lambda _method, _path: None
+        now = digests_of(api)
+        assert now in (before, {path.name: sha256_bytes(path.read_bytes()) for path in release.iterdir()})
+    assert killed >= 4
+    run_with_xet(faulty, tmp_path / "home", PUBLISH.replace('"tag": "v1"', '"tag": None'), release)
+    assert digests_of(api) == {path.name: sha256_bytes(path.read_bytes()) for path in release.iterdir()}
+
+
+def digests_of(api: HfApi) -> dict[str, str]:
+    """SHA-256 by path of what the main branch holds, but for the Hub's own file."""
+    names = [name for name in api.list_repo_files(REPO) if name != ".gitattributes"]
+    with tempfile.TemporaryDirectory() as folder:
+        return {name: sha256_bytes(Path(api.hf_hub_download(REPO, name, local_dir=folder)).read_bytes()) for name in names}
 
 
 def test_a_download_by_xet_reads_the_storage(hub: LocalHub, release: Path, tmp_path: Path) -> None:
