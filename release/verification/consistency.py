@@ -98,7 +98,7 @@ def _protocol(published: Published) -> None:
 
 
 def _provenance(published: Published) -> None:
-    """It follows from manifest and lock; releases of old have none, or one about the weights alone.
+    """It follows from manifest and lock; releases of old have none, or one about the weights alone or without byproducts.
 
     A subject that is not as locked is named.
     """
@@ -109,7 +109,7 @@ def _provenance(published: Published) -> None:
     made_from = published.manifest.content, sha256_file(published.path(reproduce.MANIFEST)), published.lock
     locked = model_files(published.lock)
     weights = {name: file.sha256 for name, file in published.lock.weights().items()}
-    if data in (provenance(*made_from, locked), provenance(*made_from, weights)):
+    if any(data == provenance(*made_from, files, byproducts=each) for files in (locked, weights) for each in (True, False)):
         return
     stated = _subjects(data)
     for name in sorted({*stated, *locked}):

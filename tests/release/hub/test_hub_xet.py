@@ -36,6 +36,15 @@ options = {"message": "by Xet", "tag": "v1", "pause": lambda _seconds: None, "pu
 done = publish("org/model", files, digests, endpoint=None, token=None, private=False, **options)
 print(done.commit, done.changed)
 """
+WATCHED = """import sys
+from contextlib import contextmanager
+from pruner.progress import NoProgress
+told = []
+class Watched(NoProgress):
+    @contextmanager
+    def task(self, title, total, unit="items"):
+        yield told.append if title.startswith("uploading") else lambda amount: None
+"""
 DOWNLOAD = """
 import sys
 from huggingface_hub import hf_hub_download
@@ -74,6 +83,20 @@ def test_a_release_by_xet_is_whole_for_everybody(hub: LocalHub, api: HfApi, rele
     folder = Path(api.snapshot_download(REPO, cache_dir=tmp_path / "plain"))
     for path in release.iterdir():
         assert (folder / path.name).read_bytes() == path.read_bytes()
+
+
+def test_progress_moves_while_a_file_is_sent(hub: LocalHub, release: Path, tmp_path: Path) -> None:
+    """The client tells of every chunk; without its bars, file by file."""
+    (release / "model.gguf").write_bytes(random.Random(1).randbytes(120_000_000))
+    script = PUBLISH.replace("import sys\n", WATCHED).replace('"message"', '"progress": Watched(), "message"')
+    environment = environment_with_xet(hub, tmp_path / "home")
+    environment.pop("HF_HUB_DISABLE_PROGRESS_BARS", None)
+    words = [sys.executable, "-c", f"{script}print(*told)", str(release)]
+    done = subprocess.run(words, env=environment, capture_output=True, text=True, check=True)
+    told = [int(word) for word in done.stdout.splitlines()[-1].split()]
+    assert sum(told) == sum(path.stat().st_size for path in release.iterdir())
+    assert len(told) > 3, "not in two steps, one of which is the large file"
+    assert done.stderr == "", "no bar of the client is seen"
 
 
 def test_a_lost_answer_is_adopted_by_xet_too(faulty: LocalHub, faults: Faults, release: Path, tmp_path: Path) -> None:

@@ -118,6 +118,16 @@ def test_the_plan_counts_files_and_bytes(hub: LocalHub, api: HfApi, release: Rel
     assert report["there"]["bytes"] + report["new"]["bytes"] == report["bytes"]
 
 
+def test_a_strangers_weights_are_pointed_out(hub: LocalHub, api: HfApi, release: Release) -> None:
+    api.create_repo(REPO)
+    for path in ("pytorch_model.bin", "notes.txt"):
+        api.upload_file(path_or_fileobj=b"theirs", path_in_repo=path, repo_id=REPO)
+    plan = plan_publication(release.files, release.digests, api, REPO)
+    *_, stays, read = plan_lines(plan, base_on_hub=False)
+    assert stays == f"{REPO}: not of this release, stays: .gitattributes, notes.txt, pytorch_model.bin"
+    assert read.endswith("and `verify` calls it BAD: pytorch_model.bin; see --prune-remote")
+
+
 def test_refused_metadata_stops_before_any_upload(faulty: LocalHub, faults: Faults, release: Release) -> None:
     release.add("README.md", b"---\ntags: 7\n---\n# Card\n")
     with pytest.raises(CheckFailedError, match=r'README\.md: the Hub refuses its metadata: "tags" must be'):
