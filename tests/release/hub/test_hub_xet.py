@@ -17,7 +17,10 @@ from pruner.files import sha256_bytes
 from release.hub.local import LocalHub
 from release.hub.server.errors import HubError
 from release.hub.server.xet_storage import files_of_shard
+from tests.end_to_end.conftest import run_command
 from tests.release.hub.releases import Faults, api_of, on_commit
+from tests.small_release import REPO as SMALL
+from tests.small_release import write_small_release
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
@@ -195,6 +198,16 @@ def test_a_download_by_xet_reads_the_storage(hub: LocalHub, release: Path, tmp_p
     blob.write_bytes(b"!" * len(data))  # only the Xet storage can give the right bytes now
     run_with_xet(hub, tmp_path / "home", DOWNLOAD, tmp_path / "local")
     assert (tmp_path / "local" / "model.gguf").read_bytes() == data
+
+
+def test_the_commands_publish_and_verify_by_xet(hub: LocalHub, tmp_path: Path) -> None:
+    (tmp_path / "small").mkdir()
+    manifest = write_small_release(tmp_path / "small")
+    environment = {**hub.environment(), "HF_HOME": str(tmp_path / "home"), "HF_HUB_DISABLE_XET": "0", "PYTHONPATH": str(ROOT)}
+    run_command("cut", manifest, "--work", tmp_path / "work", "--hub", hub.endpoint, **environment)
+    assert list((hub.folder / "xet").rglob("*.mdb"))
+    found = run_command("verify", f"hf://{SMALL}", "--base", manifest.parent / "tiny/model", **environment)
+    assert found.stdout.endswith("GOOD\n")
 
 
 def test_a_damaged_shard_is_refused() -> None:
