@@ -52,9 +52,12 @@ def test_what_is_no_time_is_bad_input(timeout: str, dry: bool, hub: LocalHub) ->
     assert not (hub.folder / "jobs").exists()
 
 
-@pytest.mark.parametrize("timeout", ["90m", "6h", "1.5d", "300", "45s"])
-def test_times_are_those_of_the_client(timeout: str, hub: LocalHub) -> None:
-    submit(job_request("verify", TARGET, flavor="cpu-basic", timeout=timeout), HubTarget(hub.endpoint, hub.token), "org")
+@pytest.mark.parametrize(("timeout", "seconds"), [("90m", 5400), ("6h", 21600), ("1.5d", 129600), ("300", 300), ("45s", 45)])
+def test_times_are_those_of_the_client(timeout: str, seconds: int, hub: LocalHub) -> None:
+    request = job_request("verify", TARGET, flavor="cpu-basic", timeout=timeout)
+    job = submit(request, HubTarget(hub.endpoint, hub.token), "org")
+    sent = json.loads((hub.folder / "jobs" / "org" / f"{job.id}.json").read_text())
+    assert sent["timeoutSeconds"] == seconds
 
 
 QUESTIONS = "hf://datasets/org/exam@main/data/held_out.jsonl"
