@@ -43,6 +43,10 @@ class DropMap:
         """Experts that stay in each layer (the same number in all)."""
         return experts - len(next(iter(self.drop.values())))
 
+    def first_difference(self, other: DropMap) -> str | None:
+        """The first layer in which two maps drop other experts, or that one of them does not have."""
+        return next((layer for layer in (*self.drop, *other.drop) if self.drop.get(layer) != other.drop.get(layer)), None)
+
     def envelope(self, experts: int) -> dict[str, Any]:
         """The map as JSON with keep and drop per layer, its digest and where it came from."""
         layers = {layer: {"keep": list(self.keep(layer, experts)), "drop": list(ids)} for layer, ids in self.drop.items()}

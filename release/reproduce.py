@@ -27,6 +27,7 @@ from pathlib import Path
 
 from pruner.errors import InputError
 from pruner.files import path_inside, sha256_file
+from release.lock import LockedFile
 from release.manifest import LoadedManifest, Manifest, PinnedFile
 
 FOLDER = "reproduce"
@@ -39,6 +40,9 @@ CLAIMS = f"{FOLDER}/claims.json"
 PROTOCOL = f"{FOLDER}/protocol.yaml"
 PROVENANCE = f"{FOLDER}/provenance.json"
 REBUILDERS = f"{FOLDER}/rebuilders.json"
+FIXED = (README, MANIFEST, LOCK, SUMS, DROP_MAP, CLAIMS, PROTOCOL, PROVENANCE, REBUILDERS)
+JOINING = (".gitattributes", "attestations/")
+"""What joins a repository later, unsigned, and is never removed: the Hub's own file, and what others state."""
 
 
 def evidence_name(quant: str) -> str:
@@ -86,13 +90,28 @@ def reproduce_files(loaded: LoadedManifest, made: dict[str, Path]) -> dict[str, 
         InputError: a file that the manifest names would stand where another one must.
     """
     files = {**made, MANIFEST: loaded.path}
-    for pinned in [*named_files(loaded.content), *_own_templates(loaded)]:
-        inside = path_inside(loaded.root, pinned.path).relative_to(path_inside(loaded.root, ".")).as_posix()
-        name, local = f"{FOLDER}/{inside}", loaded.file(pinned)
+    for name, pinned in named_places(loaded).items():
+        local = loaded.file(pinned)
         if name in files and sha256_file(files[name]) != sha256_file(local):
             raise InputError(f"{loaded.path}: {pinned.path} would be published as {name}, which has its own meaning; rename it")
         files.setdefault(name, local)
     return files
+
+
+def named_places(loaded: LoadedManifest) -> dict[str, PinnedFile]:
+    """The files beside the manifest that are published with it, by their path in the repository.
+
+    Raises:
+        InputError: one lies elsewhere.
+    """
+    root = path_inside(loaded.root, ".")
+    named = [*named_files(loaded.content), *_own_templates(loaded)]
+    return {f"{FOLDER}/{path_inside(loaded.root, each.path).relative_to(root).as_posix()}": each for each in named}
+
+
+def sums(files: Mapping[str, LockedFile]) -> bytes:
+    """Digests by name in the form of coreutils' sha256sum."""
+    return "".join(f"{file.sha256}  {name}\n" for name, file in files.items()).encode()
 
 
 def page(manifest: Manifest, own: Mapping[str, str] | None = None) -> str:

@@ -18,6 +18,7 @@ from release.reports.publication import plan_json, plan_lines
 from release.stages.kept_card import with_kept_parts
 from release.stages.publication import Repository, repositories
 from release.stages.publish import publication_plan
+from release.stages.sign import signed
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
@@ -103,11 +104,12 @@ def outlook(context: Context, real: HubTarget, *, pull_request: bool = False) ->
     plans: list[PublicationPlan] = []
     problems: list[str] = []
     unknown: list[str] = []
-    there = replace(context, options=replace(context.options, hub=real))
-    for made in repositories(context):
+    there = replace(context, options=replace(context.options, hub=real, pull_request=pull_request))
+    for number, made in enumerate(repositories(context)):
         repository = made
         try:
             repository = with_kept_parts(there, made)
+            repository = repository if number else signed(there, repository)
             plan = publication_plan(there, repository)
         except UnavailableError as error:
             unknown.append(f"{error}; counted as empty")

@@ -6,6 +6,7 @@ with the library.
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Mapping
 from typing import Any
 
@@ -72,6 +73,33 @@ def is_bundle(data: bytes, where: str) -> bool:
     """Whether a file says that it is a Sigstore bundle; raises InputError when it is no JSON."""
     content = parse_json(data, where, "the attestation")
     return isinstance(content, dict) and str(content.get("mediaType", "")).startswith(BUNDLE)
+
+
+def claimed_identities(data: bytes, where: str) -> frozenset[str]:
+    """Whose a bundle says it is, by the names in its certificate; nothing is verified.
+
+    Raises:
+        InputError: it is no JSON.
+        UnavailableError: the library is missing.
+    """
+    _require_library()
+    from cryptography.x509 import (
+        ExtensionNotFound,
+        RFC822Name,
+        SubjectAlternativeName,
+        UniformResourceIdentifier,
+        load_der_x509_certificate,
+    )
+
+    try:
+        material = parse_json(data, where, "the attestation")["verificationMaterial"]
+        first = material["certificate"] if "certificate" in material else material["x509CertificateChain"]["certificates"][0]
+        certificate = load_der_x509_certificate(base64.b64decode(first["rawBytes"]))
+        names = certificate.extensions.get_extension_for_class(SubjectAlternativeName).value
+        kinds = (RFC822Name, UniformResourceIdentifier)
+        return frozenset(str(name) for kind in kinds for name in names.get_values_for_type(kind))
+    except (KeyError, TypeError, ValueError, IndexError, ExtensionNotFound):
+        return frozenset()
 
 
 def verified_bundle(data: bytes, identity: SigstoreIdentity, where: str) -> dict[str, Any]:

@@ -26,8 +26,6 @@ PUBLIC_KEY = "reproduce/publisher.pem"
 """The publisher's public key, published with the signature."""
 LARGEST = 16 << 20
 """Bytes of a signature that are read at most."""
-UNSIGNED = (".gitattributes", "attestations/")
-"""What joins a repository after it was signed."""
 
 
 def require_libraries() -> None:

@@ -6,6 +6,7 @@ wants to sign it can.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -17,10 +18,14 @@ from release.manifest import Manifest
 STATEMENT = "https://in-toto.io/Statement/v1"
 PREDICATE = "https://slsa.dev/provenance/v1"
 PROJECT = "https://github.com/moe-release/moe-release"
+QUALITY, EVIDENCE = "quality.json", re.compile(r"eval/[^/]+/evidence\.json")
+"""Outputs that say how good the model is."""
 BUILD_TYPE = f"{PROJECT}/release/v1"
 
 
-def provenance(manifest: Manifest, manifest_sha256: str, lock: Lock, files: Mapping[str, str] | None = None) -> bytes:
+def provenance(
+    manifest: Manifest, manifest_sha256: str, lock: Lock, files: Mapping[str, str] | None = None, *, byproducts: bool = True
+) -> bytes:
     """The statement as canonical JSON.
 
     Args:
@@ -28,7 +33,9 @@ def provenance(manifest: Manifest, manifest_sha256: str, lock: Lock, files: Mapp
         manifest_sha256: digest of its file.
         lock: what came out.
         files: SHA-256 by name of the subject; default: weights, GGUFs and importance matrix.
+        byproducts: name what was measured on them.
     """
+    measured = _measured(lock) if byproducts else []
     version = lock.inputs.tools.get("moe-release", "unknown")
     return canonical_json(
         {
@@ -43,7 +50,10 @@ def provenance(manifest: Manifest, manifest_sha256: str, lock: Lock, files: Mapp
                     },
                     "resolvedDependencies": [*_base(lock), *_files(lock), *_tools(lock)],
                 },
-                "runDetails": {"builder": {"id": PROJECT, "version": {"moe-release": version}}},
+                "runDetails": {
+                    "builder": {"id": PROJECT, "version": {"moe-release": version}},
+                    **({"byproducts": measured} if measured else {}),
+                },
             },
         }
     )
@@ -85,6 +95,12 @@ def _files(lock: Lock) -> list[dict[str, Any]]:
     """The map by the digest of its canonical form, as every map with the same decisions is the same; then other inputs."""
     drop_map = [{"name": "drop map", "digest": {"sha256": digest_of(lock.inputs.drop_map)}}] if lock.inputs.drop_map else []
     return drop_map + [{"name": name, "digest": {"sha256": file.sha256}} for name, file in sorted(lock.inputs.files.items())]
+
+
+def _measured(lock: Lock) -> list[dict[str, Any]]:
+    """Evidence of exams and the quality check; not the seconds, which no two builds agree on."""
+    found = {path: file.sha256 for path, file in lock.outputs.items() if path == QUALITY or EVIDENCE.fullmatch(path)}
+    return subject(found)
 
 
 def _tools(lock: Lock) -> list[dict[str, Any]]:

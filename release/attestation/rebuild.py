@@ -17,13 +17,14 @@ from pruner.digest_cache import DigestCache
 from pruner.errors import InputError
 from pruner.files import sha256_bytes, write_atomic
 from pruner.progress import SILENT, Progress
-from pruner.proof import Proof, prove
+from pruner.proof import Proof
 from release import __version__
 from release.attestation.envelope import sign
 from release.attestation.keyless import own_identity, sign_keyless
 from release.attestation.keys import load_signer
 from release.attestation.provenance import PROJECT, STATEMENT, subject
 from release.documents import Document
+from release.hub.proof import prove_release
 from release.hub.published import Published, PublishedRepository, base_of, fetch, open_repository
 from release.patterns import Sha256
 
@@ -104,7 +105,8 @@ def attest(request: AttestRequest, *, progress: Progress = SILENT) -> Attestatio
 
     Raises:
         InputError: the repository is no release of ours, or the key is none.
-        UnavailableError: the base or the Hub cannot be reached, or the libraries are missing: then nothing is stated.
+        UnavailableError: the base or the Hub cannot be reached, this base is not the pinned one, or the libraries are missing:
+            then nothing is stated.
     """
     signer = load_signer(request.key) if request.key else None  # before the work, which may take hours
     keyid = str(signer.public_key.keyid) if signer else own_identity()
@@ -113,7 +115,7 @@ def attest(request: AttestRequest, *, progress: Progress = SILENT) -> Attestatio
         published = fetch(repository, Path(folder))
         base = base_of(published, request.base)
         cache = DigestCache(request.cache) if request.cache else None
-        proof = prove(repository.source, base, workers=request.workers, progress=progress, cache=cache)
+        proof = prove_release(published, base, workers=request.workers, progress=progress, cache=cache)
         statement = rebuild_statement(published, proof, builder=request.builder or f"key {keyid[:SHORT]}")
     path = f"{FOLDER}/{keyid[:SHORT]}-{repository.source.commit[:SHORT]}.json"
     return Attestation(request.repo, path, statement, sign(statement, signer) if signer else sign_keyless(statement))

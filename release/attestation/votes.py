@@ -11,7 +11,7 @@ from pruner.errors import CheckFailedError, InputError
 from pruner.files import parse_json, sha256_bytes
 from pruner.sources import read_small
 from release.attestation.envelope import key_ids, verified_statement
-from release.attestation.keyless import is_bundle, verified_bundle
+from release.attestation.keyless import claimed_identities, is_bundle, verified_bundle
 from release.attestation.keys import Rebuilder, read_rebuilders
 from release.attestation.model_signature import NAME, PUBLIC_KEY
 from release.attestation.rebuild import FOLDER, PREDICATE, Rebuild, published_shards
@@ -121,14 +121,21 @@ def _by_key(data: bytes, name: str, keys: tuple[Rebuilder, ...]) -> tuple[Rebuil
 
 
 def _by_identity(data: bytes, name: str, keys: tuple[Rebuilder, ...]) -> tuple[Rebuilder, dict[str, Any]]:
-    """Whose identity a Sigstore bundle has is only known once it is verified, so every listed one is tried."""
-    for key in keys:
-        if key.identity is not None:
-            try:
-                return key, verified_bundle(data, key.identity, name)
-            except CheckFailedError:
-                continue
-    raise InputError(f"{name}: is a Sigstore bundle of no identity that {REBUILDERS} lists, or does not hold; not counted")
+    """The statement of a Sigstore bundle, whose identity stands in its certificate.
+
+    Raises:
+        CheckFailedError: it says that it is of a listed identity, and does not hold.
+        InputError: it is of no listed one.
+    """
+    claimed = claimed_identities(data, name)
+    listed = [(key, key.identity) for key in keys if key.identity is not None and key.identity.identity in claimed]
+    for number, (key, identity) in enumerate(listed, 1):
+        try:
+            return key, verified_bundle(data, identity, name)
+        except CheckFailedError:  # an identity may be listed with several issuers
+            if number == len(listed):
+                raise
+    raise InputError(f"{name}: is a Sigstore bundle of no identity that {REBUILDERS} lists; not counted")
 
 
 def _rebuild(statement: dict[str, Any], name: str) -> Rebuild:

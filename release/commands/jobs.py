@@ -17,10 +17,21 @@ def _jobs() -> None:
 
 @jobs_app.command("submit")
 def jobs_submit(
-    task: Annotated[Literal["verify", "eval"], typer.Argument(help="verify: its bytes; eval: repeat its exam too.")],
+    task: Annotated[Literal["verify", "eval"], typer.Argument(help="verify: its bytes and quants; eval: repeat its exam too.")],
     target: Annotated[str, typer.Argument(metavar="TARGET", help="hf://org/name@revision", show_default=False)],
-    flavor: Annotated[str, typer.Option("--flavor", help="Hardware, as `hf jobs hardware` lists it.")] = "cpu-upgrade",
+    flavor: Annotated[
+        str, typer.Option("--flavor", help="Hardware, as `hf jobs hardware` lists it; a GPU is not used.")
+    ] = "cpu-upgrade",
     timeout: Annotated[str, typer.Option("--timeout", metavar="TIME", help="Such as 90m or 6h.")] = "6h",
+    exam_data: Annotated[
+        str | None,
+        typer.Option(
+            "--exam-data",
+            metavar="ADDRESS",
+            help="The exam's questions: hf://datasets/org/name@revision/FILE.",
+            show_default=False,
+        ),
+    ] = None,
     namespace: Annotated[str | None, typer.Option("--namespace", help="Who pays; default: the token's owner.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what would be sent.")] = False,
 ) -> None:
@@ -28,7 +39,7 @@ def jobs_submit(
     from release.hub.endpoint import input_hub
     from release.hub.jobs import job_request, submit
 
-    request = job_request(task, target, flavor=flavor, timeout=timeout)
+    request = job_request(task, target, flavor=flavor, timeout=timeout, exam_data=exam_data)
     if dry_run:
         typer.echo(json.dumps(request.to_json(), indent=2))
         return

@@ -76,6 +76,8 @@ def rehearse(
     ] = None,
     pull_request: PullRequestOption = False,
     prune_remote: PruneRemoteOption = False,
+    sign: SignOption = None,
+    replace_card: ReplaceCardOption = False,
     llama_cpp: LlamaOption = None,
     workers: WorkersOption = None,
     as_json: JsonOption = False,
@@ -99,6 +101,8 @@ def rehearse(
         hub_folder=scratch_hub(folder),
         rehearsal=True,
         prune_remote=prune_remote,
+        sign=sign,
+        replace_card=replace_card,
         llama_cpp=llama_cpp,
         workers=workers,
     ) as context:

@@ -13,6 +13,7 @@ from pruner.hub_failures import BACK_OFF, passes, status_of
 from pruner.progress import Progress
 from release.hub.publication_plan import PlannedFile, PublicationPlan, compare_tree
 from release.hub.remote import RemoteTree, remote_tree
+from release.hub.upload_progress import Sent, counted_add, xet_told
 
 if TYPE_CHECKING:
     from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
@@ -58,11 +59,16 @@ def operations(job: Job, plan: PublicationPlan, progress: Progress, revision: st
 
     changes = plan.changes
     small = [_from_memory(file, job.files[file.path]) for file in changes if file.size <= IN_MEMORY]
-    large = [_from_disk(file, job.files[file.path]) for file in changes if file.size > IN_MEMORY]
+    large: list[CommitOperationAdd] = []
     with progress.task(f"uploading to {job.repo}", sum(file.size for file in changes), "bytes") as advance:
-        for group in [small, *([operation] for operation in large)]:
-            job.api.preupload_lfs_files(job.repo, group, revision=revision, free_memory=False)
-            advance(sum(operation.upload_info.size for operation in group))
+        job.api.preupload_lfs_files(job.repo, small, revision=revision, free_memory=False)
+        advance(sum(operation.upload_info.size for operation in small))
+        for file in [file for file in changes if file.size > IN_MEMORY]:
+            sent = Sent(advance)
+            large.append(_from_disk(file, job.files[file.path], sent))
+            with xet_told(sent):
+                job.api.preupload_lfs_files(job.repo, large[-1:], revision=revision, free_memory=False)
+            sent.reach(file.size)
     added = [*small, *large]
     for operation in added:
         path = operation.path_in_repo
@@ -78,15 +84,13 @@ def _from_memory(file: PlannedFile, local: Path) -> CommitOperationAdd:
     return CommitOperationAdd(file.path, data)
 
 
-def _from_disk(file: PlannedFile, local: Path) -> CommitOperationAdd:
+def _from_disk(file: PlannedFile, local: Path, sent: Sent) -> CommitOperationAdd:
     """An operation that reads a large file from disk.
 
     Its digest is left for the client to compute: over plain LFS before the upload, whose arrival the Hub checks; over Xet from
     the very bytes that are sent.
     """
-    from huggingface_hub import CommitOperationAdd
-
-    return CommitOperationAdd(file.path, local.absolute())
+    return counted_add(file.path, local, sent)
 
 
 def commit_operations(job: Job, plan: PublicationPlan, made: Sequence[Operation], message: str, revision: str = MAIN) -> str:

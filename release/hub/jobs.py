@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -17,15 +18,21 @@ if TYPE_CHECKING:
 Task = Literal["verify", "eval"]
 IMAGE = "python:3.12-bookworm"
 """It has a compiler, which `toolchain install` needs."""
-
+_PREPARE = 'set -eu; pip install --quiet "moe-release[analysis,attest,eval]==$2" cmake ninja; moe-release toolchain install; '
+_WITH_DATA = (
+    'if [ $# -gt 2 ]; then hf download --repo-type dataset --revision "$4" --local-dir exam-data "$3" "$5"; '
+    'exec moe-release verify "$1" --requantize --exam --exam-data "exam-data/$5"; fi; '
+)
 SCRIPTS: dict[Task, str] = {
-    "verify": 'set -eu; pip install --quiet "moe-release==$2"; exec moe-release verify "$1"',
-    "eval": (
-        'set -eu; pip install --quiet "moe-release[analysis,eval]==$2" cmake ninja; moe-release toolchain install; '
-        'exec moe-release verify "$1" --exam'
-    ),
+    "verify": f'{_PREPARE}exec moe-release verify "$1" --requantize',
+    "eval": f'{_PREPARE}{_WITH_DATA}exec moe-release verify "$1" --requantize --exam',
 }
-"""Constant programs: the target and the version are their arguments, never part of their text."""
+"""Constant programs: the target, the version and the exam's data are their arguments, never part of their text.
+
+Quants are made again, for a verdict on them, so both build llama.cpp first, for the processor alone.
+"""
+_TIME = re.compile(r"(?:\d+(?:\.\d*)?|\.\d+)[smhd]?")
+_DATA = re.compile(r"hf://datasets/(?P<repo>\w[\w.-]*/\w[\w.-]*)@(?P<revision>\w[\w.-]*)/(?P<file>\w[\w.-]*(?:/\w[\w.-]*)*)")
 
 
 @dataclass(frozen=True)
@@ -44,17 +51,40 @@ class JobRequest:
         return asdict(self)
 
 
-def job_request(task: Task, target: str, *, flavor: str, timeout: str, image: str = IMAGE) -> JobRequest:
+def job_request(
+    task: Task, target: str, *, flavor: str, timeout: str, exam_data: str | None = None, image: str = IMAGE
+) -> JobRequest:
     """The job that verifies a release, or repeats its exam too.
 
+    Args:
+        task: what to do.
+        target: the release's address.
+        flavor: the hardware.
+        timeout: a number of seconds, or with a unit such as 90m, 6h or 1d.
+        exam_data: for `eval`, where the questions lie in a data set on the Hub, when the protocol does not say.
+        image: the container.
+
     Raises:
-        InputError: the target is no address on the Hub.
+        InputError: the target or the data is no address on the Hub, or the time none.
     """
+    if not _TIME.fullmatch(timeout) or not float(timeout.rstrip("smhd")):
+        raise InputError(f"--timeout {timeout}: is no time; give a number and s, m, h or d, such as 90m or 6h")
     if not target.startswith(HUB_PREFIX):
         raise InputError(f"{target}: a job reads from the Hub; give hf://org/name@revision")
     repo, revision = parse_address(target)
-    command = ("bash", "-c", SCRIPTS[task], "moe-release-job", f"{HUB_PREFIX}{repo}@{revision}", __version__)
+    command: tuple[str, ...] = ("bash", "-c", SCRIPTS[task], "moe-release-job", f"{HUB_PREFIX}{repo}@{revision}", __version__)
+    if exam_data is not None:
+        command += _data_words(task, exam_data)
     return JobRequest(image, command, flavor, timeout, {"moe-release": task, "target": repo.replace("/", "--")})
+
+
+def _data_words(task: Task, address: str) -> tuple[str, str, str]:
+    match = _DATA.fullmatch(address)
+    if task != "eval":
+        raise InputError("--exam-data: verify takes no exam; submit eval")
+    if match is None:
+        raise InputError(f"--exam-data {address}: a job reads from the Hub; give hf://datasets/org/name@revision/FILE")
+    return match["repo"], match["revision"], match["file"]
 
 
 def submit(request: JobRequest, hub: HubTarget, namespace: str | None = None) -> JobInfo:

@@ -11,12 +11,11 @@ from pruner.errors import InputError
 from pruner.files import git_blob_id, sha256_bytes
 from release.hub.earlier import stale_files
 from release.hub.remote import RemoteFile, RemoteTree, remote_tree
+from release.reproduce import JOINING
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
 
-GUARDED = (".gitattributes", "attestations/")
-"""What `--prune-remote` never removes: the Hub's own file, and what other people stated about the release."""
 XET_KNOWN = 0.759
 """Share of a pruned shard's bytes that Xet storage knows when its base is on the Hub: measured with a cold shard cache; 0.993
 with a warm one."""
@@ -146,7 +145,7 @@ def compare_tree(
         new=tuple(groups["new"]),
         foreign=foreign,
         stale=tuple(path for path in stale if path in remote),
-        pruned=tuple(path for path in foreign if not path.startswith(GUARDED)) if prune else (),
+        pruned=tuple(path for path in foreign if not path.startswith(JOINING)) if prune else (),
     )
 
 

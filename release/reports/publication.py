@@ -8,6 +8,7 @@ from typing import Any
 from pruner.wording import counted, some
 from release.card.claims import format_bytes
 from release.hub.publication_plan import PlannedFile, PublicationPlan
+from release.hub.strangers import what_it_is
 
 MOST_SHOWN = 10
 
@@ -52,3 +53,6 @@ def plan_lines(plan: PublicationPlan, *, base_on_hub: bool) -> Iterator[str]:
             yield f"{plan.repo}: {what}: {some(paths, MOST_SHOWN)}"
     if report["stay"] and report["stay"] != [".gitattributes"]:
         yield f"{plan.repo}: not of this release, stays: {some(report['stay'], MOST_SHOWN)}"
+    if strangers := [path for path in report["stay"] if what_it_is(path)]:
+        shown = some(strangers, MOST_SHOWN)
+        yield f"{plan.repo}: loaders read what is not of this release, and `verify` calls it BAD: {shown}; see --prune-remote"

@@ -13,7 +13,7 @@ from release.card.render import own_templates
 from release.context import Context
 from release.lock import Lock, LockedFile, differences, read_committed_lock, write_lock
 from release.references import compare_inputs
-from release.reproduce import page
+from release.reproduce import page, sums
 from release.stages.lock_draft import draft_lock
 from release.stages.stage import Stage
 
@@ -45,18 +45,14 @@ def provenance_path(context: Context) -> Path:
     return context.work / "provenance.json"
 
 
-def _write_sums(target: Path, files: Mapping[str, LockedFile]) -> None:
-    write_atomic(target, "".join(f"{file.sha256}  {name}\n" for name, file in files.items()).encode())
-
-
 def _run(context: Context) -> str:
     drafted = draft_lock(context, stages=STAGES)
     locked = read_committed_lock(context.loaded.lock_path)
     found = drafted if locked is None or context.options.update_lock else in_its_words(locked, drafted)
     write_lock(work_lock_path(context), found)
     own = own_templates(context.loaded.root, context.manifest.card.templates)
-    _write_sums(sums_path(context), found.weights())
-    _write_sums(gguf_sums_path(context), found.quants())
+    write_atomic(sums_path(context), sums(found.weights()))
+    write_atomic(gguf_sums_path(context), sums(found.quants()))
     write_atomic(page_path(context), page(context.manifest, own).encode())
     write_atomic(provenance_path(context), provenance(context.manifest, sha256_file(context.loaded.path), found))
     if locked is None and context.options.rehearsal:

@@ -177,6 +177,7 @@ def _require_hub(context: Context) -> None:
     from release.hub.card_check import require_valid_card
     from release.hub.remote import hub_api
     from release.hub.rights import require_rights
+    from release.stages.place import require_place
 
     publish, hub = context.publish, context.options.hub
     api = hub_api(hub.endpoint, hub.token)
@@ -189,6 +190,7 @@ def _require_hub(context: Context) -> None:
         require_valid_card(api, gguf_front_matter(context.manifest, license_name))
     if hub.label == "local":
         return  # older repositories and collections are the real Hub's
+    require_place(context, api)
     if publish.collection:
         require_collection(api, publish.collection)
     for old in filter(None, [publish.supersedes.weights, publish.supersedes.gguf] if publish.supersedes else []):

@@ -49,7 +49,8 @@ def plan_of(context: Context, drop_map: DropMap) -> Plan:
 def _inputs(context: Context) -> Any:
     drop_map = read_drop_map(drop_map_path(context))
     method = drop_map.provenance.get("ranking")  # it stands in the published metadata
-    return [base_digest(context), drop_map.digest, method, context.manifest.base.label, context.manifest.weights.model_dump()]
+    base = context.manifest.base
+    return [base_digest(context), drop_map.digest, method, base.label, base.revision, context.manifest.weights.model_dump()]
 
 
 def _run(context: Context) -> str:

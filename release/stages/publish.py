@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tempfile
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pruner.errors import CheckFailedError
@@ -16,7 +18,10 @@ from release.stages.standing import release_title
 
 if TYPE_CHECKING:
     from release.hub.publication_plan import PublicationPlan
-    from release.hub.publish import Publication
+    from release.hub.publish import Prepared, Publication
+
+EVERYBODYS = (Path("/tmp"), Path("/var/tmp"), Path("/dev/shm"))  # noqa: S108  # nothing is written there
+"""Temporary folders that every machine has: naming them tells nothing of this one."""
 
 
 def skip_unpublished(context: Context) -> str | None:
@@ -25,20 +30,29 @@ def skip_unpublished(context: Context) -> str | None:
 
 
 def _run(context: Context) -> str:
-    from release.hub.secret_scan import require_no_secrets
+    from release.hub.publish import commit_prepared
 
     planned = [with_kept_parts(context, repository) for repository in repositories(context)]
     planned[0] = signed(context, planned[0])
-    for repository in planned:
-        folders = (context.work.resolve(), context.loaded.root.resolve())
-        require_no_secrets(repository.files, folders, _inherited(context, repository))
-    for plan in [publication_plan(context, repository) for repository in planned]:
-        for line in plan_lines(plan, base_on_hub=context.manifest.base.repo is not None):
+    prepared = [_prepared(context, repository) for repository in planned]  # all of them before the first commit
+    for each in prepared:
+        for line in plan_lines(each.plan, base_on_hub=context.manifest.base.repo is not None):
             context.progress.note(line)
-    done = [_published(context, repository) for repository in planned]
+    done = [commit_prepared(each, context.progress) for each in prepared]
     commits = {each.repo: each.commit for each in done}
     write_atomic(context.work / "published.json", canonical_json(commits))
     return ", ".join(_said(each) for each in done)
+
+
+def _folders(context: Context) -> list[Path]:
+    """Folders of this machine that no published file may name: where a release is made, from what, and with which tools."""
+    from huggingface_hub import constants
+
+    options, loaded = context.options, context.loaded
+    named = [context.work, loaded.root, loaded.local_base, loaded.base_copy, options.llama_cpp, Path(constants.HF_HOME)]
+    named += [folder for folder in [Path(tempfile.gettempdir())] if folder not in EVERYBODYS]
+    found = [form for folder in named if folder is not None for form in (folder.absolute(), folder.resolve())]
+    return sorted(set(found))
 
 
 def _inherited(context: Context, repository: Repository) -> frozenset[str]:
@@ -64,24 +78,28 @@ def publication_plan(context: Context, repository: Repository) -> PublicationPla
     return plan_publication(repository.files, repository.digests, api, repository.repo, prune=prune)
 
 
-def _published(context: Context, repository: Repository) -> Publication:
-    from release.hub.publish import publish
+def _prepared(context: Context, repository: Repository) -> Prepared:
+    from release.hub.publish import Terms, prepare
 
-    hub = context.options.hub
+    hub, publish, options = context.options.hub, context.publish, context.options
+    terms = Terms(
+        private=publish.private,
+        message=release_title(context),
+        tag=publish.tag,
+        gated=publish.gated,
+        prune_remote=options.prune_remote,
+        pull_request=options.pull_request,
+    )
     try:
-        return publish(
+        return prepare(
             repository.repo,
             repository.files,
             repository.digests,
+            terms,
             endpoint=hub.endpoint,
             token=hub.token,
-            private=context.publish.private,
-            message=release_title(context),
-            tag=context.publish.tag,
-            gated=context.publish.gated,
             inherited=_inherited(context, repository),
-            prune_remote=context.options.prune_remote,
-            pull_request=context.options.pull_request,
+            folders=_folders(context),
             progress=context.progress,
         )
     except CheckFailedError as error:

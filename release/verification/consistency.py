@@ -5,18 +5,14 @@ from __future__ import annotations
 import json
 
 from pruner.drop_map import read_drop_map
-from pruner.errors import CheckFailedError
+from pruner.errors import CheckFailedError, UnavailableError
 from pruner.files import path_inside, sha256_file
-from pruner.sources import read_small
-from pruner.wording import counted
-from release import reproduce
+from release import __version__, reproduce
 from release.attestation.provenance import model_files, provenance
-from release.hub.published import Published, PublishedRepository
-from release.lock import Lock
+from release.card.render import own_templates
+from release.hub.published import Published
 from release.references import parse_sums
 from release.verdict import Finding, Pieces, Verdict
-
-CARD = "README.md"
 
 
 def check_consistency(published: Published) -> Finding:
@@ -29,6 +25,7 @@ def check_consistency(published: Published) -> Finding:
         reproduce.DROP_MAP: _drop_map,
         reproduce.PROTOCOL: _protocol,
         reproduce.PROVENANCE: _provenance,
+        reproduce.README: _page,
     }.items():
         with pieces.checking(name):
             check(published)
@@ -40,6 +37,18 @@ def _manifest(published: Published) -> None:
     """It must be valid, and every file that it pins and that is published must have its digest."""
     for pinned in reproduce.named_files(published.manifest.content):
         published.manifest.file(pinned)
+
+
+def _page(published: Published) -> None:
+    """Its commands are typed by whoever trusts it."""
+    path, loaded = published.path(reproduce.README), published.manifest
+    own = own_templates(loaded.root, loaded.content.card.templates)
+    if path.is_file() and path.read_bytes() == reproduce.page(loaded.content, own).encode():
+        return
+    made_with = published.lock.inputs.tools.get("moe-release")
+    if made_with != __version__:
+        raise UnavailableError(f"is not the page of moe-release {__version__}; the release was made by {made_with}")
+    raise CheckFailedError("is not the page that the manifest gives")
 
 
 def _lock_names_the_manifest(published: Published) -> None:
@@ -66,6 +75,10 @@ def _sums(published: Published) -> None:
 
 def _drop_map(published: Published) -> None:
     found = read_drop_map(published.path(reproduce.DROP_MAP))
+    prune = published.manifest.content.prune
+    pinned = prune.drop_map if prune else None
+    if pinned and (layer := read_drop_map(published.manifest.file(pinned)).first_difference(found)) is not None:
+        raise CheckFailedError(f"drops other experts than the manifest's {pinned.path}, first in layer {layer}")
     drop = {layer: list(ids) for layer, ids in found.drop.items()}
     if drop != published.lock.inputs.drop_map:
         layers = [layer for layer in drop if drop[layer] != (published.lock.inputs.drop_map or {}).get(layer)]
@@ -87,7 +100,7 @@ def _protocol(published: Published) -> None:
 
 
 def _provenance(published: Published) -> None:
-    """It follows from manifest and lock; releases of old have none, or one about the weights alone.
+    """It follows from manifest and lock; releases of old have none, or one about the weights alone or without byproducts.
 
     A subject that is not as locked is named.
     """
@@ -98,7 +111,7 @@ def _provenance(published: Published) -> None:
     made_from = published.manifest.content, sha256_file(published.path(reproduce.MANIFEST)), published.lock
     locked = model_files(published.lock)
     weights = {name: file.sha256 for name, file in published.lock.weights().items()}
-    if data in (provenance(*made_from, locked), provenance(*made_from, weights)):
+    if any(data == provenance(*made_from, files, byproducts=each) for files in (locked, weights) for each in (True, False)):
         return
     stated = _subjects(data)
     for name in sorted({*stated, *locked}):
@@ -117,33 +130,3 @@ def _subjects(data: bytes) -> dict[str, str]:
         return {str(each["name"]): str(each["digest"]["sha256"]) for each in json.loads(data)["subject"]}
     except (ValueError, LookupError, TypeError, RecursionError):
         raise CheckFailedError("is not the statement that manifest and lock make") from None
-
-
-def check_listing(lock: Lock, repository: PublishedRepository, part: str, names: dict[str, str]) -> Finding:
-    """Every locked file is in the repository with its digest.
-
-    Args:
-        lock: what it must have.
-        repository: where it must be.
-        part: what the finding is called.
-        names: path in the repository of each locked output.
-    """
-    pieces = Pieces(part)
-    for output, name in names.items():
-        with pieces.checking(name):
-            found, wanted = repository.sha256(name), lock.outputs[output].sha256
-            if found is None:
-                pieces.add(name, Verdict.BAD, "is locked, and missing from the repository")
-            elif found != wanted and not (name == CARD and _only_notes_differ(repository, wanted)):
-                pieces.add(name, Verdict.BAD, f"has SHA-256 {found}, the lock pins {wanted}")
-            else:
-                pieces.add(name, Verdict.GOOD)
-    return pieces.finding(f"{counted(len(names), 'file')} as locked")
-
-
-def _only_notes_differ(repository: PublishedRepository, rendered_sha256: str) -> bool:
-    """Whether a card is the locked one but for what people wrote between its markers."""
-    from release.card.handwritten import LARGEST, only_parts_changed
-
-    text = read_small(repository.source, CARD, "the card", LARGEST).decode("utf-8", errors="replace")
-    return only_parts_changed(text, rendered_sha256)

@@ -17,8 +17,7 @@ from release.gguf.located import locate_on_hub
 from release.hub.published import Published, PublishedRepository, base_of, open_repository
 from release.manifest import BaseQuant, Quant
 from release.verdict import Finding, Pieces, Verdict
-from release.verification.consistency import check_listing
-from release.verification.names import gguf_names
+from release.verification.listing import check_gguf_files
 from release.verification.request import Request
 
 PART = "ggufs"
@@ -38,8 +37,7 @@ def check_ggufs(published: Published, request: Request, *, progress: Progress = 
         repository = open_gguf_repository(published, request)
     except (InputError, UnavailableError) as error:
         return Finding(PART, Verdict.UNKNOWN, str(error))
-    names = gguf_names(published.lock)
-    listing = check_listing(published.lock, repository, PART, names)
+    listing = check_gguf_files(published, repository, PART)
     if listing.verdict is not Verdict.GOOD:
         return listing
     pieces = Pieces(PART, published.folder)
@@ -52,9 +50,7 @@ def check_ggufs(published: Published, request: Request, *, progress: Progress = 
             pieces.add(quant.name, Verdict.UNKNOWN, NOT_REBUILT)
     if request.requantize and manifest.gguf.quantized:
         _requantize(published, repository, request, pieces, progress)
-    return pieces.finding(
-        f"{counted(len(names), 'file')} as locked; {counted(len(manifest.gguf.quants), 'quant')} made again with the same bytes"
-    )
+    return pieces.finding(f"{listing.reason}; {counted(len(manifest.gguf.quants), 'quant')} made again with the same bytes")
 
 
 def open_gguf_repository(published: Published, request: Request) -> PublishedRepository:

@@ -17,16 +17,16 @@ from release.hub.published import Published, fetch, open_repository
 from release.verdict import Finding, Verdict, Verification
 from release.verification.attestations import check_attestations
 from release.verification.card import check_card
-from release.verification.consistency import check_consistency, check_listing
+from release.verification.consistency import check_consistency
 from release.verification.evidence import check_evidence
 from release.verification.exam import check_exam
 from release.verification.ggufs import check_ggufs
-from release.verification.names import weights_names
+from release.verification.listing import check_files
 from release.verification.request import Request
 from release.verification.signature import check_signature
 from release.verification.weights import check_weights
 
-OPTIONAL = ("attestations",)
+OPTIONAL = ("attestations", "signature")
 """Parts whose absence is worth a line."""
 
 
@@ -46,19 +46,21 @@ def verify_published(request: Request, *, progress: Progress = SILENT) -> Verifi
         request.work.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="moe-release-verify-") as folder:
         published = fetch(repository, Path(folder))
+        found: dict[str, Finding] = {}
         checks: dict[str, Callable[[], Finding | None]] = {
             "consistency": partial(check_consistency, published),
             "files": partial(check_files, published),
             "weights": partial(_weights, published, request, progress),
             "ggufs": partial(check_ggufs, published, request, progress=progress),
             "evidence": partial(check_evidence, published),
-            "card": partial(check_card, published, request),
+            "card": lambda: _card(published, request, found.get("weights")),
             "exam": partial(_exam, published, request, progress),
             "attestations": partial(check_attestations, published),
             "signature": partial(check_signature, published, request.signer),
         }
-        findings = [_guarded(part, published, check) for part, check in checks.items()]
-    found = {part: finding for part, finding in zip(checks, findings, strict=True) if finding}
+        for part, check in checks.items():
+            if finding := _guarded(part, published, check):
+                found[part] = finding
     absent = tuple(part for part in OPTIONAL if part not in found)
     return Verification(f"hf://{request.repo}", repository.source.commit, tuple(found.values()), absent)
 
@@ -73,14 +75,16 @@ def _guarded(part: str, published: Published, check: Callable[[], Finding | None
         return Finding(part, Verdict.UNKNOWN, published.shown(error))
 
 
-def check_files(published: Published) -> Finding:
-    """Every file that the lock lists for the weights repository is there as locked."""
-    return check_listing(published.lock, published.weights, "files", weights_names(published.lock))
-
-
 def _weights(published: Published, request: Request, progress: Progress) -> Finding:
     cache = DigestCache(request.cache) if request.cache else None
     return check_weights(published, request.base, workers=request.workers, progress=progress, cache=cache)
+
+
+def _card(published: Published, request: Request, weights: Finding | None) -> Finding:
+    """The finding on the card, whose numbers come from the base as well: of a wrong one, nothing follows."""
+    if request.base is not None and weights and weights.verdict is Verdict.UNKNOWN:
+        return Finding("card", Verdict.UNKNOWN, weights.reason)
+    return check_card(published, request)
 
 
 def _exam(published: Published, request: Request, progress: Progress) -> Finding | None:

@@ -9,8 +9,9 @@ from pruner.files import sha256_bytes
 from pruner.sources import read_small
 from pruner.wording import counted
 from release.attestation.keys import read_key
-from release.attestation.model_signature import LARGEST, NAME, PUBLIC_KEY, UNSIGNED, require_signature, signed_digests
+from release.attestation.model_signature import LARGEST, NAME, PUBLIC_KEY, require_signature, signed_digests
 from release.hub.published import Published
+from release.reproduce import JOINING
 from release.verdict import Finding, Verdict
 
 PART = "signature"
@@ -18,7 +19,7 @@ SHORT = 12
 
 
 def check_signature(published: Published, signer: Path | None = None) -> Finding | None:
-    """The finding on `model.sig`; None when there is none.
+    """The finding on `model.sig`; None when there is none and nobody expects one.
 
     Args:
         published: the release.
@@ -32,7 +33,8 @@ def check_signature(published: Published, signer: Path | None = None) -> Finding
     """
     repository = published.weights
     if NAME not in repository.files:
-        return None
+        missing = f"{NAME} is missing: nothing here is signed with the given key"
+        return Finding(PART, Verdict.BAD, missing) if signer else None
     own = published.path(PUBLIC_KEY)
     if signer is None and not own.is_file():
         return Finding(PART, Verdict.UNKNOWN, f"{PUBLIC_KEY} is missing: give the publisher's key with --signer KEY.pem")
@@ -51,7 +53,7 @@ def check_signature(published: Published, signer: Path | None = None) -> Finding
 
 
 def _joins_later(path: str) -> bool:
-    return path == NAME or path.startswith(UNSIGNED)
+    return path == NAME or path.startswith(JOINING)
 
 
 def _more(names: list[str]) -> str:

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from pruner.digest_cache import DigestCache
 from pruner.errors import CheckFailedError, InputError, UnavailableError
-from pruner.files import sha256_file
 from pruner.progress import SILENT, Progress
-from pruner.proof import prove
-from pruner.sources import LocalSource, Source
 from pruner.wording import counted_that
+from release.hub.proof import prove_release
 from release.hub.published import Published, base_of
 from release.verdict import Finding, Pieces, Verdict
 
@@ -34,26 +32,11 @@ def check_weights(
     """
     pieces = Pieces(PART)
     try:
-        source = base_of(published, base)
-        proof = prove(published.weights.source, source, workers=workers, progress=progress, cache=cache)
+        proof = prove_release(published, base_of(published, base), workers=workers, progress=progress, cache=cache)
     except UnavailableError as error:
         return Finding(PART, Verdict.UNKNOWN, published.shown(error))
     except (InputError, CheckFailedError) as error:
         return Finding(PART, Verdict.BAD, published.shown(error))
-    if not all(verdict.good for verdict in proof.verdicts) and (other := _other_than_pinned(published, source)) is not None:
-        return Finding(PART, Verdict.UNKNOWN, f"{other} is not the file that the release pins; give another copy of the base")
     for verdict in proof.verdicts:
         pieces.add(verdict.name, Verdict.GOOD if verdict.good else Verdict.BAD, verdict.reason or "")
     return pieces.finding(f"{counted_that(len(proof.verdicts), 'file', 'are')} what {proof.base} and the drop map make")
-
-
-def _other_than_pinned(published: Published, base: Source) -> str | None:
-    """The first file of a base on this machine that is not the one the release was made from: then the weights prove nothing.
-
-    What a Hub lists of its files was compared with the pinned digests already.
-    """
-    if not isinstance(base, LocalSource):
-        return None
-    pinned = {name: file.sha256 for name, file in published.lock.inputs.base.files.items() if name in base.files}
-    wrong = (name for name, sha256 in pinned.items() if sha256_file(base.folder / name) != sha256)
-    return next((f"{base.label}/{name}" for name in wrong), None)

@@ -13,6 +13,7 @@ import pytest
 
 from release.hub.local import LocalHub
 from tests.end_to_end.conftest import MANIFEST, Release, run_command
+from tests.release.hub.releases import Faults
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
@@ -77,6 +78,19 @@ def test_private_first_then_promoted(copy: Copy) -> None:
     assert len(list(copy.api.get_repo_discussions("moe-release/older"))) == 1
 
 
+def test_what_llama_server_cannot_load_is_shown_to_nobody(release: Release, tmp_path: Path) -> None:
+    faults = Faults()
+    with LocalHub(tmp_path / "real-hub", wrap=faults) as hub:
+        copy = Copy(release, tmp_path, hub)
+        faults.before = lambda _method, path: 403 if "/resolve/" in path and path.endswith(".gguf") else None
+        said = copy.run("publish", check=False)
+        assert "llama-server" in said.splitlines()[-1]
+        assert [copy.api.model_info(repo).private for repo in (WEIGHTS, GGUF)] == [True, True]
+        faults.before = lambda _method, _path: None
+        copy.run("publish")
+        assert [copy.api.model_info(repo).private for repo in (WEIGHTS, GGUF)] == [False, False]
+
+
 def test_what_was_damaged_on_the_hub_is_not_promoted(copy: Copy) -> None:
     copy.declare(private="true")
     copy.run("publish")
@@ -138,6 +152,17 @@ def test_a_release_as_pull_requests(copy: Copy) -> None:
         copy.api.merge_pull_request(repo, 1)
     assert copy.run("publish").count("nothing to change") >= 2
     assert "v1" in [tag.name for tag in copy.api.list_repo_refs(WEIGHTS).tags]
+
+
+def test_a_tag_that_is_taken_in_the_second_repository_stops_before_the_first(copy: Copy) -> None:
+    copy.run("publish")
+    copy.api.delete_repo(WEIGHTS)
+    copy.api.delete_file("README.md", GGUF)
+    copy.api.delete_tag(GGUF, tag="v1")
+    copy.api.create_tag(GGUF, tag="v1")
+    said = copy.run("publish", check=False)
+    assert f"{GGUF}: the tag v1 names commit " in said
+    assert not copy.api.repo_exists(WEIGHTS)
 
 
 def test_a_rehearsal_says_what_the_real_release_will_do_and_changes_nothing(copy: Copy, tmp_path: Path) -> None:

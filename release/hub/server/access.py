@@ -21,15 +21,20 @@ from release.hub.server.errors import HubError
 TOKEN = re.compile(r"hf_[A-Za-z0-9]{34,253}")
 ADDRESS_LIFETIME = 6 * 3600.0
 Verb = Literal["get", "put"]
+LISTS = ("orgs", "accepted")
 
 
 @dataclass(frozen=True)
 class User:
-    """The owner of a token; `role` is "write" or "read".  In the organisation "*" one is a member of all."""
+    """The owner of a token; `role` is "write" or "read".  In the organisation "*" one is a member of all.
+
+    `accepted` names the gated repos of others, "org/name", whose terms the user accepted.
+    """
 
     name: str
     role: str = "write"
     orgs: tuple[str, ...] = ()
+    accepted: tuple[str, ...] = ()
 
     def belongs_to(self, namespace: str) -> bool:
         """Whether the user may write into a namespace."""
@@ -41,7 +46,7 @@ class Tokens:
 
     Without `tokens.json` in its folder, whatever looks like a token is the user "local", a member of every organisation.  With
     it, only the tokens whose SHA-256 it lists are known: `{"<sha256 of the token>": {"name": "alice", "role": "read", "orgs":
-    ["org"]}}`.
+    ["org"], "accepted": ["other/gated"]}}`.  Private repos are their members' alone.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -77,11 +82,13 @@ def _read_users(path: Path) -> dict[str, User]:
     try:
         value = json.loads(path.read_bytes())
         return {
-            digest: User(str(user["name"]), str(user.get("role", "write")), tuple(map(str, user.get("orgs", ()))))
+            digest: User(
+                str(user["name"]), str(user.get("role", "write")), *(tuple(map(str, user.get(key, ()))) for key in LISTS)
+            )
             for digest, user in value.items()
         }
     except (ValueError, AttributeError, TypeError, KeyError):
-        form = '{"<sha256 of the token>": {"name": …, "role": "read" or "write", "orgs": […]}}'
+        form = '{"<sha256 of the token>": {"name": …, "role": "read" or "write", "orgs": […], "accepted": […]}}'
         raise InputError(f"{path}: cannot be read as {form}; correct or remove the file") from None
 
 

@@ -87,9 +87,29 @@ class Call:
         if write:
             self.writer()
         repository = self.hub.store.find(self.repo_name())
-        if repository is None or (repository.settings()["private"] and self.user is None):
+        if repository is None or not self.may_see(repository):
             raise repository_not_found(anonymous=self.user is None)
         return repository
+
+    def may_see(self, repository: Repository) -> bool:
+        """Whether the repo is public or the user's own."""
+        return not repository.settings()["private"] or self.belongs_to(repository.name.namespace)
+
+    def require_accepted(self, repository: Repository) -> None:
+        """Raise HubError for the files of a gated repo: 401 without a token, 403 for who is no member and did not accept.
+
+        Its listings are open to everybody who may see it.
+        """
+        if not repository.settings()["gated"] or self.belongs_to(repository.name.namespace):
+            return
+        if self.user is None:
+            raise HubError(401, "Access to this repo is restricted; send a token", code="GatedRepo")
+        if str(repository.name) not in self.user.accepted:
+            raise HubError(403, "Access to this repo is restricted and you are not in the authorized list", code="GatedRepo")
+
+    def belongs_to(self, namespace: str) -> bool:
+        """Whether there is a user, who belongs to a namespace."""
+        return self.user is not None and self.user.belongs_to(namespace)
 
     def writer(self) -> User:
         """The user, who may write.

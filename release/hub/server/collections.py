@@ -33,7 +33,7 @@ def _folder(call: Call) -> Path:
 def _all(call: Call) -> Iterator[dict[str, Any]]:
     for file in sorted(_folder(call).glob("[0-9a-f]*.json")):
         value: dict[str, Any] = json.loads(file.read_bytes())
-        if call.user is not None or not value["private"]:
+        if not value["private"] or call.belongs_to(value["owner"]["name"]):
             yield value
 
 
@@ -43,7 +43,7 @@ def _read(call: Call, *, write: bool = False) -> dict[str, Any]:
     if path is None or not path.exists():
         raise HubError(404, "Collection not found")
     value: dict[str, Any] = json.loads(path.read_bytes())
-    if value["private"] and call.user is None:
+    if value["private"] and not call.belongs_to(value["owner"]["name"]):
         raise HubError(404, "Collection not found")
     if write:
         call.member(value["owner"]["name"])

@@ -107,8 +107,7 @@ def _add_last_commits(repository: Repository, commit: Commit, rows: list[dict[st
 def resolve(call: Call) -> Response:
     """`GET|HEAD /…/resolve/{revision}/{path}`: a small file itself, a large one's address on the storage port."""
     repository = call.repository()
-    if repository.settings()["gated"] and call.user is None:
-        raise HubError(401, "Access to this repo is restricted; send a token", code="GatedRepo")
+    call.require_accepted(repository)
     commit = repository.resolve(call.params["revision"])
     path = file_path(call.params["path"])
     entry = commit.tree.get(path)

@@ -8,7 +8,7 @@ from typing import Any
 from starlette.responses import FileResponse, JSONResponse, Response
 
 from release.hub.server.call import Call, Hub, limited
-from release.hub.server.errors import HubError, bad_request
+from release.hub.server.errors import HubError, bad_request, repository_not_found
 from release.hub.server.names import RepoName, repo_name, sha256_name
 from release.hub.server.store import Repository
 
@@ -23,8 +23,8 @@ def _git_repository(call: Call) -> Repository:
         raise HubError(404, "A git address ends in .git")
     repository = call.hub.store.find(_git_name(call))
     call.writer()
-    if repository is None:
-        raise HubError(404, "Repository not found", code="RepoNotFound")
+    if repository is None or not call.may_see(repository):
+        raise repository_not_found(anonymous=False)
     return repository
 
 

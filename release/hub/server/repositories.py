@@ -106,10 +106,8 @@ def listing(call: Call) -> Response:
     rows = []
     for repository in call.hub.store.repositories(call.params["kind"]):
         name = repository.name
-        if (author in ("", name.namespace)) and search.lower() in str(name).lower():
-            settings = repository.settings()
-            if call.user is not None or not settings["private"]:
-                rows.append(_description(name, settings, repository.resolve("main")))
+        if author in ("", name.namespace) and search.lower() in str(name).lower() and call.may_see(repository):
+            rows.append(_description(name, repository.settings(), repository.resolve("main")))
     return JSONResponse(rows)
 
 

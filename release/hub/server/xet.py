@@ -19,7 +19,7 @@ def write_token(call: Call) -> Response:
 
 def read_token(call: Call) -> Response:
     """`GET …/xet-read-token/{revision}`: where a client with Xet finds large files."""
-    call.repository()
+    call.require_accepted(call.repository())
     return _token(call)
 
 

@@ -33,3 +33,14 @@ def test_models_alone_are_the_subject() -> None:
 def test_no_file_hides_another_of_its_name(other: str) -> None:
     with pytest.raises(CheckFailedError, match=r"config\.json: stands twice among weights, GGUFs and importance matrix"):
         model_files(lock("weights/config.json", other))
+
+
+def test_what_was_measured_is_a_byproduct() -> None:
+    made = lock("weights/config.json", "eval/Q6_K/evidence.json", "eval/Q6_K/timing.json", "quality.json", "card/README.md")
+    manifest = load_manifest(MANIFESTS / "tiny-gemma4-4e.yaml").content
+    details = json.loads(provenance(manifest, "a" * 64, made))["predicate"]["runDetails"]
+    assert {each["name"]: each["digest"]["sha256"][0] for each in details["byproducts"]} == {
+        "eval/Q6_K/evidence.json": "1",
+        "quality.json": "3",
+    }
+    assert "byproducts" not in json.loads(provenance(manifest, "a" * 64, lock("weights/x")))["predicate"]["runDetails"]

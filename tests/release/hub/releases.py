@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pruner.files import sha256_file
+from pruner.progress import SILENT, Progress
+from release.hub.announce import Gated
 from release.hub.local import LocalHub
-from release.hub.publish import Publication, publish
+from release.hub.publish import Publication, Terms, commit_prepared, prepare
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
@@ -37,6 +39,25 @@ class Release:
         local.write_bytes(data)
         self.files[path] = local
         self.digests[path] = sha256_file(local)
+
+
+def publish(
+    repo: str,
+    files: Mapping[str, Path],
+    digests: Mapping[str, str],
+    *,
+    private: bool,
+    message: str,
+    tag: str | None,
+    gated: Gated | None = None,
+    prune_remote: bool = False,
+    pull_request: bool = False,
+    progress: Progress = SILENT,
+    **options: Any,
+) -> Publication:
+    """A release of one repo."""
+    terms = Terms(private, message, tag, gated, prune_remote=prune_remote, pull_request=pull_request)
+    return commit_prepared(prepare(repo, files, digests, terms, progress=progress, **options), progress)
 
 
 def push(hub: LocalHub, release: Release, **changes: Any) -> Publication:

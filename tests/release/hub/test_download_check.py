@@ -14,7 +14,7 @@ from pruner.files import sha256_file
 from release.gguf.toolchain import Toolchain
 from release.hub.download_check import check_download
 from release.hub.local import LocalHub
-from release.hub.publish import publish
+from tests.release.hub.releases import publish
 
 REPO = "org/tiny-GGUF"
 

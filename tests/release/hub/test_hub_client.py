@@ -278,7 +278,7 @@ def test_tokens_file_names_users_and_roles(tmp_path: Path) -> None:
         api, other = (HfApi(endpoint=hub.endpoint, token=token) for token in (writer, reader))
         api.create_repo("ann/m", private=True)
         assert other.whoami()["name"] == "bob"
-        assert other.model_info("ann/m").private
+        assert (api.repo_exists("ann/m"), other.repo_exists("ann/m")) == (True, False)
         with pytest.raises(HfHubHTTPError) as caught:
             other.create_repo("bob/m")
         assert caught.value.response.status_code == 403

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,13 +12,14 @@ import pytest
 from huggingface_hub import HfApi as HubClient
 
 from pruner.errors import CheckFailedError, InputError, UnavailableError
-from pruner.progress import NoProgress
+from pruner.progress import Advance, NoProgress, Unit
 from release.hub import publish as module
 from release.hub.local import LocalHub
 from release.hub.publication_plan import plan_publication
-from release.hub.publish import Publication, publish
+from release.hub.publish import Publication
 from release.hub.read_back import read_back
-from tests.release.hub.releases import CARD, REPO, Faults, Release, on_commit, push, titles
+from release.hub.server.call import Settings
+from tests.release.hub.releases import CARD, REPO, Faults, Release, on_commit, publish, push, titles
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
@@ -164,6 +167,22 @@ def test_card_warnings_become_notes(hub: LocalHub, release: Release) -> None:
     release.add("README.md", b"# no metadata\n")
     push(hub, release, progress=Notes())
     assert notes == ["Warnings while validating metadata in README.md: - empty or missing yaml metadata in repo card"]
+
+
+def test_progress_moves_while_a_file_is_sent(tmp_path: Path, release: Release) -> None:
+    told: list[int] = []
+
+    class Watched(NoProgress):
+        @contextmanager
+        def task(self, title: str, total: int | None, unit: Unit = "items") -> Iterator[Advance]:
+            del total, unit
+            yield told.append if title.startswith("uploading") else lambda _amount: None
+
+    settings = Settings(part_size=2_000_000, multipart_from=4_000_000)
+    with LocalHub(tmp_path / "hub", settings=settings) as hub:
+        push(hub, release, progress=Watched())
+    assert sum(told) == sum(path.stat().st_size for path in release.files.values())
+    assert len([amount for amount in told if amount > 0]) > 4
 
 
 def test_read_back_names_what_differs(hub: LocalHub, release: Release) -> None:

@@ -118,6 +118,16 @@ def test_the_plan_counts_files_and_bytes(hub: LocalHub, api: HfApi, release: Rel
     assert report["there"]["bytes"] + report["new"]["bytes"] == report["bytes"]
 
 
+def test_a_strangers_weights_are_pointed_out(hub: LocalHub, api: HfApi, release: Release) -> None:
+    api.create_repo(REPO)
+    for path in ("pytorch_model.bin", "notes.txt"):
+        api.upload_file(path_or_fileobj=b"theirs", path_in_repo=path, repo_id=REPO)
+    plan = plan_publication(release.files, release.digests, api, REPO)
+    *_, stays, read = plan_lines(plan, base_on_hub=False)
+    assert stays == f"{REPO}: not of this release, stays: .gitattributes, notes.txt, pytorch_model.bin"
+    assert read.endswith("and `verify` calls it BAD: pytorch_model.bin; see --prune-remote")
+
+
 def test_refused_metadata_stops_before_any_upload(faulty: LocalHub, faults: Faults, release: Release) -> None:
     release.add("README.md", b"---\ntags: 7\n---\n# Card\n")
     with pytest.raises(CheckFailedError, match=r'README\.md: the Hub refuses its metadata: "tags" must be'):
@@ -197,6 +207,43 @@ def test_a_lost_answer_makes_no_second_pull_request(
     faults.after = after
     assert push(faulty, release, pull_request=True).pull_request == 1
     assert lost == {"/discussions": 0, "/commit/refs/pr/1": 0}
+    assert requests(faulty_api) == [(1, "open")]
+
+
+def test_a_pull_request_that_does_not_read_back_stays_a_draft(
+    faulty: LocalHub, faulty_api: HfApi, faults: Faults, release: Release
+) -> None:
+    faulty_api.create_repo(REPO)
+    faults.before = lambda _method, path: 400 if "/paths-info/" in path else None
+    with pytest.raises(CheckFailedError):
+        push(faulty, release, pull_request=True)
+    assert requests(faulty_api) == [(1, "draft")]
+    faults.before = lambda _method, _path: None
+    assert push(faulty, release, pull_request=True).pull_request == 1
+    assert requests(faulty_api) == [(1, "open")]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("status", [429, 503])
+def test_every_endpoint_of_a_proposal_may_fail_once(
+    faulty: LocalHub, faulty_api: HfApi, faults: Faults, release: Release, status: int
+) -> None:
+    """Settings before a release; discussions, the draft's opening and `whoami` of a proposal that is found again."""
+    places = ("/settings", "/discussions", "/discussions/1/status", "/api/whoami-v2")
+    hit: set[str] = set()
+
+    def once(_method: str, path: str) -> int | None:
+        place = next((place for place in places if path.endswith(place) and place not in hit), None)
+        if place is not None:
+            hit.add(place)
+        return None if place is None else status
+
+    faults.before = once
+    push(faulty, release, gated="auto")
+    release.add("README.md", f"{CARD}more\n".encode())
+    first = push(faulty, release, message="v2", pull_request=True)
+    assert push(faulty, release, message="v2", pull_request=True) == first
+    assert hit == set(places)
     assert requests(faulty_api) == [(1, "open")]
 
 

@@ -128,6 +128,41 @@ def test_a_connection_cut_in_the_middle_of_an_upload_is_made_again(wired: LocalH
     assert titles(api_of(wired)) == ["v1", "initial commit"]
 
 
+class CutCommits:
+    """Breaks the answers to commits off: the first before the Hub has seen one, the others after it was made."""
+
+    def __init__(self) -> None:
+        self.unseen = self.made = 0
+
+    def __call__(self, app: ASGIApp) -> ASGIApp:
+        async def cutting(scope: Scope, receive: Receive, send: Send) -> None:
+            if "/commit/" not in scope["path"] or not (self.unseen or self.made):
+                await app(scope, receive, send)
+            elif self.unseen:
+                self.unseen -= 1
+                await receive()
+                await cut(send)
+            else:
+                self.made -= 1
+
+                async def swallow(_message: Message) -> None: ...
+
+                await app(scope, receive, swallow)
+                await cut(send)
+
+        return cutting
+
+
+@pytest.mark.parametrize(("unseen", "made"), [(1, 0), (0, 1), (2, 1)])
+def test_a_commit_whose_answer_breaks_off_is_made_once(tmp_path: Path, release: Release, unseen: int, made: int) -> None:
+    cuts = CutCommits()
+    with LocalHub(tmp_path / "hub", wrap=cuts) as hub:
+        cuts.unseen, cuts.made = unseen, made
+        assert push(hub, release).changed
+        assert (cuts.unseen, cuts.made) == (0, 0)
+        assert titles(api_of(hub)) == ["v1", "initial commit"]
+
+
 def test_a_bit_flipped_on_its_way_is_refused_on_arrival(wired: LocalHub, wire: Wire, release: Release) -> None:
     wire.flip = 1
     with pytest.raises(CheckFailedError, match="Digest mismatch"):
@@ -156,7 +191,7 @@ def test_a_full_disk_of_the_hub_leaves_the_old_release(
 PUBLISH = """
 import json, sys
 from pathlib import Path
-from release.hub.publish import publish
+from tests.release.hub.releases import publish
 job = json.load(sys.stdin)
 files = {name: Path(path) for name, path in job["files"].items()}
 publish(job["repo"], files, job["digests"], endpoint=None, token=None, private=True, message="next", tag=None)

@@ -134,10 +134,10 @@ def write_keys(folder: Path) -> Path:
     return folder
 
 
-def publish_small(folder: Path) -> PublishedRelease:
+def publish_small(folder: Path, dropped: dict[str, list[int]] = DROPPED) -> PublishedRelease:
     write_keys(folder / "keys")
     shutil.copytree(MANIFESTS / "tiny", folder / "tiny")
-    text = json.dumps(DROPPED).encode()
+    text = json.dumps(dropped).encode()
     (folder / "map.json").write_bytes(text)
     manifest = folder / "small-4e.yaml"
     manifest.write_text(

@@ -5,11 +5,14 @@ from __future__ import annotations
 import base64
 import json
 import os
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
+from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
+from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import BestAvailableEncryption, Encoding, PrivateFormat
 from securesystemslib.signer import CryptoSigner
 
@@ -350,3 +353,42 @@ def test_a_bundle_of_nobody_who_is_listed_is_named_and_not_counted(small: Stage)
     found = part(small.verify(), "attestations")
     assert found.verdict is Verdict.UNKNOWN
     assert "is a Sigstore bundle of no identity" in found.items[0][2]
+
+
+IDENTITY = "https://github.com/x/y/.github/workflows/z.yml@refs/heads/main"
+ISSUER = "https://token.actions.githubusercontent.com"
+
+
+def self_made_bundle(statement: dict[str, Any], identity: str) -> bytes:
+    """A bundle that anybody can make: a certificate with that name which no authority gave out."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([])
+    start = datetime(2026, 1, 1, tzinfo=UTC)
+    certificate = (
+        x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number(), start, start + timedelta(days=9999))
+        .add_extension(x509.SubjectAlternativeName([x509.UniformResourceIdentifier(identity)]), critical=True)
+        .sign(key, SHA256())
+    )
+    encoded = {
+        "raw": base64.b64encode(certificate.public_bytes(Encoding.DER)).decode(),
+        "payload": base64.b64encode(canonical_json(statement)).decode(),
+        "signature": base64.b64encode(b"no signature").decode(),
+    }
+    envelope = {"payload": encoded["payload"], "payloadType": PAYLOAD_TYPE, "signatures": [{"sig": encoded["signature"]}]}
+    material = {"certificate": {"rawBytes": encoded["raw"]}, "tlogEntries": []}
+    media = "application/vnd.dev.sigstore.bundle.v0.3+json"
+    return json.dumps({"mediaType": media, "verificationMaterial": material, "dsseEnvelope": envelope}).encode()
+
+
+def test_a_bundle_of_a_listed_identity_that_does_not_hold_is_bad(small: Stage) -> None:
+    statement = small.attested("alice").statement
+    listed = {"a workflow": {"identity": IDENTITY, "issuer": ISSUER}}
+    small.write("reproduce/rebuilders.json", json.dumps(listed).encode())
+    small.write("attestations/other.json", self_made_bundle(statement, f"{IDENTITY}-of-somebody-else"))
+    found = part(small.verify(), "attestations")
+    assert found.verdict is Verdict.UNKNOWN, "anybody can propose a statement of their own"
+    small.write("attestations/forged.json", self_made_bundle(statement, IDENTITY))
+    found = part(small.verify(), "attestations")
+    assert found.verdict is Verdict.BAD
+    assert f"attestations/forged.json: does not hold for {IDENTITY}" in found.reason
+    assert found.reason.startswith("rebuilt by 0 ")

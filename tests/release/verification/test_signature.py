@@ -139,6 +139,17 @@ def test_without_its_key_a_signature_is_unknown(signed: Stage) -> None:
     assert "--signer" in signature.reason
 
 
+def test_a_key_is_given_for_something(small: Stage) -> None:
+    unsigned = small.verify()
+    assert unsigned.verdict is Verdict.GOOD
+    assert "signature: none" in unsigned.text()
+    found = small.verify(signer=small.keys / "publisher.pub")
+    signature = part(found, "signature")
+    assert signature.verdict is Verdict.BAD
+    assert signature.reason == "model.sig is missing: nothing here is signed with the given key"
+    assert found.exit_code == 1
+
+
 def test_attestations_join_a_signed_repository(signed: Stage) -> None:
     signed.attest("alice")
     signed.attest("publisher")

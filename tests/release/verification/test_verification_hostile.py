@@ -17,11 +17,12 @@ from release.evaluation.evidence import read_evidence, write_evidence
 from release.evaluation.ledger import Reply
 from release.evaluation.timing import timing_of, write_timing
 from release.hub.published import Published, PublishedRepository
+from release.manifest import load_manifest
 from release.verdict import Verification
 from release.verification.consistency import check_consistency
 from release.verification.evidence import check_evidence
+from release.verification.listing import check_files
 from release.verification.names import gguf_names
-from release.verification.run import check_files
 from release.verification.weights import check_weights
 from tests.conftest import MANIFESTS
 from tests.hostile import FUZZ, assert_read_or_refused, changed_json, changed_yaml
@@ -51,6 +52,7 @@ def folder(tmp_path: Path) -> Path:
     seconds = {"sha256": sha256_file(tmp_path / TIMING), "size": (tmp_path / TIMING).stat().st_size, "varies": True}
     lock = {**LOCK, "outputs": {**LOCK["outputs"], "eval/Q6_K/timing.json": seconds}}
     (tmp_path / reproduce.LOCK).write_text(json.dumps(lock))
+    (tmp_path / reproduce.README).write_text(reproduce.page(load_manifest(tmp_path / reproduce.MANIFEST).content))
     (tmp_path / reproduce.DROP_MAP).write_text(json.dumps(LOCK["inputs"]["drop_map"]))
     weights = {name.removeprefix("weights/"): file for name, file in LOCK["outputs"].items() if name.startswith("weights/")}
     (tmp_path / reproduce.SUMS).write_text("".join(f"{file['sha256']}  {name}\n" for name, file in weights.items()))

@@ -1,0 +1,89 @@
+"""Everything that is published is looked at: what the lock lists, what follows from it, and what strangers put there."""
+
+from __future__ import annotations
+
+import pytest
+
+from release import reproduce
+from release.hub.strangers import what_it_is
+from release.verdict import Verdict
+from tests.release.verification.releases import Stage, part
+
+
+@pytest.mark.parametrize(
+    ("path", "what"),
+    [
+        ("modeling_evil.py", "code"),
+        ("original/Setup.PY", "code"),
+        ("pytorch_model.bin", "weights"),
+        ("onnx/model.onnx", "weights"),
+        ("adapter_model.safetensors", "weights"),
+        ("mmproj.gguf", "weights"),
+        (".eval_results/gpqa.yaml", "results"),
+        ("adapter_config.json", "configuration"),
+        ("chat_template.jinja", "configuration"),
+        ("vocab.txt", "configuration"),
+        ("additional_chat_templates/tool.jinja", "chat templates"),
+        ("NOTES.txt", None),
+        ("LICENSE", None),
+        ("photos/cat.png", None),
+        ("data/table.json", None),
+    ],
+)
+def test_what_a_loader_would_read(path: str, what: str | None) -> None:
+    assert what_it_is(path) == what
+
+
+@pytest.mark.parametrize("path", ["modeling_evil.py", "pytorch_model.bin", ".eval_results/gpqa.yaml", "reproduce/setup.py"])
+def test_a_strangers_file_that_would_be_read_is_bad_and_named(small: Stage, path: str) -> None:
+    small.write(path, b"- {}\n")
+    found = small.verify()
+    assert part(found, "files").verdict is Verdict.BAD
+    assert part(found, "files").reason.startswith(f"{path}: is not of this release, ")
+    assert found.exit_code == 1
+
+
+def test_a_harmless_one_is_named(small: Stage) -> None:
+    small.write("NOTES.txt", b"hello\n")
+    found = small.verify()
+    assert found.verdict is Verdict.GOOD, found.text()
+    assert part(found, "files").reason.endswith("files as locked; not of this release: NOTES.txt")
+
+
+def test_pictures_are_compared(small: Stage) -> None:
+    name = next(each for each in picture_names(small))
+    small.change(name, lambda data: data + b" ")
+    assert part(small.verify(), "files").reason.startswith(f"{name}: has SHA-256")
+    small.remove(name)
+    assert part(small.verify(), "files").reason == f"{name}: is locked, and missing from the repository"
+
+
+def picture_names(stage: Stage) -> list[str]:
+    from release.hub.remote import hub_api
+
+    listed = hub_api(stage.hub.endpoint, stage.hub.token).list_repo_files(stage.repo)
+    return [name for name in listed if name.startswith("pictures/")]
+
+
+def test_the_page_of_commands_is_compared(small: Stage) -> None:
+    small.change(reproduce.README, lambda data: data.replace(b"pip install moe-release", b"pip install moe-re1ease"))
+    consistency = part(small.verify(), "consistency")
+    assert consistency.verdict is Verdict.BAD
+    assert consistency.reason == "reproduce/README.md: is not the page that the manifest gives"
+
+
+GGUFS = "moe-release/tiny-gemma4-4e-GGUF"
+
+
+@pytest.mark.llama
+@pytest.mark.slow
+def test_the_quants_sums_and_strangers_are_seen_too(tiny: Stage) -> None:
+    tiny.write("notes.md", b"hello\n", GGUFS)
+    assert part(tiny.verify(), "ggufs").verdict is Verdict.UNKNOWN
+    tiny.change(reproduce.SUMS, lambda data: data.replace(data[:8], b"00000000", 1), GGUFS)
+    sums = part(tiny.verify(), "ggufs")
+    assert sums.verdict is Verdict.BAD
+    assert sums.reason == "reproduce/SHA256SUMS: is not the list of digests that the lock gives"
+    tiny.write("tiny-gemma4-4e-Q8_0.gguf", b"GGUF", GGUFS)
+    names = [name for name, verdict, _ in part(tiny.verify(), "ggufs").items if verdict is Verdict.BAD]
+    assert names == [reproduce.SUMS, "tiny-gemma4-4e-Q8_0.gguf"]
