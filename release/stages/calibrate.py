@@ -10,6 +10,7 @@ from pruner.errors import InputError
 from pruner.files import atomic_file
 from pruner.wording import counted
 from release.context import Context
+from release.gguf.names import imatrix_file
 from release.manifest import Imatrix, PinnedFile
 from release.stages.convert import skip_without_quantizing, source_gguf
 from release.stages.resolve import file_digest
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 
 def imatrix_path(context: Context) -> Path:
     """The importance matrix; published beside the quants."""
-    return context.work / "imatrix" / f"{context.manifest.name}-imatrix.gguf"
+    return context.work / "imatrix" / imatrix_file(context.manifest.name)
 
 
 def imatrix_of(context: Context) -> Path | None:

@@ -13,6 +13,7 @@ from release.stages.publication import Repository, repositories
 from release.stages.sign import signed
 from release.stages.stage import Stage
 from release.stages.standing import release_title
+from release.stages.tags import require_tags
 
 if TYPE_CHECKING:
     from release.hub.publication_plan import PublicationPlan
@@ -35,6 +36,7 @@ def _run(context: Context) -> str:
     for plan in [publication_plan(context, repository) for repository in planned]:
         for line in plan_lines(plan, base_on_hub=context.manifest.base.repo is not None):
             context.progress.note(line)
+        require_tags(context, plan)
     done = [_published(context, repository) for repository in planned]
     commits = {each.repo: each.commit for each in done}
     write_atomic(context.work / "published.json", canonical_json(commits))

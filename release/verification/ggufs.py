@@ -14,6 +14,7 @@ from pruner.wording import counted
 from release import reproduce
 from release.gguf.cut_proof import prove_cut
 from release.gguf.located import locate_on_hub
+from release.gguf.names import quant_file, wrong_tag
 from release.hub.published import Published, PublishedRepository, base_of, open_repository
 from release.manifest import BaseQuant, Quant
 from release.verdict import Finding, Pieces, Verdict
@@ -28,8 +29,9 @@ NOT_REBUILT = "as locked; not rebuilt: use --requantize, which makes it again he
 def check_ggufs(published: Published, request: Request, *, progress: Progress = SILENT) -> Finding | None:
     """The finding on the GGUF repository; None when the release has none.
 
-    A file that is not the locked one is BAD.  A quant that was cut is proved by streaming the base's GGUF.  Others are
-    UNKNOWN unless they are made again; where a toolchain is not bit-exact, a difference proves nothing and stays UNKNOWN.
+    A file that is not the locked one is BAD, and so is a tag that finds another file than its quant's.  A quant that was cut is
+    proved by streaming the base's GGUF.  Others are UNKNOWN unless they are made again; where a toolchain is not bit-exact, a
+    difference proves nothing and stays UNKNOWN.
     """
     manifest = published.manifest.content
     if manifest.publish is None or manifest.publish.gguf is None or manifest.gguf is None:
@@ -43,6 +45,7 @@ def check_ggufs(published: Published, request: Request, *, progress: Progress = 
     if listing.verdict is not Verdict.GOOD:
         return listing
     pieces = Pieces(PART, published.folder)
+    _check_tags(published, repository, pieces)
     for quant in manifest.gguf.quants:
         if quant.from_ is not None:
             with pieces.checking(quant.name):
@@ -79,12 +82,22 @@ def quant_files(published: Published, quant: str) -> list[str]:
     Raises:
         CheckFailedError: the lock lists none.
     """
-    stem = f"gguf/{published.manifest.content.name}-{quant}"
-    wanted = (f"{stem}.gguf", f"{stem}-00001-of-")
-    found = sorted(path for path in published.lock.outputs if path == wanted[0] or path.startswith(wanted[1]))
+    whole = f"gguf/{quant_file(published.manifest.content.name, quant)}"
+    stem = whole.removesuffix(".gguf")
+    found = sorted(path for path in published.lock.outputs if path == whole or path.startswith(f"{stem}-00001-of-"))
     if not found:
         raise CheckFailedError(f"the lock lists no file of {quant}")
     return [path.removeprefix("gguf/") for path in found]
+
+
+def _check_tags(published: Published, repository: PublishedRepository, pieces: Pieces) -> None:
+    """BAD for each quant that its tag does not find alone among all files of the repository, whoever put them there."""
+    gguf = published.manifest.content.gguf
+    for quant in gguf.quants if gguf else ():
+        with pieces.checking(quant.name):
+            problem = wrong_tag(quant.name, quant_files(published, quant.name)[0], repository.files.keys())
+            if problem is not None:
+                raise CheckFailedError(problem.reason)
 
 
 def _prove(

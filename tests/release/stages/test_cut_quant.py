@@ -16,10 +16,13 @@ import pytest
 
 from pruner.errors import InputError
 from pruner.files import sha256_file
-from release.context import Context
+from release.commands.pipeline import check
 from release.gguf.reader import read_header
+from release.hub.local import LocalHub
+from release.hub.remote import hub_api
 from release.manifest import Manifest, load_manifest
-from release.stages.preflight import check_inputs, check_names
+from release.stages.preflight import check_inputs
+from release.stages.quant_recipes import check_recipes
 from tests.release.gguf.moe_gguf import BASE_NAMES, arrays_of, sliced, write_moe
 
 COMMAND = [sys.executable, "-c", "from release.cli import main; main()"]
@@ -48,11 +51,11 @@ def manifest(tmp_path: Path, tiny_model: Path) -> Path:
     return folder / "m.yaml"
 
 
-def cut(manifest: Path, *words: str, until: str = "lock", code: int = 0) -> subprocess.CompletedProcess[str]:
+def cut(manifest: Path, *words: str, until: str = "lock", code: int = 0, **more: str) -> subprocess.CompletedProcess[str]:
     """`moe-release cut` where no llama.cpp can be found."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("MOE_RELEASE")}
     nowhere = str(manifest.parent / "nowhere")
-    environment |= {"MOE_RELEASE_LLAMA_CPP": nowhere, "MOE_RELEASE_CACHE": nowhere}
+    environment |= {"MOE_RELEASE_LLAMA_CPP": nowhere, "MOE_RELEASE_CACHE": nowhere, **more}
     options = ["--work", manifest.parent / "work", "--until", until, *words]
     done = subprocess.run(
         [*COMMAND, "cut", *map(str, [manifest, *options])], capture_output=True, text=True, check=False, env=environment
@@ -170,11 +173,62 @@ def test_an_imatrix_that_no_quant_uses_and_a_cut_without_a_map_are_refused(manif
 
 
 def test_names_are_checked_against_all_that_is_published(manifest: Path) -> None:
-    loaded = load_manifest(manifest)
-    check_names(Context(loaded, manifest.parent / "work"))
+    check_recipes(load_manifest(manifest))
     manifest.write_text(manifest.read_text().replace("name: Q8_0", "name: best"))
     with pytest.raises(InputError, match="quant best: the Hub finds no quant label"):
-        check_names(Context(load_manifest(manifest), manifest.parent / "work"))
+        check(manifest)
+
+
+def test_a_label_of_another_type_than_the_bases_file_is_refused(manifest: Path) -> None:
+    check(manifest)
+    manifest.write_text(manifest.read_text().replace("name: Q8_0", "name: Q6_K"))
+    expected = (
+        rf"^{manifest}:6:\d+: gguf.quants.0.name: quant Q6_K: the name says Q6_K, and base-Q8_0.gguf is Q8_0; name it Q8_0"
+    )
+    with pytest.raises(InputError, match=expected):
+        check(manifest)
+    assert "the name says Q6_K, and base-Q8_0.gguf is Q8_0" in cut(manifest, code=2).stderr
+
+
+RECIPES = {
+    "{name: Q8_0, type: Q6_K}": "quant Q8_0: the name says Q8_0, and its type is Q6_K; name it Q6_K, or make it Q8_0",
+    "IQ2_XS": "IQ2_XS needs an imatrix; add gguf.imatrix, or choose a K type such as Q2_K",
+    "{name: CD-Q6_K, type: iq1_m, tensor_types: {path: t}}": None,
+    "{name: CD-Q6_K, type: Q6_K}": None,
+}
+
+
+@pytest.mark.parametrize("quant", RECIPES)
+def test_a_recipe_that_cannot_be_what_it_says_is_refused(manifest: Path, quant: str) -> None:
+    text = manifest.read_text().splitlines()
+    text[5] = f"gguf: {{quants: [{quant}]}}"
+    manifest.write_text("\n".join(text))
+    if (expected := RECIPES[quant]) is None:
+        check_recipes(load_manifest(manifest))
+        return
+    with pytest.raises(InputError, match=expected) as caught:
+        check(manifest)
+    assert str(caught.value).startswith(f"{manifest}:6:")
+
+
+@pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")  # huggingface_hub 2.4.0's own
+def test_a_file_of_others_that_answers_to_a_tag_stops_the_commit(manifest: Path, tmp_path: Path) -> None:
+    ggufs = "org/cut-4e-GGUF"
+    with LocalHub(tmp_path / "hub") as hub:
+        api = hub_api(hub.endpoint, hub.token)
+        api.create_repo(ggufs, private=True)
+        api.upload_file(path_or_fileobj=manifest.parent / "base-Q8_0.gguf", path_in_repo="A-model-Q8_0.gguf", repo_id=ggufs)
+        words = ("--hub", hub.endpoint, "--skip", "readback")
+        error = cut(manifest, *words, until="publish", code=1, **hub.environment()).stderr
+        expected = (
+            "quant Q8_0: `-hf …:Q8_0` would load A-model-Q8_0.gguf and not cut-4e-Q8_0.gguf; remove A-model-Q8_0.gguf there"
+        )
+        assert expected in error
+        assert not api.repo_exists("org/cut-4e"), "nothing was committed"
+        cut(manifest, *words, "--prune-remote", until="publish", **hub.environment())
+        assert "A-model-Q8_0.gguf" not in api.list_repo_files(ggufs)
+        assert "cut-4e-Q8_0.gguf" in api.list_repo_files(ggufs)
+        cut(manifest, *words, until="publish", **hub.environment())
 
 
 def test_the_schema_names_the_source() -> None:

@@ -83,6 +83,15 @@ def test_a_quant_that_is_no_cut_of_the_base_is_bad_even_if_it_is_as_locked(cut: 
     assert quants.reason == "Q8_0: differs from what cutting the base gives"
 
 
+@pytest.mark.parametrize("name", ["A-other-Q8_0.gguf", "z-other-Q8_0.gguf"])
+def test_a_file_of_others_that_answers_to_a_tag_is_bad(cut: Stage, name: str) -> None:
+    cut.write(name, b"GGUF of somebody", GGUFS)
+    quants = part(cut.verify(), "ggufs")
+    assert quants.verdict is Verdict.BAD
+    assert f"{name}" in quants.reason
+    assert quants.reason.startswith("Q8_0: ")
+
+
 def test_another_base_than_the_pinned_one_is_bad(cut: Stage) -> None:
     def other(data: bytes) -> bytes:
         place = data.index(b"sha256: ") + 8
