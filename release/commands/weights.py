@@ -89,11 +89,13 @@ def verify(
     workers: WorkersOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Verify a release on the Hub, part by part; a manifest's weights against lock and priors; or any weights --against."""
+    """Verify a release on the Hub, part by part; a manifest's weights and quants against its lock; or any weights --against."""
     require_no_near_address(target)
     published = against is None and target.startswith(HUB_PREFIX)
     if not published and (base or signer or exam or exam_data):
         raise InputError("verify: --base, --signer and --exam are for a release on the Hub: hf://org/name@revision")
+    if imatrix is not None and (published or not requantize):
+        raise InputError("verify: --imatrix is for MANIFEST --requantize; a release on the Hub has its own, which is used")
     if requantize and against is not None:
         raise InputError("verify: --requantize compares a manifest's quants with its lock; leave out --against")
     for path, what in ((exam_data, "the exam's questions"), (imatrix, "an imatrix")):
@@ -145,6 +147,7 @@ def _verify_published(target: str, *, as_json: bool, **chosen: Any) -> None:
 
 def _verify_manifest(manifest: Path, work: Path | None, *, as_json: bool) -> None:
     from release.stages.verify import compare_weights, require_equal, weights_lock
+    from release.verification.quants_here import compare_quants, made_here, require_equal_quants
 
     if manifest.is_dir():
         raise InputError(f"{manifest}: a folder of weights: say with --against what it must equal")
@@ -152,14 +155,17 @@ def _verify_manifest(manifest: Path, work: Path | None, *, as_json: bool) -> Non
     context.record("prune")
     with console_progress() as progress:
         context.progress = progress
-        result = compare_weights(context)
+        result, quants = compare_weights(context), compare_quants(context)
     if as_json:
-        shown = {name: [{"path": each.path, "kind": each.kind} for each in found] for name, found in result.items()}
+        every = {name: (*found, *quants.get(name, ())) for name, found in result.items()}
+        shown = {name: [{"path": each.path, "kind": each.kind} for each in found] for name, found in every.items()}
         typer.echo(json.dumps({"name": context.manifest.name, "differences": shown}, indent=2))
     require_equal(context, result)
+    require_equal_quants(quants)
     if not as_json:
-        count = len(weights_lock(context).outputs)
-        typer.echo(f"{counted(count, 'file')} equal to: {', '.join(result)}")
+        typer.echo(f"{counted(len(weights_lock(context).outputs), 'file')} equal to: {', '.join(result)}")
+        if count := len(made_here(context)):
+            typer.echo(f"{counted(count, 'file')} of the quants equal to: {', '.join(quants)}")
 
 
 def materialize(

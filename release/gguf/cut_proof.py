@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 from pathlib import Path
 
+from pruner.base_check import FollowingSource, require_known_digests
 from pruner.drop_map import DropMap, drop_map_from_keep
 from pruner.errors import CheckFailedError, InputError
 from pruner.locate import first_difference
@@ -64,12 +65,21 @@ def _proof(target: LocatedGguf, base: LocatedGguf, reason: str | None) -> Proof:
     return Proof(target.label, base.label, (verdict,), ())
 
 
-def planned_digest(plan: CutPlan, base: LocatedGguf, advance: Advance = lambda _count: None) -> str:
-    """SHA-256 of a GGUF that need not exist."""
+def planned_digest(
+    plan: CutPlan, base: LocatedGguf, advance: Advance = lambda _count: None, *, pinned: str | None = None
+) -> str:
+    """SHA-256 of a GGUF that need not exist.
+
+    Raises:
+        CheckFailedError: the base has another digest than `pinned`.
+        UnavailableError: a remote base cannot be reached.
+    """
+    source = FollowingSource(base.source, require_known_digests(base.source, {base.name: pinned} if pinned else {}))
     with SideDigest() as digest:
-        for block in read_parts(plan.parts, base.source):
+        for block in read_parts(plan.parts, source):
             digest.update(block)
             advance(len(block))
+        source.finish()
         return digest.hexdigest()
 
 

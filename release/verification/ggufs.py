@@ -151,7 +151,7 @@ def _made_again(
     from pruner.materialize import materialize
     from release.context import Context, Options
     from release.stages.convert import STAGE
-    from release.verification.requantize import requantize
+    from release.verification.requantize import requantize_made
 
     with tempfile.TemporaryDirectory(prefix="moe-release-requantize-", dir=request.work) as folder:
         work = Path(folder)
@@ -162,7 +162,7 @@ def _made_again(
         materialize(published.weights.source, base, work / "weights", workers=request.workers, progress=progress)
         STAGE.run(context)
         imatrix = fetch_imatrix(published, repository, work / "published-imatrix.gguf")
-        results = requantize(context, imatrix)
+        results = requantize_made(context, imatrix)
     verdicts = {"GOOD": Verdict.GOOD, "BAD": Verdict.BAD, "NOT BIT-EXACT": Verdict.UNKNOWN}
     return [(each.file, verdicts[each.verdict], each.detail) for each in results]
 

@@ -136,6 +136,64 @@ def test_an_unusable_base_is_found_by_check_and_before_any_work(manifest: Path) 
         check_inputs(load_manifest(manifest))
 
 
+def verify(manifest: Path, *words: str, code: int = 0, **environment: str) -> subprocess.CompletedProcess[str]:
+    """`moe-release verify` of the manifest's work folder."""
+    options = [manifest, "--work", manifest.parent / "work", *words]
+    done = subprocess.run(
+        [*COMMAND, "verify", *map(str, options)], capture_output=True, text=True, check=False, env={**os.environ, **environment}
+    )
+    assert done.returncode == code, done.stdout + done.stderr
+    return done
+
+
+def test_a_cut_quant_is_cut_again_and_held_against_the_lock(manifest: Path) -> None:
+    cut(manifest)
+    nowhere = {"MOE_RELEASE_LLAMA_CPP": str(manifest.parent / "nowhere")}
+    assert verify(manifest, "--requantize", **nowhere).stdout.startswith("GOOD           cut-4e-Q8_0.gguf  ")
+    made = manifest.parent / "work" / "gguf" / "cut-4e-Q8_0.gguf"
+    with made.open("ab") as file:
+        file.write(b"appended")
+    damaged = verify(manifest, "--requantize", code=1).stdout
+    assert damaged.startswith("BAD            cut-4e-Q8_0.gguf  the file in the work folder has SHA-256 ")
+    made.unlink()
+    assert verify(manifest, "--requantize").stdout.startswith("GOOD")
+    lock = manifest.parent / "cut-4e.lock.json"
+    entry = json.loads(lock.read_bytes())["outputs"]["gguf/cut-4e-Q8_0.gguf"]["sha256"]
+    lock.write_bytes(lock.read_bytes().replace(entry.encode(), b"0" * 64))
+    assert "cut from base-Q8_0.gguf it has SHA-256 " in verify(manifest, "--requantize", code=1).stdout
+    (manifest.parent / "base-Q8_0.gguf").write_bytes(b"GGUF" + (manifest.parent / "base-Q8_0.gguf").read_bytes()[4:-1] + b"x")
+    assert "is pinned; use the pinned base" in verify(manifest, "--requantize", code=1).stderr
+
+
+def test_a_damaged_quant_is_found_by_verify(manifest: Path) -> None:
+    cut(manifest)
+    assert "1 file of the quants equal to: build, lock" in verify(manifest).stdout
+    made = manifest.parent / "work" / "gguf" / "cut-4e-Q8_0.gguf"
+    good = made.read_bytes()
+    made.write_bytes(good + b"appended")
+    error = verify(manifest, code=1).stderr
+    assert "gguf/cut-4e-Q8_0.gguf (changed): the file changed after it was written; run `moe-release quantize` again" in error
+    made.unlink()
+    assert "gguf/cut-4e-Q8_0.gguf (missing)" in verify(manifest, code=1).stderr
+    made.write_bytes(good)
+    lock = manifest.parent / "cut-4e.lock.json"
+    lock.write_bytes(lock.read_bytes().replace(sha256_file(made).encode(), b"0" * 64))
+    assert "1 quant file differs from lock: gguf/cut-4e-Q8_0.gguf (changed)" in verify(manifest, code=1).stderr
+
+
+def test_an_imatrix_that_nothing_would_use_is_refused(manifest: Path) -> None:
+    (manifest.parent / "i.gguf").write_bytes(b"GGUF")
+    for target in (str(manifest), "hf://org/name"):
+        done = subprocess.run(
+            [*COMMAND, "verify", target, "--imatrix", str(manifest.parent / "i.gguf")],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 2
+        assert "verify: --imatrix is for MANIFEST --requantize" in done.stderr
+
+
 WRONG = {
     "both": ("type: Q8_0, from: {path: a.gguf, sha256: %s}", "give either type"),
     "neither": ("tensor_types: {path: t.txt}", "give either type"),
