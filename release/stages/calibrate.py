@@ -12,7 +12,7 @@ from pruner.wording import counted
 from release.context import Context
 from release.gguf.names import imatrix_file
 from release.manifest import Imatrix, PinnedFile
-from release.stages.convert import skip_without_quantizing, source_gguf
+from release.stages.convert import check_assigned_types, skip_without_quantizing, source_gguf
 from release.stages.resolve import file_digest
 from release.stages.stage import Stage
 
@@ -55,12 +55,15 @@ def _inputs(context: Context) -> Any:
 
 
 def _run(context: Context) -> str:
-    from release.gguf.imatrix import compute_imatrix, read_imatrix
+    from release.gguf.imatrix import compute_imatrix, read_imatrix, require_fits
+    from release.gguf.reader import read_header
 
+    check_assigned_types(context)
     matrix = _imatrix(context)
     if matrix.text is None:
         pinned = context.loaded.file(_pinned(matrix))
         summary = read_imatrix(pinned)
+        require_fits(pinned, read_header(source_gguf(context)))
         with atomic_file(imatrix_path(context)) as temporary:
             shutil.copyfile(pinned, temporary)
         if summary.unreached:

@@ -16,11 +16,10 @@ from release.context import Context
 from release.evaluation.remote import check_url
 from release.extras import require_extra
 from release.gguf.quantize import check_type
-from release.gguf.tensor_types import read_tensor_types
 from release.manifest import LoadedManifest, PinnedFile, Quant
 from release.possible_experts import check_against_base
 from release.records import read_record
-from release.stages.quant_recipes import check_cut, check_recipes
+from release.stages.quant_recipes import check_cut, check_imatrix, check_recipes, check_tensor_types
 from release.stages.stage import Stage
 
 LARGEST_QUANT = 8.5 / 16
@@ -45,9 +44,10 @@ def check_inputs(loaded: LoadedManifest) -> None:
     if dataset and dataset.path:
         loaded.file(PinnedFile(path=dataset.path, sha256=dataset.sha256))
     matrix = manifest.gguf.imatrix if manifest.gguf else None
-    pinned = [matrix.text, matrix.file] if matrix else []
-    pinned += [quant.tensor_types for quant in manifest.gguf.quants] if manifest.gguf else []
+    pinned = [matrix.text] if matrix else []
     pinned += [manifest.gguf.quality.text] if manifest.gguf and manifest.gguf.quality else []
+    check_imatrix(loaded)
+    check_tensor_types(loaded)
     for name, source in manifest.gguf.cut.items() if manifest.gguf else ():
         if source.path is not None:
             check_cut(loaded, name, source)
@@ -198,8 +198,6 @@ def _require_tools(context: Context) -> None:
     if "quantize" in context.planned:
         for quant in context.gguf.quantized:
             check_type(context.toolchain, str(quant.type))
-            if quant.tensor_types:
-                read_tensor_types(context.loaded.file(quant.tensor_types))
     if _ahead(context, "quantize"):
         for name, source in context.gguf.cut.items():
             check_cut(context.loaded, name, source)

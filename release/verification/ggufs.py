@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
+from pruner.digest_cache import DigestCache
 from pruner.drop_map import read_drop_map
 from pruner.errors import CheckFailedError, InputError, UnavailableError
 from pruner.hub_source import COMMIT
@@ -15,7 +15,7 @@ from release import reproduce
 from release.gguf.cut_proof import prove_cut
 from release.gguf.located import locate_on_hub
 from release.gguf.names import quant_file, wrong_tag
-from release.hub.published import Published, PublishedRepository, base_of, open_repository
+from release.hub.published import Published, PublishedRepository, open_repository
 from release.manifest import BaseQuant, Quant
 from release.verdict import Finding, Pieces, Verdict
 from release.verification.consistency import check_listing
@@ -117,7 +117,9 @@ def _prove(
         raise CheckFailedError(f"{base.label} has SHA-256 {base.listed}, the manifest pins {source.sha256}")
     commit = repository.source.commit
     target = locate_on_hub(repository.repo, commit, quant_files(published, quant.name)[0], **where)
-    proof = prove_cut(target, base, drop_map=read_drop_map(published.path(reproduce.DROP_MAP)), progress=progress)
+    drop_map = read_drop_map(published.path(reproduce.DROP_MAP))
+    cache = DigestCache(request.cache) if request.cache else None
+    proof = prove_cut(target, base, drop_map=drop_map, progress=progress, cache=cache)
     for verdict in proof.verdicts:
         if verdict.reason is not None:
             raise CheckFailedError(verdict.reason)
@@ -148,19 +150,16 @@ def _attempt(work: Callable[[], None]) -> Exception | None:
 def _made_again(
     published: Published, repository: PublishedRepository, request: Request, progress: Progress
 ) -> list[tuple[str, Verdict, str]]:
-    from pruner.materialize import materialize
     from release.context import Context, Options
-    from release.stages.convert import STAGE
+    from release.verification.rebuilt import convert_once, rebuild_weights, rebuilding
     from release.verification.requantize import requantize_made
 
-    with tempfile.TemporaryDirectory(prefix="moe-release-requantize-", dir=request.work) as folder:
-        work = Path(folder)
+    with rebuilding(published, request) as work:
         options = Options(llama_cpp=request.llama_cpp, workers=request.workers)
         context = Context(published.manifest, work, options, progress)
         context.toolchain.binary("llama-quantize")  # before the hours
-        base = base_of(published, request.base)
-        materialize(published.weights.source, base, work / "weights", workers=request.workers, progress=progress)
-        STAGE.run(context)
+        rebuild_weights(published, request, work / "weights", progress)
+        convert_once(context)
         imatrix = fetch_imatrix(published, repository, work / "published-imatrix.gguf")
         results = requantize_made(context, imatrix)
     verdicts = {"GOOD": Verdict.GOOD, "BAD": Verdict.BAD, "NOT BIT-EXACT": Verdict.UNKNOWN}

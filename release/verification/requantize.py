@@ -140,6 +140,8 @@ def _excuse(context: Context, lock: Lock, made_with: dict[str, Any]) -> str:
     """Why two toolchains cannot be expected to agree, or nothing."""
     if (commit := made_with.get("llama.cpp", context.toolchain.commit)) != context.toolchain.commit:
         return f"locked with llama.cpp {commit}, here {context.toolchain.commit}"
+    if made_with.get("converter", code := context.toolchain.converter_code) != code:
+        return "locked with other code of the converter than here"
     if not context.self_test.bit_exact:
         return f"the toolchain here is {context.self_test}"
     if (tested := lock.inputs.tools.get("golden self-test", "bit-exact")) != "bit-exact":

@@ -24,6 +24,7 @@ from release.manifest import Manifest, load_manifest
 from release.stages.preflight import check_inputs
 from release.stages.quant_recipes import check_recipes
 from tests.release.gguf.moe_gguf import BASE_NAMES, arrays_of, sliced, write_moe
+from tests.release.gguf.test_gguf_imatrix import write_imatrix
 
 COMMAND = [sys.executable, "-c", "from release.cli import main; main()"]
 KEEP = {0: (0, 1, 2, 3), 1: (4, 5, 6, 15), 2: (0, 5, 10, 15), 3: (12, 13, 14, 15)}
@@ -246,6 +247,67 @@ def test_a_label_of_another_type_than_the_bases_file_is_refused(manifest: Path) 
     with pytest.raises(InputError, match=expected):
         check(manifest)
     assert "the name says Q6_K, and base-Q8_0.gguf is Q8_0" in cut(manifest, code=2).stderr
+
+
+GOOD_MIX = "blk.0.ffn_gate.weight=Q8_0\nblk.0.ffn_down_exps.scale=Q8_0\nblk.1.attn_v.weight=IQ4_XS\n"
+BAD_MIXES = {
+    GOOD_MIX + "blk.1.attn_k.weight=IQ3_K\n": "mix.txt:4: ggml has no type 'IQ3_K'",
+    GOOD_MIX + "blk.1.attn_v.weight=Q6_K\n": "mix.txt:4: 'blk.1.attn_v.weight' stands in line 3 already",
+}
+
+
+@pytest.mark.parametrize("mix", [GOOD_MIX, *BAD_MIXES])
+def test_check_reads_the_files_of_types(manifest: Path, mix: str) -> None:
+    (manifest.parent / "mix.txt").write_text(mix)
+    text = manifest.read_text().splitlines()
+    text[5] = "gguf: {quants: [{name: CD-Q6_K, type: Q6_K, tensor_types: {path: mix.txt}}]}"
+    manifest.write_text("\n".join(text))
+    if mix == GOOD_MIX:
+        check(manifest)
+        return
+    with pytest.raises(InputError, match=BAD_MIXES[mix]):
+        check(manifest)
+
+
+IMATRICES = {
+    "old": "is no imatrix in GGUF form",
+    "base": "i.gguf is of 16 experts, the pruned model has 4; compute one on the pruned model, or give its text",
+    "empty": "i.gguf has no entries; recompute it",
+    "good": None,
+}
+
+
+@pytest.mark.parametrize("case", IMATRICES)
+def test_check_reads_the_pinned_imatrix(manifest: Path, case: str) -> None:
+    path = manifest.parent / "i.gguf"
+    experts = {"base": [1.0] * 16, "good": [1.0] * 4}.get(case)
+    if case == "old":
+        path.write_bytes(b"\x02\0\0\0\x13\0\0\0blk.0.attn_q.weight")
+    else:
+        write_imatrix(path, {"blk.0.attn_q.weight": [1.0], "blk.0.ffn_down_exps.weight": experts} if experts else {})
+    text = manifest.read_text().splitlines()
+    text[5] = "gguf: {imatrix: {file: {path: i.gguf}}, quants: [Q6_K]}"
+    manifest.write_text("\n".join(text))
+    if (expected := IMATRICES[case]) is None:
+        check(manifest)
+        return
+    with pytest.raises(InputError, match=expected):
+        check(manifest)
+
+
+def test_a_cut_that_is_larger_than_a_shard_may_be_is_refused(manifest: Path) -> None:
+    arrays = arrays_of("gemma4", (0, 1, 2, 3), experts=16)
+    large = np.zeros((16, 1000, 68), dtype=np.uint8)
+    arrays["blk.0.ffn_down_exps.weight"] = (large, gguf.GGMLQuantizationType.Q8_0)
+    base = write_moe(manifest.parent / "base-Q8_0.gguf", "gemma4", arrays, experts=16, names=BASE_NAMES, blocks=4)
+    assert base.stat().st_size > 1_000_000
+    text = MANIFEST.format(sha256=sha256_file(base)).replace("gguf: {", "gguf: {max_shard_size: 1MB, ")
+    manifest.write_text(text)
+    check(manifest)
+    manifest.write_text(text.replace("experts: 4", "experts: 15"))
+    (manifest.parent / "map.json").write_text(json.dumps({str(layer): [layer] for layer in range(4)}))
+    with pytest.raises(InputError, match=r"cut from base-Q8_0\.gguf it has 1,[0-9,]+ bytes of tensors, and a cut is one file"):
+        check(manifest)
 
 
 RECIPES = {
