@@ -21,6 +21,7 @@ from release.possible_experts import check_against_base
 from release.records import read_record
 from release.stages.quant_recipes import check_cut, check_imatrix, check_recipes, check_tensor_types
 from release.stages.stage import Stage
+from release.stages.tags import require_free_tags
 
 LARGEST_QUANT = 8.5 / 16
 """Size of a Q8_0 in relation to bf16: 34 bytes for 32 weights."""
@@ -165,6 +166,7 @@ def _require_hub(context: Context) -> None:
     api = hub_api(hub.endpoint, hub.token)
     repos = [publish.weights, *([publish.gguf] if publish.gguf else [])]
     account = require_rights(api, repos, pull_request=context.options.pull_request)
+    require_free_tags(context, api)
     context.notes["account"] = f"{account.name} at {endpoint_of(api.endpoint)}"
     license_name = context.manifest.card.license
     require_valid_card(api, weights_front_matter(context.manifest, license_name))

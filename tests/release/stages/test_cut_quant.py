@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,15 +15,20 @@ import gguf
 import numpy as np
 import pytest
 
-from pruner.errors import InputError
+from pruner.errors import CheckFailedError, InputError
 from pruner.files import sha256_file
 from release.commands.pipeline import check
+from release.context import Context, Options
 from release.gguf.reader import read_header
+from release.hub.endpoint import HubTarget
 from release.hub.local import LocalHub
 from release.hub.remote import hub_api
 from release.manifest import Manifest, load_manifest
 from release.stages.preflight import check_inputs
+from release.stages.publication import repositories
+from release.stages.publish import publication_plan
 from release.stages.quant_recipes import check_recipes
+from release.stages.tags import require_tags
 from tests.release.gguf.moe_gguf import BASE_NAMES, arrays_of, sliced, write_moe
 from tests.release.gguf.test_gguf_imatrix import write_imatrix
 
@@ -337,18 +343,26 @@ def test_a_file_of_others_that_answers_to_a_tag_stops_the_commit(manifest: Path,
     with LocalHub(tmp_path / "hub") as hub:
         api = hub_api(hub.endpoint, hub.token)
         api.create_repo(ggufs, private=True)
-        api.upload_file(path_or_fileobj=manifest.parent / "base-Q8_0.gguf", path_in_repo="A-model-Q8_0.gguf", repo_id=ggufs)
+        foreign = {"path_or_fileobj": manifest.parent / "base-Q8_0.gguf", "path_in_repo": "A-model-Q8_0.gguf"}
+        api.upload_file(repo_id=ggufs, **foreign)
         words = ("--hub", hub.endpoint, "--skip", "readback")
         error = cut(manifest, *words, until="publish", code=1, **hub.environment()).stderr
         expected = (
             "quant Q8_0: `-hf …:Q8_0` would load A-model-Q8_0.gguf and not cut-4e-Q8_0.gguf; remove A-model-Q8_0.gguf there"
         )
         assert expected in error
-        assert not api.repo_exists("org/cut-4e"), "nothing was committed"
+        assert not (manifest.parent / "work" / "weights").exists(), "and before anything is built"
         cut(manifest, *words, "--prune-remote", until="publish", **hub.environment())
         assert "A-model-Q8_0.gguf" not in api.list_repo_files(ggufs)
         assert "cut-4e-Q8_0.gguf" in api.list_repo_files(ggufs)
         cut(manifest, *words, until="publish", **hub.environment())
+        api.upload_file(repo_id=ggufs, **foreign)  # while a release is being built
+        context = Context(load_manifest(manifest), manifest.parent / "work", Options(hub=HubTarget(hub.endpoint, hub.token)))
+        plan = publication_plan(context, repositories(context)[1])
+        with pytest.raises(CheckFailedError, match=r"would load A-model-Q8_0.*--prune-remote; nothing was committed"):
+            require_tags(context, plan)
+        pruned = replace(context, options=replace(context.options, prune_remote=True))
+        require_tags(pruned, publication_plan(pruned, repositories(pruned)[1]))
 
 
 def test_the_schema_names_the_source() -> None:
