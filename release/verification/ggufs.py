@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from release.gguf.cut_proof import prove_cut
 from release.gguf.located import locate_on_hub
 from release.gguf.names import quant_file, wrong_tag
 from release.hub.published import Published, PublishedRepository, open_repository
+from release.lock import Lock
 from release.manifest import BaseQuant, Quant
 from release.verdict import Finding, Pieces, Verdict
 from release.verification.consistency import check_listing
@@ -82,9 +84,14 @@ def quant_files(published: Published, quant: str) -> list[str]:
     Raises:
         CheckFailedError: the lock lists none.
     """
-    whole = f"gguf/{quant_file(published.manifest.content.name, quant)}"
-    stem = whole.removesuffix(".gguf")
-    found = sorted(path for path in published.lock.outputs if path == whole or path.startswith(f"{stem}-00001-of-"))
+    return locked_files_of(published.lock, published.manifest.content.name, quant)
+
+
+def locked_files_of(lock: Lock, model: str, quant: str) -> list[str]:
+    """The file of a quant in the GGUF repository, or all its shards in order; raises as `quant_files` does."""
+    whole = f"gguf/{quant_file(model, quant)}"
+    shard = re.compile(re.escape(whole.removesuffix(".gguf")) + r"-\d{5}-of-\d{5}\.gguf")
+    found = sorted(path for path in lock.outputs if path == whole or shard.fullmatch(path))
     if not found:
         raise CheckFailedError(f"the lock lists no file of {quant}")
     return [path.removeprefix("gguf/") for path in found]
