@@ -10,6 +10,8 @@ the result; and `cp` of the result followed by `openssl dgst -sha256` on one cor
 `--ladder` also makes eight quants of the tiny model, once by conversion and llama-quantize of the pruned checkpoint and once by
 cutting the base's eight quants, and compares all bytes.  It needs llama.cpp and the analysis extra.
 
+Ends with exit code 1 when a byte is not as it must be: `prove` of the large cut, and the ladder's pairs.
+
 Figures are medians of wall-clock time; on a busy machine only those of processor time mean anything.  Peak memory is VmHWM of
 each child process.
 """
@@ -61,7 +63,7 @@ what, base, out, drop, pin = sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3]), 
 start, cpu = time.perf_counter(), time.process_time()
 found = locate(base)
 if what == "prove":
-    assert prove_cut(locate(out), found).good
+    sys.exit(None if prove_cut(locate(out), found).good else "the cut is not what the base's GGUF gives")
 else:
     drop_map = DropMap({layer: tuple(ids) for layer, ids in drop.items()})
     cut(found, plan_cut(found, drop_map, name="cut", where="map"), out, pinned=pin or None)
@@ -101,7 +103,9 @@ def write_base(path: Path, megabytes: int) -> int:
 def child(what: str, base: Path, out: Path, drop: dict[str, list[int]], pin: str = "") -> dict[str, float]:
     """Run one job in a process of its own."""
     words = [sys.executable, "-c", CHILD, what, str(base), str(out), json.dumps(drop), pin]
-    done = subprocess.run(words, check=True, capture_output=True, text=True)
+    done = subprocess.run(words, check=False, capture_output=True, text=True)
+    if done.returncode:
+        sys.exit(f"{what}: {done.stderr}")
     result: dict[str, float] = json.loads(done.stdout)
     return result
 
@@ -200,20 +204,24 @@ def main() -> None:
     if options.ladder:
         with tempfile.TemporaryDirectory(dir=options.folder, prefix="gguf-ladder-") as folder:
             result["ladder"] = ladder(Path(folder))
-    if options.json:
-        sys.stdout.write(json.dumps(result, indent=2) + "\n")
-        return
-    sys.stdout.write(f"base of {result['base_bytes']:,} bytes, cut to {result['cut_bytes']:,}\n")
+    sys.stdout.write(json.dumps(result, indent=2) + "\n" if options.json else report(result))
+    if not result.get("ladder", {"equal": True})["equal"]:
+        sys.exit("the ladder's cuts are not the bytes of convert and quantize")
+
+
+def report(result: dict[str, Any]) -> str:
+    """The figures for people."""
+    lines = [f"base of {result['base_bytes']:,} bytes, cut to {result['cut_bytes']:,}"]
     for name, value in result["seconds"].items():
         memory = result["peak_megabytes"][name]
-        sys.stdout.write(f"{name:<44}{value:8.2f} s  {result['cpu'][name]:8.2f} s of processor  {memory:8.0f} MB\n")
-    for name, value in result["ratios"].items():
-        sys.stdout.write(f"{name:<64}{value:8.2f}\n")
+        lines.append(f"{name:<44}{value:8.2f} s  {result['cpu'][name]:8.2f} s of processor  {memory:8.0f} MB")
+    lines += [f"{name:<64}{value:8.2f}" for name, value in result["ratios"].items()]
     if steps := result.get("ladder"):
-        sys.stdout.write(
+        lines.append(
             f"{steps['quants']} quants: convert + quantize {steps['convert_and_quantize_seconds']:.2f} s, "
-            f"cut {steps['cut_seconds']:.2f} s, ratio {steps['ratio']:.3f}, bytes equal: {steps['equal']}\n"
+            f"cut {steps['cut_seconds']:.2f} s, ratio {steps['ratio']:.3f}, bytes equal: {steps['equal']}"
         )
+    return "\n".join([*lines, ""])
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from pruner.errors import CheckFailedError, InputError
 from pruner.progress import SILENT, Progress
+from release.gguf.names import quant_file
 from release.hub.endpoint import HubTarget
 from release.manifest import Analysis, Eval, Gguf, LoadedManifest, Manifest, Prune, Publish
 from release.records import Record, read_record
@@ -156,8 +157,8 @@ class Context:
         return self.work / "weights" if self.manifest.prune else self.base_folder
 
     def gguf_file(self, quant: str) -> Path:
-        """Path of a quant.  llama.cpp's `-hf repo:TAG` wants the quant label last."""
-        return self.work / "gguf" / f"{self.manifest.name}-{quant}.gguf"
+        """Path of a quant."""
+        return self.work / "gguf" / quant_file(self.manifest.name, quant)
 
     def record(self, stage: str) -> Record:
         """The record of an earlier stage.

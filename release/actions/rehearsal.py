@@ -19,6 +19,7 @@ from release.stages.kept_card import with_kept_parts
 from release.stages.publication import Repository, repositories
 from release.stages.publish import publication_plan
 from release.stages.sign import signed
+from release.stages.tags import wrong_tags
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
@@ -119,6 +120,7 @@ def outlook(context: Context, real: HubTarget, *, pull_request: bool = False) ->
             plan = publication_plan(there, repository)
         else:
             problems += _problems(context, api, repository, plan, pull_request=pull_request)
+        problems += wrong_tags(there, plan)
         plans.append(plan)
     if real.token is None:
         unknown.append("no Hub token: its rights, and private repositories")

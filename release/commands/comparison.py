@@ -10,7 +10,7 @@ import typer
 
 from pruner.errors import InputError
 from release.commands.options import JsonOption, WorkersOption
-from release.commands.running import console_progress
+from release.commands.running import console_progress, proved_digests
 
 
 def diff_checkpoints(
@@ -120,7 +120,8 @@ def _prove_gguf(target: str, base: str, drop_map: Path | None, *, locate: bool |
     if spot is not None:
         raise InputError("--spot is for checkpoints; a GGUF is compared as a whole")
     with console_progress() as progress:
-        proof = prove_directly(target, base, drop_map=drop_map, locate_difference=locate, progress=progress)
+        cache = proved_digests()
+        proof = prove_directly(target, base, drop_map=drop_map, locate_difference=locate, cache=cache, progress=progress)
     typer.echo(json.dumps(proof_json(proof), indent=2) if as_json else proof_text(proof))
     if not proof.good:
         raise typer.Exit(1)

@@ -18,6 +18,7 @@ from release.commands.running import console_progress, context_of, proved_digest
 
 if TYPE_CHECKING:
     from release.references import Comparison
+    from release.verification.quants_here import Differences
 
 
 def prune(
@@ -111,13 +112,15 @@ def verify(
     workers: WorkersOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Verify a release on the Hub, part by part; a manifest's weights against lock and priors; or any weights --against."""
+    """Verify a release on the Hub, part by part; a manifest's weights and quants against its lock; or any weights --against."""
     require_no_near_address(target)
     published = against is None and target.startswith(HUB_PREFIX)
     if not published and (signer or exam or exam_data):
         raise InputError("verify: --signer and --exam are for a release on the Hub: hf://org/name@revision")
     if not published and base and (requantize or against is not None):
         raise InputError("verify: --base is for a release on the Hub, or for a manifest alone; leave it out")
+    if imatrix is not None and (published or not requantize):
+        raise InputError("verify: --imatrix is for MANIFEST --requantize; a release on the Hub has its own, which is used")
     if requantize and against is not None:
         raise InputError("verify: --requantize compares a manifest's quants with its lock; leave out --against")
     for path, what in ((exam_data, "the exam's questions"), (imatrix, "an imatrix")):
@@ -171,6 +174,7 @@ def _verify_manifest(manifest: Path, work: Path | None, base: str | None, *, as_
     from pruner.sources import open_source
     from release.references import Reference, comparison_table
     from release.stages.verify import BASE, BUILD, INPUTS, NOTHING, compare_base, compare_weights, require_equal
+    from release.verification.quants_here import compare_quants, made_here, require_equal_quants
 
     if manifest.is_dir():
         raise InputError(f"{manifest}: a folder of weights: say with --against what it must equal")
@@ -180,26 +184,32 @@ def _verify_manifest(manifest: Path, work: Path | None, base: str | None, *, as_
         context.progress = progress
         result = {**compare_base(context, open_source(base))} if base else {}
         result |= compare_weights(context, everything=True)
+        quants = compare_quants(context)
     if as_json:
-        typer.echo(json.dumps(_verified_json(context.manifest.name, result), indent=2))
+        typer.echo(json.dumps(_verified_json(context.manifest.name, result, quants), indent=2))
     else:
         for name, found in result.items():
             typer.echo(f"{comparison_table(found, context.manifest.name, Reference(name, {}, complete=True))}\n")
     require_equal(context, result)
+    require_equal_quants(quants)
     if not as_json:
         against = [name for name in result if name not in (BASE, INPUTS)]
         outcome = f"equal to: {', '.join(against)}" if len(against) > 1 else f"as they were built; compared with {NOTHING}"
         typer.echo(f"{counted(len(result[BUILD]), 'file')} {outcome}")
+        if count := len(made_here(context)):
+            typer.echo(f"{counted(count, 'file')} of the quants equal to: {', '.join(quants)}")
 
 
-def _verified_json(name: str, result: Mapping[str, Sequence[Comparison]]) -> dict[str, Any]:
-    """Every file with both digests by reference, and those that differ by themselves."""
+def _verified_json(name: str, result: Mapping[str, Sequence[Comparison]], quants: Differences) -> dict[str, Any]:
+    """Every file of the weights with both digests by reference; those that differ by themselves, quants too."""
     from dataclasses import asdict
 
     other = {
         reference: [{"path": each.name, "kind": each.status} for each in found if each.status != "equal"]
         for reference, found in result.items()
     }
+    for reference, changed in quants.items():
+        other.setdefault(reference, []).extend({"path": each.path, "kind": each.kind} for each in changed)
     references = {reference: [asdict(each) for each in found] for reference, found in result.items()}
     return {"name": name, "differences": other, "references": references}
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import io
 from pathlib import Path
 
+from pruner.base_check import FollowingSource, require_known_digests
+from pruner.digest_cache import DigestCache, key_of
 from pruner.drop_map import DropMap, drop_map_from_keep
 from pruner.errors import CheckFailedError, InputError
 from pruner.locate import first_difference
@@ -28,6 +30,7 @@ def prove_cut(
     drop_map: DropMap | None = None,
     progress: Progress = SILENT,
     locate: bool | None = None,
+    cache: DigestCache | None = None,
 ) -> Proof:
     """Compare a GGUF with what cutting `base` would write, by SHA-256; nothing is written.
 
@@ -40,6 +43,7 @@ def prove_cut(
         drop_map: the map that was used; None to find it by the rows of the routers, which tell experts apart.
         progress: counts bytes.
         locate: read a BAD target up to the first byte that differs, to name key, tensor and expert (default: when it is local).
+        cache: remembers the digest that cutting a base on the Hub gives; one that the target has not is computed again.
 
     Raises:
         InputError: one of the two has no experts that can be cut, they are of other architectures, or the map does not fit.
@@ -53,7 +57,7 @@ def prove_cut(
     plan = plan_cut(base, found, name=name, where="the drop map" if drop_map else target.label)
     size = target.header.file_size
     with progress.task("digesting the planned GGUF", plan.size + (0 if target.listed else size), "bytes") as advance:
-        if plan.size == size and planned_digest(plan, base, advance) == (target.listed or _digest(target, advance)):
+        if plan.size == size and _is_planned(target.listed or _digest(target, advance), plan, base, advance, cache):
             return _proof(target, base, None)
     look = not target.remote if locate is None else locate
     return _proof(target, base, _difference(plan, target, base, look=look))
@@ -64,13 +68,34 @@ def _proof(target: LocatedGguf, base: LocatedGguf, reason: str | None) -> Proof:
     return Proof(target.label, base.label, (verdict,), ())
 
 
-def planned_digest(plan: CutPlan, base: LocatedGguf, advance: Advance = lambda _count: None) -> str:
-    """SHA-256 of a GGUF that need not exist."""
+def planned_digest(
+    plan: CutPlan, base: LocatedGguf, advance: Advance = lambda _count: None, *, pinned: str | None = None
+) -> str:
+    """SHA-256 of a GGUF that need not exist.
+
+    Raises:
+        CheckFailedError: the base has another digest than `pinned`.
+        UnavailableError: a remote base cannot be reached.
+    """
+    source = FollowingSource(base.source, require_known_digests(base.source, {base.name: pinned} if pinned else {}))
     with SideDigest() as digest:
-        for block in read_parts(plan.parts, base.source):
+        for block in read_parts(plan.parts, source):
             digest.update(block)
             advance(len(block))
+        source.finish()
         return digest.hexdigest()
+
+
+def _is_planned(sha256: str, plan: CutPlan, base: LocatedGguf, advance: Advance, cache: DigestCache | None) -> bool:
+    """Whether cutting the base gives a file of this digest: as remembered, or computed now."""
+    key = key_of(base.source, "gguf", plan.digest(base.source)) if cache is not None else None
+    if cache is not None and cache.recall(key) == sha256:
+        advance(plan.size)
+        return True
+    found = planned_digest(plan, base, advance)
+    if cache is not None:
+        cache.keep(key, found)
+    return found == sha256
 
 
 def _digest(target: LocatedGguf, advance: Advance) -> str:

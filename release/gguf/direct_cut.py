@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+from pruner.digest_cache import DigestCache
 from pruner.drop_map import read_drop_map
 from pruner.errors import InputError
 from pruner.places import require_new
@@ -65,10 +66,19 @@ def model_name_of(out: Path) -> str:
 
 
 def prove_directly(
-    target: str, base: str, *, drop_map: Path | None, locate_difference: bool | None, progress: Progress = SILENT
+    target: str,
+    base: str,
+    *,
+    drop_map: Path | None,
+    locate_difference: bool | None,
+    cache: Path | None = None,
+    progress: Progress = SILENT,
 ) -> Proof:
-    """Prove a GGUF against the base's GGUF; raises what `prove_cut` raises."""
+    """Prove a GGUF against the base's GGUF, with digests that the folder `cache` remembers; raises what `prove_cut` raises."""
     if not base.endswith(SUFFIX):
         raise InputError(f"--base {base}: a GGUF is proved against the base's GGUF of the same type; give its file")
     known = read_drop_map(drop_map) if drop_map else None
-    return prove_cut(locate(target), locate(base), drop_map=known, progress=progress, locate=locate_difference)
+    remembered = DigestCache(cache) if cache else None
+    return prove_cut(
+        *(locate(target), locate(base)), drop_map=known, progress=progress, locate=locate_difference, cache=remembered
+    )

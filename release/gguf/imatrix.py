@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import struct
 import threading
@@ -14,7 +15,7 @@ from typing import Any
 from pruner.errors import CheckFailedError, InputError, UnavailableError
 from pruner.progress import SILENT, Advance, Progress
 from pruner.wording import counted
-from release.gguf.reader import GgufHeader, GgufTensor, read_header
+from release.gguf.reader import MAGIC, GgufHeader, GgufTensor, read_header
 from release.gguf.scratch import OUTPUT, check_output, deliver, link, scratch_folder, tool_space
 from release.gguf.toolchain import Toolchain
 from release.processes import run_tool
@@ -23,7 +24,10 @@ TOOL = "llama-imatrix"
 MODEL, TEXT, TOOL_LOG = "model.gguf", "calibration.txt", "progress.log"
 NEVER = 1 << 30
 """A save frequency that is never reached: llama-imatrix would write its file again and again while it works."""
-_COUNTS = ".counts"
+_COUNTS, _SUMS = ".counts", ".in_sum2"
+_SHARED = ("output.weight", "token_embd.weight")
+"""A model may have one matrix under both names."""
+_EXPERTS = re.compile(r"blk\.(\d+)\.ffn_\w+_exps\.weight")
 _CHUNK = re.compile(rb"\[(\d+)\]-?(?:[\d.]+|nan|inf),")
 _TOO_SHORT = re.compile(r"tokenizes to only (\d+) tokens")
 
@@ -197,9 +201,7 @@ def read_imatrix(path: Path) -> ImatrixSummary:
     Raises:
         InputError: it is no GGUF, or a GGUF of something else.
     """
-    header = read_header(path)
-    if header.value("general.type") != "imatrix":
-        raise InputError(f"{path}: is no imatrix in GGUF form; recompute it with a current llama-imatrix")
+    header = _imatrix_header(path)
     counted = [tensor for tensor in header.tensors if tensor.name.endswith(_COUNTS)]
     unreached: dict[str, tuple[int, ...]] = {}
     experts = 1
@@ -215,6 +217,57 @@ def read_imatrix(path: Path) -> ImatrixSummary:
         experts=experts,
         unreached=unreached,
     )
+
+
+def _imatrix_header(path: Path) -> GgufHeader:
+    """The header of an imatrix.  Older ones, which end in .dat, are no GGUFs."""
+    header = read_header(path) if _is_gguf(path) else None
+    if header is None or header.value("general.type") != "imatrix":
+        raise InputError(
+            f"{path}: is no imatrix in GGUF form; recompute it, or turn an old one into GGUF with `llama-imatrix --in-file`"
+        )
+    return header
+
+
+def _is_gguf(path: Path) -> bool:
+    try:
+        with path.open("rb") as file:
+            return file.read(len(MAGIC)) == MAGIC
+    except OSError:
+        return True  # the header's reader says why
+
+
+def require_fits(path: Path, model: GgufHeader) -> None:
+    """Require that an imatrix was made on a model of these tensors: llama-quantize passes over entries that it does not know.
+
+    Raises:
+        InputError: it has an entry for a tensor that the model has not, or one of another size, or none for its experts.
+    """
+    remedy = "it was made on another model; compute one on this model"
+    header, tensors = _imatrix_header(path), {tensor.name: tensor for tensor in model.tensors}
+    entries = {tensor.name.removesuffix(_SUMS): tensor for tensor in header.tensors if tensor.name.endswith(_SUMS)}
+    for name, entry in entries.items():
+        if (tensor := tensors.get(name)) is None:
+            if name in _SHARED:
+                continue
+            raise InputError(f"{path}: has an entry for {name!r}, which the model does not have; {remedy}")
+        rows, matrices = tensor.shape[0], math.prod(tensor.shape[2:])
+        if entry.shape[0] != rows or entry.elements != rows * matrices:
+            shape = " × ".join(map(str, entry.shape))
+            raise InputError(
+                f"{path}: the entry for {name!r} is {shape}, the model's tensor wants {rows} × {matrices}; {remedy}"
+            )
+    if missing := [name for name in tensors if name not in entries and _weighed(name, model)]:
+        raise InputError(f"{path}: has no entry for {missing[0]!r} ({counted(len(missing), 'tensor')} of experts); {remedy}")
+
+
+def _weighed(name: str, model: GgufHeader) -> bool:
+    """Whether calibration must have reached a tensor: experts, but for those of a multi-token prediction block."""
+    found = _EXPERTS.fullmatch(name)
+    blocks, skipped = model.model_value("block_count"), model.model_value("nextn_predict_layers") or 0
+    if found is None or not isinstance(blocks, int) or not isinstance(skipped, int):
+        return False
+    return int(found[1]) < blocks - skipped
 
 
 def _integer(header: GgufHeader, key: str) -> int:

@@ -9,9 +9,11 @@ the last quant label in a file's name.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass
 
 from pruner.errors import InputError
+from release.gguf.types import FILE_TYPES
 
 PASSED_OVER = ("mmproj", "imatrix", "mtp-", "eagle3-", "dflash-", "dspark-")
 PRESET = "preset.ini"
@@ -24,6 +26,8 @@ LABELS = (
 )
 """Labels that the Hub knows, in its order: of several that begin at one place the first in this list is found."""
 _LABEL = re.compile(rf"(?:UD-)?(?:{'|'.join(LABELS)})(?:_[A-Z]+)?")
+_SAME = {"Q3_K": "Q3_K_M", "Q4_K": "Q4_K_M", "Q5_K": "Q5_K_M"}
+"""llama-quantize's short names of a file type."""
 _SPLIT = re.compile(r"-(\d{5})-of-(\d{5})\.gguf$", re.IGNORECASE)
 
 
@@ -67,24 +71,57 @@ def check_tags(files: Mapping[str, str], others: Iterable[str] = ()) -> None:
     Raises:
         InputError: a tag finds another file, or none; one line with the tag, both files and what to rename.
     """
-    paths = [*files.values(), *others]
+    paths = {*files.values(), *others}
     for tag, expected in files.items():
-        found = file_for_tag(paths, tag)
-        if found is None:
-            raise InputError(f"quant {tag}: `-hf …:{tag}` would not find {expected}; end its name in -{tag}.gguf")
-        if found != expected:
-            raise InputError(f"quant {tag}: `-hf …:{tag}` would load {found} and not {expected}; rename the quant or the model")
-        _check_label(tag, expected, paths)
+        if (problem := wrong_tag(tag, expected, paths)) is not None:
+            raise InputError(f"quant {tag}: {problem.reason}; {problem.remedy}")
 
 
-def _check_label(tag: str, expected: str, paths: list[str]) -> None:
+@dataclass(frozen=True)
+class WrongTag:
+    """Why a tag does not find its own file alone, what to do where one can rename, and the file that it finds, if any."""
+
+    reason: str
+    remedy: str
+    found: str | None
+
+
+def wrong_tag(tag: str, expected: str, paths: Collection[str]) -> WrongTag | None:
+    """What is wrong with a tag among the paths of a repository; None when both rules find `expected` alone."""
+    rename = "rename the quant or the model"
+    found = file_for_tag(paths, tag)
+    if found is None:
+        return WrongTag(f"`-hf …:{tag}` would not find {expected}", f"end its name in -{tag}.gguf", None)
+    if found != expected:
+        return WrongTag(f"`-hf …:{tag}` would load {found} and not {expected}", rename, found)
     if last_label(tag) is None:
-        raise InputError(f"quant {tag}: the Hub finds no quant label in this name; end it in one, such as {tag}-Q6_K")
-    found = files_for_label(paths, tag)
-    if found != [expected]:
-        label = last_label(expected.rpartition("/")[2])
-        shown = next((path for path in found if path != expected), f"{expected} for {label}")
-        raise InputError(
-            f"quant {tag}: the Hub reads the last quant label of a name and would show {shown} for {last_label(tag)} "
-            f"and not {expected} alone; rename the quant or the model"
-        )
+        return WrongTag("the Hub finds no quant label in this name", f"end it in one, such as {tag}-Q6_K", None)
+    named = files_for_label(paths, tag)
+    if named == [expected]:
+        return None
+    other = next((path for path in named if path != expected), None)
+    shown = other or f"{expected} for {last_label(expected.rpartition('/')[2])}"
+    reason = (
+        f"the Hub reads the last quant label of a name and would show {shown} for {last_label(tag)} and not {expected} alone"
+    )
+    return WrongTag(reason, rename, other)
+
+
+def labelled_otherwise(name: str, file_type: str | None) -> str | None:
+    """The file type that a quant's name claims although the file is of another; None when it claims none, or its own.
+
+    Only a label that llama-quantize has as a type claims one: `Q4_K_XL` is none.
+    """
+    claimed = (last_label(name) or "").removeprefix("UD-")
+    claimed, own = _SAME.get(claimed, claimed), _SAME.get(file_type or "", file_type or "")
+    return claimed if {claimed, own} <= {*FILE_TYPES} - {"COPY"} and claimed != own else None
+
+
+def quant_file(model: str, quant: str) -> str:
+    """The file name of a quant.  llama.cpp's `-hf repo:TAG` wants the quant label last."""
+    return f"{model}-{quant}.gguf"
+
+
+def imatrix_file(model: str) -> str:
+    """The file name of the importance matrix, which llama.cpp passes over."""
+    return f"{model}-imatrix.gguf"

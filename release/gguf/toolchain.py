@@ -9,13 +9,14 @@ import subprocess
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from pruner.errors import InputError, UnavailableError
-from pruner.files import read_json, sha256_file
+from pruner.files import digest_of, read_json, sha256_file
 from release.processes import environment_without_secrets
 
 TOOLS = ("llama-quantize", "llama-imatrix", "llama-perplexity", "llama-gguf-split", "llama-server")
@@ -80,6 +81,15 @@ class Toolchain:
                 f"source tree that they were built from, or run `moe-release toolchain install`"
             )
         return self.source / CONVERTER
+
+    @cached_property
+    def converter_code(self) -> str | None:
+        """Digest of all Python code that converts: the script is a front end of `conversion/` and gguf-py.  None without it."""
+        if self.source is None:
+            return None
+        folders = (self.source / "conversion", self.source / "gguf-py" / "gguf")
+        files = [self.source / CONVERTER, *(path for folder in folders for path in folder.rglob("*.py"))]
+        return digest_of({path.relative_to(self.source).as_posix(): sha256_file(path) for path in sorted(files)})
 
     def identity(self) -> dict[str, Any]:
         """What determines the toolchain's output, without paths or machine-dependent digests: for fingerprints and locks."""

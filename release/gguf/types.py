@@ -78,6 +78,10 @@ FILE_TYPES = (
 """What llama-quantize makes (QUANT_OPTIONS of tools/quantize/quantize.cpp): mixes of element types, not the table above."""
 
 
+NEED_IMATRIX = frozenset({"IQ1_S", "IQ1_M", "IQ2_XXS", "IQ2_XS", "IQ2_S", "IQ2_M", "IQ3_XXS", "IQ3_XS", "Q2_K_S"})
+"""File types that llama-quantize does not make without an imatrix (`tensor_requires_imatrix` of src/llama-quant.cpp)."""
+
+
 def nearest(word: str, known: list[str]) -> str:
     """A hint for a name that is not known: `; did you mean 'A' or 'B'?`, or nothing when none is close."""
     near = difflib.get_close_matches(word.upper(), known, n=2, cutoff=0.5)

@@ -96,7 +96,9 @@ class Gguf(Document):
         None, description="Memory for quantizing; quants run side by side as far as it reaches. Default: half of what is free."
     )
     max_shard_size: Annotated[Size, Field(ge=10**6)] | None = Field(
-        None, description="A larger quant is split by llama-gguf-split: cap of a shard in bytes of tensor data, in whole MB."
+        None,
+        description="A larger quant is split by llama-gguf-split: cap of a shard in bytes of tensor data, in whole MB. "
+        "A cut is never split.",
     )
     quants: list[Annotated[Quant, BeforeValidator(_quant, json_schema_input_type=Name | Quant)]] = Field(min_length=1)
     quality: QualityCheck | None = Field(None, description="Measure perplexity and KL divergence of every quant.")

@@ -10,8 +10,9 @@ from pruner.errors import InputError
 from pruner.files import atomic_file
 from pruner.wording import counted
 from release.context import Context
+from release.gguf.names import imatrix_file
 from release.manifest import Imatrix, PinnedFile
-from release.stages.convert import skip_without_quantizing, source_gguf
+from release.stages.convert import check_assigned_types, skip_without_quantizing, source_gguf
 from release.stages.resolve import file_digest
 from release.stages.stage import Stage
 
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 
 def imatrix_path(context: Context) -> Path:
     """The importance matrix; published beside the quants."""
-    return context.work / "imatrix" / f"{context.manifest.name}-imatrix.gguf"
+    return context.work / "imatrix" / imatrix_file(context.manifest.name)
 
 
 def imatrix_of(context: Context) -> Path | None:
@@ -54,12 +55,15 @@ def _inputs(context: Context) -> Any:
 
 
 def _run(context: Context) -> str:
-    from release.gguf.imatrix import compute_imatrix, read_imatrix
+    from release.gguf.imatrix import compute_imatrix, read_imatrix, require_fits
+    from release.gguf.reader import read_header
 
+    check_assigned_types(context)
     matrix = _imatrix(context)
     if matrix.text is None:
         pinned = context.loaded.file(_pinned(matrix))
         summary = read_imatrix(pinned)
+        require_fits(pinned, read_header(source_gguf(context)))
         with atomic_file(imatrix_path(context)) as temporary:
             shutil.copyfile(pinned, temporary)
         if summary.unreached:

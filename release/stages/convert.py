@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from pruner.files import sha256_file
 from release.context import Context
+from release.stages.quant_recipes import check_tensor_types
 from release.stages.resolve import base_digest
 from release.stages.stage import Stage
 
@@ -29,10 +29,22 @@ def skip_without_quantizing(context: Context) -> str | None:
     return None if needed else "every quant is cut from the base's GGUF"
 
 
+def check_assigned_types(context: Context) -> None:
+    """Hold every file of types per tensor against the converted model, before calibration or the first quant takes its hours.
+
+    Raises:
+        InputError: a line fits no tensor.
+    """
+    from release.gguf.reader import read_header
+
+    if any(quant.tensor_types for quant in context.gguf.quants):
+        check_tensor_types(context.loaded, read_header(source_gguf(context)))
+
+
 def _inputs(context: Context) -> Any:
     made_of = context.made_by("prune") if context.manifest.prune else base_digest(context)
-    converter = sha256_file(context.toolchain.converter())
-    return [made_of, context.manifest.name, context.gguf.outtype, context.toolchain.commit, converter]
+    context.toolchain.converter()
+    return [made_of, context.manifest.name, context.gguf.outtype, context.toolchain.commit, context.toolchain.converter_code]
 
 
 def _run(context: Context) -> str:

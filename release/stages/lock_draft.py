@@ -10,6 +10,7 @@ from release.lock import VARYING, Lock, LockedFile, LockedInputs, locked_weights
 from release.processes import processor
 from release.records import read_record
 from release.stages.calibrate import imatrix_of
+from release.stages.convert import skip_without_quantizing
 from release.stages.evaluate import evidence_of, evidence_path, protocol_of
 from release.stages.prune import build_result, drop_map_path
 from release.stages.quality import wants_quality
@@ -107,6 +108,7 @@ def _made_with(context: Context, stage: str) -> dict[str, str]:
     if stage in ("calibrate", "quantize", "quality", "eval", "card") and context.uses_llama_cpp:
         toolchain = context.toolchain
         versions |= {"llama.cpp": toolchain.commit, "compiler": toolchain.compiler, "flags": " ".join(toolchain.flags)}
+        versions |= _converter(context)
         versions |= {} if not context.gguf.quantized or context.self_test.bit_exact else {"golden self-test": "not bit-exact"}
     return versions
 
@@ -121,6 +123,12 @@ def answered_elsewhere(context: Context) -> dict[str, dict[str, str]]:
     }
 
 
+def _converter(context: Context) -> dict[str, str]:
+    """The code that converted the weights, where any of it did: two trees of one commit may have been changed differently."""
+    code = context.toolchain.converter_code if skip_without_quantizing(context) is None else None
+    return {"converter": code} if code else {}
+
+
 def _torch_versions(context: Context) -> dict[str, str]:
     from pruner.statistics import read_statistics
     from release.stages.analyze import statistics_path
@@ -132,6 +140,7 @@ def _tools(context: Context) -> dict[str, str]:
     tools = {"moe-release": __version__}
     if context.uses_llama_cpp:
         tools["llama.cpp"] = context.toolchain.commit
+        tools |= _converter(context)
     if context.manifest.gguf and context.manifest.gguf.quantized:
         tools["golden self-test"] = "bit-exact" if context.self_test.bit_exact else "not bit-exact"
     if context.manifest.eval:

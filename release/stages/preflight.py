@@ -13,20 +13,15 @@ from release.card.front_matter import license_of
 from release.card.metadata import leaderboard_dataset
 from release.card.written import check_texts
 from release.context import Context
-from release.documents import place_of
 from release.evaluation.remote import check_url
 from release.extras import require_extra
-from release.gguf.experts import find_experts
-from release.gguf.names import check_tags
 from release.gguf.quantize import check_type
-from release.gguf.tensor_types import read_tensor_types
-from release.gguf.types import FILE_TYPES, nearest
 from release.manifest import LoadedManifest, PinnedFile, Quant
 from release.possible_experts import check_against_base
 from release.records import read_record
-from release.stages.calibrate import imatrix_path
-from release.stages.cut_quant import base_quant
+from release.stages.quant_recipes import check_cut, check_imatrix, check_recipes, check_tensor_types
 from release.stages.stage import Stage
+from release.stages.tags import require_free_tags
 
 LARGEST_QUANT = 8.5 / 16
 """Size of a Q8_0 in relation to bf16: 34 bytes for 32 weights."""
@@ -50,12 +45,13 @@ def check_inputs(loaded: LoadedManifest) -> None:
     if dataset and dataset.path:
         loaded.file(PinnedFile(path=dataset.path, sha256=dataset.sha256))
     matrix = manifest.gguf.imatrix if manifest.gguf else None
-    pinned = [matrix.text, matrix.file] if matrix else []
-    pinned += [quant.tensor_types for quant in manifest.gguf.quants] if manifest.gguf else []
+    pinned = [matrix.text] if matrix else []
     pinned += [manifest.gguf.quality.text] if manifest.gguf and manifest.gguf.quality else []
-    for source in manifest.gguf.cut.values() if manifest.gguf else ():
+    check_imatrix(loaded)
+    check_tensor_types(loaded)
+    for name, source in manifest.gguf.cut.items() if manifest.gguf else ():
         if source.path is not None:
-            find_experts(base_quant(loaded, source).header)
+            check_cut(loaded, name, source)
     for file in filter(
         None,
         [
@@ -79,18 +75,6 @@ def check_inputs(loaded: LoadedManifest) -> None:
             from release.evaluation.gates import require_reference
 
             require_reference(protocol, reference_of(loaded))
-
-
-def check_types(loaded: LoadedManifest) -> None:
-    """Check the types of quants without a llama.cpp, against those of the release that `toolchain install` builds.
-
-    Raises:
-        InputError: an unknown type, with its place and the nearest known ones.
-    """
-    for quant in loaded.content.gguf.quantized if loaded.content.gguf else ():
-        if quant.type and quant.type.upper() not in FILE_TYPES:
-            hint = nearest(quant.type, list(FILE_TYPES)) or f"; known are {', '.join(FILE_TYPES)}"
-            raise InputError(f"{place_of(loaded.path, quant.type)}: unknown quantization type {quant.type!r}{hint}")
 
 
 def _check_map_and_headers(loaded: LoadedManifest) -> None:
@@ -152,7 +136,7 @@ def _run(context: Context) -> str | None:
         require_extra("analysis")
     if manifest.gguf:
         _require_tools(context)  # first: a name is often the type too, and an unknown type is what is wrong with it
-        check_names(context)
+        check_recipes(context.loaded)
     if manifest.eval and _ahead(context, "eval"):
         require_extra("eval")
         _require_lm_eval(context)
@@ -183,6 +167,7 @@ def _require_hub(context: Context) -> None:
     api = hub_api(hub.endpoint, hub.token)
     repos = [publish.weights, *([publish.gguf] if publish.gguf else [])]
     account = require_rights(api, repos, pull_request=context.options.pull_request)
+    require_free_tags(context, api)
     context.notes["account"] = f"{account.name} at {endpoint_of(api.endpoint)}"
     license_name = context.manifest.card.license
     require_valid_card(api, weights_front_matter(context.manifest, license_name))
@@ -195,16 +180,6 @@ def _require_hub(context: Context) -> None:
         require_collection(api, publish.collection)
     for old in filter(None, [publish.supersedes.weights, publish.supersedes.gguf] if publish.supersedes else []):
         require_repo(api, old)
-
-
-def check_names(context: Context) -> None:
-    """Check that each quant's name will find its file, and no other, in the repository that is published.
-
-    Raises:
-        InputError: a name would find another file, or none.
-    """
-    others = ["README.md", *([imatrix_path(context).name] if context.gguf.imatrix else [])]
-    check_tags({quant.name: context.gguf_file(quant.name).name for quant in context.gguf.quants}, others)
 
 
 def _require_lm_eval(context: Context) -> None:
@@ -227,11 +202,9 @@ def _require_tools(context: Context) -> None:
     if "quantize" in context.planned:
         for quant in context.gguf.quantized:
             check_type(context.toolchain, str(quant.type))
-            if quant.tensor_types:
-                read_tensor_types(context.loaded.file(quant.tensor_types))
     if _ahead(context, "quantize"):
-        for source in context.gguf.cut.values():
-            find_experts(base_quant(context.loaded, source).header)
+        for name, source in context.gguf.cut.items():
+            check_cut(context.loaded, name, source)
     if wanted:
         context.notes["toolchain"] = f"llama.cpp {context.toolchain.commit[:9]} ({context.toolchain.origin})"
     if context.gguf.quantized and "quantize" in context.planned and not context.self_test.bit_exact:

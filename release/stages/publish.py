@@ -15,6 +15,7 @@ from release.stages.publication import Repository, repositories
 from release.stages.sign import signed
 from release.stages.stage import Stage
 from release.stages.standing import release_title
+from release.stages.tags import require_tags
 
 if TYPE_CHECKING:
     from release.hub.publication_plan import PublicationPlan
@@ -38,6 +39,7 @@ def _run(context: Context) -> str:
     for each in prepared:
         for line in plan_lines(each.plan, base_on_hub=context.manifest.base.repo is not None):
             context.progress.note(line)
+        require_tags(context, each.plan)
     done = [commit_prepared(each, context.progress) for each in prepared]
     commits = {each.repo: each.commit for each in done}
     write_atomic(context.work / "published.json", canonical_json(commits))

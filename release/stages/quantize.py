@@ -21,7 +21,7 @@ from release.lock import digest_of_quant
 from release.manifest import Quant
 from release.records import Output, Record, changed_output, read_made, read_record, write_record
 from release.stages.calibrate import imatrix_of
-from release.stages.convert import skip_without_gguf, source_gguf
+from release.stages.convert import check_assigned_types, skip_without_gguf, source_gguf
 from release.stages.cut_quant import cut_quant, unfinished
 from release.stages.resolve import file_digest
 from release.stages.stage import Stage
@@ -85,6 +85,7 @@ def _inputs(context: Context) -> Any:
 
 
 def _run(context: Context) -> str:
+    check_assigned_types(context)
     quants = context.gguf.quants
     finished = {quant.name: summary for quant in quants if (summary := _finished(context, quant))}
     _remove_others(context, finished)

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
+from pruner.digest_cache import DigestCache
 from pruner.drop_map import read_drop_map
 from pruner.errors import CheckFailedError, InputError, UnavailableError
 from pruner.hub_source import COMMIT
@@ -14,7 +14,8 @@ from pruner.wording import counted
 from release import reproduce
 from release.gguf.cut_proof import prove_cut
 from release.gguf.located import locate_on_hub
-from release.hub.published import Published, PublishedRepository, base_of, open_repository
+from release.gguf.names import wrong_tag
+from release.hub.published import Published, PublishedRepository, open_repository
 from release.manifest import BaseQuant, Quant
 from release.verdict import Finding, Pieces, Verdict
 from release.verification.listing import check_gguf_files
@@ -27,8 +28,9 @@ NOT_REBUILT = "as locked; not rebuilt: use --requantize, which makes it again he
 def check_ggufs(published: Published, request: Request, *, progress: Progress = SILENT) -> Finding | None:
     """The finding on the GGUF repository; None when the release has none.
 
-    A file that is not the locked one is BAD.  A quant that was cut is proved by streaming the base's GGUF.  Others are
-    UNKNOWN unless they are made again; where a toolchain is not bit-exact, a difference proves nothing and stays UNKNOWN.
+    A file that is not the locked one is BAD, and so is a tag that finds another file than its quant's.  A quant that was cut is
+    proved by streaming the base's GGUF.  Others are UNKNOWN unless they are made again; where a toolchain is not bit-exact, a
+    difference proves nothing and stays UNKNOWN.
     """
     manifest = published.manifest.content
     if manifest.publish is None or manifest.publish.gguf is None or manifest.gguf is None:
@@ -41,6 +43,7 @@ def check_ggufs(published: Published, request: Request, *, progress: Progress = 
     if listing.verdict is not Verdict.GOOD:
         return listing
     pieces = Pieces(PART, published.folder)
+    _check_tags(published, repository, pieces)
     for quant in manifest.gguf.quants:
         if quant.from_ is not None:
             with pieces.checking(quant.name):
@@ -69,6 +72,16 @@ def open_gguf_repository(published: Published, request: Request) -> PublishedRep
     return open_repository(publish.gguf, revision, endpoint=request.endpoint, token=request.token)
 
 
+def _check_tags(published: Published, repository: PublishedRepository, pieces: Pieces) -> None:
+    """BAD for each quant that its tag does not find alone among all files of the repository, whoever put them there."""
+    gguf = published.manifest.content.gguf
+    for quant in gguf.quants if gguf else ():
+        with pieces.checking(quant.name):
+            problem = wrong_tag(quant.name, published.lock.quant_files(quant.name)[0], repository.files.keys())
+            if problem is not None:
+                raise CheckFailedError(problem.reason)
+
+
 def _prove(
     published: Published,
     repository: PublishedRepository,
@@ -86,7 +99,9 @@ def _prove(
         raise CheckFailedError(f"{base.label} has SHA-256 {base.listed}, the manifest pins {source.sha256}")
     commit = repository.source.commit
     target = locate_on_hub(repository.repo, commit, published.lock.quant_files(quant.name)[0], **where)
-    proof = prove_cut(target, base, drop_map=read_drop_map(published.path(reproduce.DROP_MAP)), progress=progress)
+    drop_map = read_drop_map(published.path(reproduce.DROP_MAP))
+    cache = DigestCache(request.cache) if request.cache else None
+    proof = prove_cut(target, base, drop_map=drop_map, progress=progress, cache=cache)
     for verdict in proof.verdicts:
         if verdict.reason is not None:
             raise CheckFailedError(verdict.reason)
@@ -117,21 +132,18 @@ def _attempt(work: Callable[[], None]) -> Exception | None:
 def _made_again(
     published: Published, repository: PublishedRepository, request: Request, progress: Progress
 ) -> list[tuple[str, Verdict, str]]:
-    from pruner.materialize import materialize
     from release.context import Context, Options
-    from release.stages.convert import STAGE
-    from release.verification.requantize import requantize
+    from release.verification.rebuilt import convert_once, rebuild_weights, rebuilding
+    from release.verification.requantize import requantize_made
 
-    with tempfile.TemporaryDirectory(prefix="moe-release-requantize-", dir=request.work) as folder:
-        work = Path(folder)
+    with rebuilding(published, request) as work:
         options = Options(llama_cpp=request.llama_cpp, workers=request.workers)
         context = Context(published.manifest, work, options, progress)
         context.toolchain.binary("llama-quantize")  # before the hours
-        base = base_of(published, request.base)
-        materialize(published.weights.source, base, work / "weights", workers=request.workers, progress=progress)
-        STAGE.run(context)
+        rebuild_weights(published, request, work / "weights", progress)
+        convert_once(context)
         imatrix = fetch_imatrix(published, repository, work / "published-imatrix.gguf")
-        results = requantize(context, imatrix)
+        results = requantize_made(context, imatrix)
     verdicts = {"GOOD": Verdict.GOOD, "BAD": Verdict.BAD, "NOT BIT-EXACT": Verdict.UNKNOWN}
     return [(each.file, verdicts[each.verdict], each.detail) for each in results]
 

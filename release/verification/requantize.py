@@ -1,4 +1,4 @@
-"""`moe-release verify --requantize`: make every quant again from the locked imatrix, and compare it with the lock."""
+"""`moe-release verify --requantize`: make or cut every quant again, from the locked imatrix, and compare it with the lock."""
 
 from __future__ import annotations
 
@@ -8,14 +8,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from pruner.drop_map import read_drop_map
 from pruner.errors import CheckFailedError, InputError
 from pruner.files import sha256_file
 from pruner.places import require_file
 from release.context import Context
+from release.gguf.cut_plan import plan_cut
+from release.gguf.cut_proof import planned_digest
 from release.lock import Lock, read_committed_lock, read_lock
-from release.manifest import Quant
+from release.manifest import BaseQuant, Quant
 from release.stages.calibrate import imatrix_of
+from release.stages.cut_quant import base_quant
 from release.stages.lock import work_lock_path
+from release.stages.prune import drop_map_path
 from release.stages.quantize import make_quant
 
 Verdict = Literal["GOOD", "BAD", "NOT BIT-EXACT"]
@@ -32,21 +37,30 @@ class Requantized:
 
 
 def requantize(context: Context, imatrix: Path | None = None) -> list[Requantized]:
-    """Make every quant of the manifest again, in a folder of its own that is deleted, and compare file by file.
+    """Make every quant of the manifest again and compare file by file: with the lock, and with what is in the work folder.
 
-    The unquantized GGUF must be there: the pipeline has run to `convert`.
+    What llama-quantize makes lies in a folder of its own that is deleted; of a cut only the digest is computed.  Drop map and
+    unquantized GGUF must be there: the pipeline has run to `convert`.
 
     Args:
         context: of the manifest.
         imatrix: the locked importance matrix when it is not in the work folder, such as the published one.
 
     Raises:
-        InputError: there is no lock, or the imatrix is missing.
-        CheckFailedError: the imatrix is not the locked one.
+        InputError: there is no lock, or the imatrix or a base's GGUF is missing.
+        CheckFailedError: the imatrix is not the locked one, or a base's GGUF not the pinned one.
+        UnavailableError: a base's GGUF on the Hub is not to be had.
     """
-    lock = read_committed_lock(context.loaded.lock_path) or read_lock(work_lock_path(context))
-    if lock is None:
-        raise InputError(f"{context.loaded.lock_path}: there is no lock to compare with; cut the release first")
+    lock = _lock_of(context)
+    made = requantize_made(context, imatrix)
+    cut = [_cut_again(context, lock, name, source) for name, source in context.gguf.cut.items()]
+    order = [quant.name for quant in context.gguf.quants]
+    return sorted([*made, *cut], key=lambda each: order.index(each.quant))
+
+
+def requantize_made(context: Context, imatrix: Path | None = None) -> list[Requantized]:
+    """The same for those quants alone that llama-quantize makes; raises the same."""
+    lock = _lock_of(context)
     matrix = _locked_imatrix(context, lock, imatrix)
     folder = context.work / "requantized"
     shutil.rmtree(folder, ignore_errors=True)
@@ -54,6 +68,13 @@ def requantize(context: Context, imatrix: Path | None = None) -> list[Requantize
         return [found for quant in context.gguf.quantized for found in _compare(context, lock, quant, folder, matrix)]
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _lock_of(context: Context) -> Lock:
+    lock = read_committed_lock(context.loaded.lock_path) or read_lock(work_lock_path(context))
+    if lock is None:
+        raise InputError(f"{context.loaded.lock_path}: there is no lock to compare with; cut the release first")
+    return lock
 
 
 def _locked_imatrix(context: Context, lock: Lock, given: Path | None) -> Path | None:
@@ -80,7 +101,7 @@ def _compare(context: Context, lock: Lock, quant: Quant, folder: Path, imatrix: 
         if name not in locked:
             yield Requantized(quant.name, name, "BAD", "the lock has no such file")
         elif locked[name].sha256 == file["sha256"]:
-            yield Requantized(quant.name, name, "GOOD", file["sha256"])
+            yield _as_locked(context, quant.name, name, file["sha256"])
         else:
             same = locked[name].tensor_data == file["tensor_digest"]
             what = "other metadata around the same tensors" if same else "other tensor data"
@@ -90,10 +111,37 @@ def _compare(context: Context, lock: Lock, quant: Quant, folder: Path, imatrix: 
             )
 
 
+def _as_locked(context: Context, quant: str, name: str, sha256: str) -> Requantized:
+    """A file that was made again as locked: GOOD, unless the one in the work folder is another."""
+    place = context.work / "gguf" / name
+    if place.is_file() and (found := sha256_file(place)) != sha256:
+        return Requantized(quant, name, "BAD", f"the file in the work folder has SHA-256 {found}; made again it is as locked")
+    return Requantized(quant, name, "GOOD", sha256)
+
+
+def _cut_again(context: Context, lock: Lock, quant: str, source: BaseQuant) -> Requantized:
+    """The digest of what cutting the base's GGUF gives, whose own digest is compared in the same pass."""
+    path = context.gguf_file(quant)
+    locked = lock.outputs.get(f"gguf/{path.name}")
+    if locked is None:
+        return Requantized(quant, path.name, "BAD", "the lock has no such file")
+    base = base_quant(context.loaded, source)
+    plan = plan_cut(base, read_drop_map(drop_map_path(context)), name=context.manifest.name, where=str(drop_map_path(context)))
+    with context.progress.task(f"cutting {quant} again", plan.size, "bytes") as advance:
+        sha256 = planned_digest(plan, base, advance, pinned=source.sha256)
+    if sha256 == locked.sha256:
+        return _as_locked(context, quant, path.name, sha256)
+    return Requantized(
+        quant, path.name, "BAD", f"cut from {source.label} it has SHA-256 {sha256}, the lock has {locked.sha256}"
+    )
+
+
 def _excuse(context: Context, lock: Lock, made_with: dict[str, Any]) -> str:
     """Why two toolchains cannot be expected to agree, or nothing."""
     if (commit := made_with.get("llama.cpp", context.toolchain.commit)) != context.toolchain.commit:
         return f"locked with llama.cpp {commit}, here {context.toolchain.commit}"
+    if made_with.get("converter", code := context.toolchain.converter_code) != code:
+        return "locked with other code of the converter than here"
     if not context.self_test.bit_exact:
         return f"the toolchain here is {context.self_test}"
     if (tested := lock.inputs.tools.get("golden self-test", "bit-exact")) != "bit-exact":

@@ -9,15 +9,18 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+import gguf
+import numpy as np
 import pytest
 
 from pruner.drop_map import DropMap
-from pruner.errors import CheckFailedError
+from pruner.errors import CheckFailedError, InputError
 from pruner.files import canonical_json, sha256_file
 from release.gguf.cut import cut
 from release.gguf.cut_plan import plan_cut
 from release.gguf.cut_proof import infer_drop_map, prove_cut
 from release.gguf.direct_cut import cut_directly
+from release.gguf.imatrix import require_fits
 from release.gguf.located import locate
 from release.gguf.quantize import quantize
 from release.gguf.reader import read_header
@@ -150,16 +153,62 @@ def test_eight_experts_make_no_difference_where_all_tensors_have_one_type(eight:
     require_equal(eight, quant_type, tmp_path / "cut.gguf")
 
 
-def test_an_imatrix_of_the_base_is_noted(pair: Pair, tmp_path: Path) -> None:
-    source = pair.folder / "base.gguf"
-    (tmp_path / "text").write_text("some words of a text " * 300)
-    tool = pair.toolchain.binary("llama-imatrix")
+@pytest.fixture(scope="session")
+def base_imatrix(pair: Pair, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An imatrix of the base."""
+    folder = tmp_path_factory.mktemp("imatrix")
+    (folder / "text").write_text("some words of a text " * 300)
+    tool, source = pair.toolchain.binary("llama-imatrix"), pair.folder / "base.gguf"
     words = [tool, "-m", source, "-f", "text", "-o", "imatrix.gguf", "-c", "32", "--chunks", "2", "-t", "1"]
-    subprocess.run([str(word) for word in words], cwd=tmp_path, capture_output=True, check=True)
+    subprocess.run([str(word) for word in words], cwd=folder, capture_output=True, check=True)
+    return folder / "imatrix.gguf"
+
+
+def sliced_imatrix(imatrix: Path, drop_map: DropMap, target: Path) -> Path:
+    """The rows of the experts that stay, by numpy and the gguf package."""
+    reader, writer = gguf.GGUFReader(imatrix), gguf.GGUFWriter(target, "")
+    writer.add_type("imatrix")
+    for key in ("imatrix.datasets", "imatrix.chunk_count", "imatrix.chunk_size"):
+        writer.add_key_value(key, reader.fields[key].contents(), *reader.fields[key].types[:2])
+    for tensor in reader.tensors:
+        rows = np.asarray(tensor.data)
+        if "_exps." in tensor.name:
+            rows = np.delete(rows, drop_map.drop[tensor.name.split(".")[1]], axis=0)
+        writer.add_tensor(tensor.name, rows)
+    for step in (writer.write_header_to_file, writer.write_kv_data_to_file, writer.write_tensors_to_file, writer.close):
+        step()
+    return target
+
+
+@pytest.mark.parametrize("quant_type", ["Q2_K_S", "IQ2_XS", "Q4_K_M"])
+def test_with_each_experts_own_rows_of_an_imatrix_a_cut_equals_it_too(
+    pair: Pair, base_imatrix: Path, tmp_path: Path, quant_type: str
+) -> None:
+    """Only the imatrix tells a cut from a quant of the pruned model: with the same rows the bytes are equal."""
+    kept = sliced_imatrix(base_imatrix, pair.drop_map, tmp_path / "kept.gguf")
+    for model, imatrix in (("base", base_imatrix), ("variant", kept)):
+        quantize(
+            *(pair.toolchain, pair.folder / f"{model}.gguf", tmp_path / f"{model}.gguf"),
+            quant_type=quant_type,
+            imatrix=imatrix,
+            threads=2,
+            log=tmp_path / "log",
+        )
+    base = locate(tmp_path / "base.gguf")
+    plan = plan_cut(base, pair.drop_map, name=pair.name, where="map")
+    assert (plan.file_type, plan.other_types) == (quant_type, None)
+    cut(base, plan, tmp_path / "cut.gguf")
+    assert (tmp_path / "cut.gguf").read_bytes() == (tmp_path / "variant.gguf").read_bytes()
+    require_fits(kept, read_header(tmp_path / "variant.gguf"))
+    with pytest.raises(InputError, match="the model's tensor wants 256 × 6; it was made on another model"):
+        require_fits(base_imatrix, read_header(tmp_path / "variant.gguf"))
+
+
+def test_an_imatrix_of_the_base_is_noted(pair: Pair, base_imatrix: Path, tmp_path: Path) -> None:
     quantize(
-        *(pair.toolchain, source, tmp_path / "q.gguf"),
+        *(pair.toolchain, pair.folder / "base.gguf", tmp_path / "q.gguf"),
         quant_type="Q4_K_M",
-        imatrix=tmp_path / "imatrix.gguf",
+        imatrix=base_imatrix,
         threads=2,
         log=tmp_path / "log",
     )

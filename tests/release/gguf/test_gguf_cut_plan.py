@@ -311,6 +311,38 @@ def test_killed_in_the_middle_the_next_cut_goes_on_from_there(
     assert [path.name for path in out.parent.iterdir()] == ["cut.gguf"]
 
 
+MEASURED = """
+import json, sys
+from pathlib import Path
+from pruner.drop_map import read_drop_map
+from release.gguf.cut import cut
+from release.gguf.cut_plan import plan_cut
+from release.gguf.cut_proof import prove_cut
+from release.gguf.located import locate
+base, drop_map, out = map(Path, sys.argv[1:4])
+found = locate(base)
+cut(found, plan_cut(found, read_drop_map(drop_map), name="cut", where="map"), out, pinned=sys.argv[4])
+assert prove_cut(locate(out), found).good
+status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
+print(int(status["VmHWM"].split()[0]) * 1024)  # ru_maxrss is no use: a child inherits its parent's
+"""
+
+
+def test_memory_does_not_grow_with_the_file(tmp_path: Path) -> None:
+    experts = np.resize(np.frombuffer(os.urandom(1 << 20), dtype=np.uint8), (EXPERTS, 16384, 34 * 8))  # 36 MB
+    arrays = arrays_of("olmoe", range(8))
+    for layer in range(8):
+        arrays[f"blk.{layer}.ffn_up_exps.weight"] = (experts, gguf.GGMLQuantizationType.Q8_0)
+    base = write_moe(tmp_path / "base.gguf", "olmoe", arrays, experts=EXPERTS, names=BASE_NAMES, blocks=8)
+    (tmp_path / "map.json").write_text(json.dumps({str(layer): [0, 2, 7] for layer in range(8)}))
+    assert base.stat().st_size > 280_000_000
+    words = [sys.executable, "-c", MEASURED, base, tmp_path / "map.json", tmp_path / "cut.gguf", sha256_file(base)]
+    done = subprocess.run([str(word) for word in words], check=True, capture_output=True, text=True)
+    assert int(done.stdout) < 150_000_000
+    for path in (base, tmp_path / "cut.gguf"):  # 460 MB that pytest would keep
+        path.unlink()
+
+
 def test_a_partial_file_that_was_damaged_or_is_of_another_plan_is_written_again(tmp_path: Path) -> None:
     base, expected = base_and_variant(tmp_path)
     out = tmp_path / "out" / "cut.gguf"

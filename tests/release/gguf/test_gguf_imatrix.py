@@ -15,13 +15,13 @@ from release.gguf.reader import read_header
 from release.gguf.toolchain import Toolchain
 
 
-def write_imatrix(path: Path, counts: dict[str, list[float]], *, kind: str = "imatrix") -> Path:
+def write_imatrix(path: Path, counts: dict[str, list[float]], *, kind: str = "imatrix", columns: int = 4) -> Path:
     writer = gguf.GGUFWriter(path, "")
     writer.add_type(kind)
     writer.add_uint32("imatrix.chunk_count", 5)
     writer.add_uint32("imatrix.chunk_size", 128)
     for name, values in counts.items():
-        writer.add_tensor(f"{name}.in_sum2", np.ones((len(values), 4), dtype=np.float32))
+        writer.add_tensor(f"{name}.in_sum2", np.ones((len(values), columns), dtype=np.float32))
         writer.add_tensor(f"{name}.counts", np.array(values, dtype=np.float32).reshape(len(values), 1))
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
@@ -51,6 +51,14 @@ def test_experts_that_no_token_reached_are_counted(tmp_path: Path):
 def test_a_gguf_of_something_else_is_no_imatrix(tmp_path: Path):
     with pytest.raises(InputError, match="is no imatrix"):
         read_imatrix(write_imatrix(tmp_path / "m.gguf", {}, kind="model"))
+
+
+def test_an_imatrix_of_the_older_form_is_told_from_the_newer(tmp_path: Path):
+    (tmp_path / "i.dat").write_bytes(b"\x02\0\0\0\x13\0\0\0blk.0.attn_q.weight" + bytes(64))
+    with pytest.raises(InputError, match=r"i\.dat: is no imatrix in GGUF form; .*`llama-imatrix --in-file`"):
+        read_imatrix(tmp_path / "i.dat")
+    with pytest.raises(InputError, match="cannot be read"):
+        read_imatrix(tmp_path / "none.gguf")
 
 
 @pytest.mark.llama

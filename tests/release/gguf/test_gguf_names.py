@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from pruner.errors import InputError
-from release.gguf.names import check_tags, file_for_tag, last_label
+from release.gguf.names import check_tags, file_for_tag, labelled_otherwise, last_label, wrong_tag
 
 FILES = {tag: f"gemma-109e-{tag}.gguf" for tag in ("Q4_K_M", "Q6_K", "Q8_0", "IQ4_XS")}
 
@@ -52,6 +52,34 @@ def test_a_tag_that_finds_another_file_is_refused(files: dict[str, str], others:
     with pytest.raises(InputError, match=expected) as caught:
         check_tags(files, others)
     assert "\n" not in str(caught.value)
+
+
+def test_a_file_of_the_release_that_the_repository_has_already_is_no_other():
+    assert wrong_tag("Q6_K", "m-Q6_K.gguf", ["m-Q6_K.gguf", "m-Q8_0.gguf"]) is None
+    found = wrong_tag("Q6_K", "m-Q6_K.gguf", ["A-model-Q6_K.gguf", "m-Q6_K.gguf"])
+    assert found is not None
+    assert found.found == "A-model-Q6_K.gguf"
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "claimed"),
+    [
+        ("Q6_K", "Q6_K", None),
+        ("Q6_K", "Q4_K_M", "Q6_K"),
+        ("Q8_0", "Q6_K", "Q8_0"),
+        ("CD-Q6_K", "Q6_K", None),
+        ("CD-Q6_K", "Q8_0", "Q6_K"),
+        ("UD-Q4_K_M", "Q4_K_M", None),
+        ("UD-Q4_K_XL", "Q4_K_M", None),
+        ("Q4_K_M", "Q4_K", None),
+        ("q4_k_m", "Q4_K_S", "Q4_K_M"),
+        ("Q6_K", None, None),
+        ("BF16", "COPY", None),
+        ("plain", "Q6_K", None),
+    ],
+)
+def test_a_label_is_held_against_the_type(name: str, kind: str | None, claimed: str | None):
+    assert labelled_otherwise(name, kind) == claimed
 
 
 def test_a_dot_in_a_tag_is_any_letter_to_llama_cpp():

@@ -18,7 +18,8 @@ from release.gguf.golden import gguf_bytes, golden_values
 from release.gguf.quantize import check_type, known_types, quantize
 from release.gguf.reader import read_header
 from release.gguf.summary import fallbacks, summarize
-from release.gguf.toolchain import Toolchain
+from release.gguf.toolchain import Toolchain, output_of
+from release.gguf.types import FILE_TYPES, NEED_IMATRIX
 
 FakeTools = Callable[[dict[str, str]], Toolchain]
 HELP = "allowed quantization types\n  18  or  Q6_K    :  6.14G\n  15  or  Q4_K_M  :  4.58G\n"
@@ -123,6 +124,17 @@ def test_types_are_those_of_the_tool(toolchain: Toolchain):
         check_type(toolchain, "Q6K")
     with pytest.raises(InputError, match=r"'zzz': .* known are Q1_0, "):
         check_type(toolchain, "zzz")
+
+
+@pytest.mark.llama
+def test_the_types_that_need_an_imatrix_are_those_of_the_tool(toolchain: Toolchain, model: Path):
+    """The tiny model has rows of 256, which all types take."""
+
+    def needs(quant_type: str) -> bool:
+        words = [toolchain.binary("llama-quantize"), "--dry-run", model, quant_type]
+        return "will require an imatrix" in output_of(words, folder=model.parent)
+
+    assert {each for each in FILE_TYPES if needs(each)} == NEED_IMATRIX
 
 
 @pytest.mark.llama

@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +15,22 @@ import gguf
 import numpy as np
 import pytest
 
-from pruner.errors import InputError
+from pruner.errors import CheckFailedError, InputError
 from pruner.files import sha256_file
-from release.context import Context
+from release.commands.pipeline import check
+from release.context import Context, Options
 from release.gguf.reader import read_header
+from release.hub.endpoint import HubTarget
+from release.hub.local import LocalHub
+from release.hub.remote import hub_api
 from release.manifest import Manifest, load_manifest
-from release.stages.preflight import check_inputs, check_names
+from release.stages.preflight import check_inputs
+from release.stages.publication import repositories
+from release.stages.publish import publication_plan
+from release.stages.quant_recipes import check_recipes
+from release.stages.tags import require_tags
 from tests.release.gguf.moe_gguf import BASE_NAMES, arrays_of, sliced, write_moe
+from tests.release.gguf.test_gguf_imatrix import write_imatrix
 
 COMMAND = [sys.executable, "-c", "from release.cli import main; main()"]
 KEEP = {0: (0, 1, 2, 3), 1: (4, 5, 6, 15), 2: (0, 5, 10, 15), 3: (12, 13, 14, 15)}
@@ -48,11 +58,11 @@ def manifest(tmp_path: Path, tiny_model: Path) -> Path:
     return folder / "m.yaml"
 
 
-def cut(manifest: Path, *words: str, until: str = "lock", code: int = 0) -> subprocess.CompletedProcess[str]:
+def cut(manifest: Path, *words: str, until: str = "lock", code: int = 0, **more: str) -> subprocess.CompletedProcess[str]:
     """`moe-release cut` where no llama.cpp can be found."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("MOE_RELEASE")}
     nowhere = str(manifest.parent / "nowhere")
-    environment |= {"MOE_RELEASE_LLAMA_CPP": nowhere, "MOE_RELEASE_CACHE": nowhere}
+    environment |= {"MOE_RELEASE_LLAMA_CPP": nowhere, "MOE_RELEASE_CACHE": nowhere, **more}
     options = ["--work", manifest.parent / "work", "--until", until, *words]
     done = subprocess.run(
         [*COMMAND, "cut", *map(str, [manifest, *options])], capture_output=True, text=True, check=False, env=environment
@@ -133,6 +143,64 @@ def test_an_unusable_base_is_found_by_check_and_before_any_work(manifest: Path) 
         check_inputs(load_manifest(manifest))
 
 
+def verify(manifest: Path, *words: str, code: int = 0, **environment: str) -> subprocess.CompletedProcess[str]:
+    """`moe-release verify` of the manifest's work folder."""
+    options = [manifest, "--work", manifest.parent / "work", *words]
+    done = subprocess.run(
+        [*COMMAND, "verify", *map(str, options)], capture_output=True, text=True, check=False, env={**os.environ, **environment}
+    )
+    assert done.returncode == code, done.stdout + done.stderr
+    return done
+
+
+def test_a_cut_quant_is_cut_again_and_held_against_the_lock(manifest: Path) -> None:
+    cut(manifest)
+    nowhere = {"MOE_RELEASE_LLAMA_CPP": str(manifest.parent / "nowhere")}
+    assert verify(manifest, "--requantize", **nowhere).stdout.startswith("GOOD           cut-4e-Q8_0.gguf  ")
+    made = manifest.parent / "work" / "gguf" / "cut-4e-Q8_0.gguf"
+    with made.open("ab") as file:
+        file.write(b"appended")
+    damaged = verify(manifest, "--requantize", code=1).stdout
+    assert damaged.startswith("BAD            cut-4e-Q8_0.gguf  the file in the work folder has SHA-256 ")
+    made.unlink()
+    assert verify(manifest, "--requantize").stdout.startswith("GOOD")
+    lock = manifest.parent / "cut-4e.lock.json"
+    entry = json.loads(lock.read_bytes())["outputs"]["gguf/cut-4e-Q8_0.gguf"]["sha256"]
+    lock.write_bytes(lock.read_bytes().replace(entry.encode(), b"0" * 64))
+    assert "cut from base-Q8_0.gguf it has SHA-256 " in verify(manifest, "--requantize", code=1).stdout
+    (manifest.parent / "base-Q8_0.gguf").write_bytes(b"GGUF" + (manifest.parent / "base-Q8_0.gguf").read_bytes()[4:-1] + b"x")
+    assert "is pinned; use the pinned base" in verify(manifest, "--requantize", code=1).stderr
+
+
+def test_a_damaged_quant_is_found_by_verify(manifest: Path) -> None:
+    cut(manifest)
+    assert "1 file of the quants equal to: build, lock" in verify(manifest).stdout
+    made = manifest.parent / "work" / "gguf" / "cut-4e-Q8_0.gguf"
+    good = made.read_bytes()
+    made.write_bytes(good + b"appended")
+    error = verify(manifest, code=1).stderr
+    assert "gguf/cut-4e-Q8_0.gguf (changed): the file changed after it was written; run `moe-release quantize` again" in error
+    made.unlink()
+    assert "gguf/cut-4e-Q8_0.gguf (missing)" in verify(manifest, code=1).stderr
+    made.write_bytes(good)
+    lock = manifest.parent / "cut-4e.lock.json"
+    lock.write_bytes(lock.read_bytes().replace(sha256_file(made).encode(), b"0" * 64))
+    assert "1 quant file differs from lock: gguf/cut-4e-Q8_0.gguf (changed)" in verify(manifest, code=1).stderr
+
+
+def test_an_imatrix_that_nothing_would_use_is_refused(manifest: Path) -> None:
+    (manifest.parent / "i.gguf").write_bytes(b"GGUF")
+    for target in (str(manifest), "hf://org/name"):
+        done = subprocess.run(
+            [*COMMAND, "verify", target, "--imatrix", str(manifest.parent / "i.gguf")],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 2
+        assert "verify: --imatrix is for MANIFEST --requantize" in done.stderr
+
+
 WRONG = {
     "both": ("type: Q8_0, from: {path: a.gguf, sha256: %s}", "give either type"),
     "neither": ("tensor_types: {path: t.txt}", "give either type"),
@@ -170,11 +238,131 @@ def test_an_imatrix_that_no_quant_uses_and_a_cut_without_a_map_are_refused(manif
 
 
 def test_names_are_checked_against_all_that_is_published(manifest: Path) -> None:
-    loaded = load_manifest(manifest)
-    check_names(Context(loaded, manifest.parent / "work"))
+    check_recipes(load_manifest(manifest))
     manifest.write_text(manifest.read_text().replace("name: Q8_0", "name: best"))
     with pytest.raises(InputError, match="quant best: the Hub finds no quant label"):
-        check_names(Context(load_manifest(manifest), manifest.parent / "work"))
+        check(manifest)
+
+
+def test_a_label_of_another_type_than_the_bases_file_is_refused(manifest: Path) -> None:
+    check(manifest)
+    manifest.write_text(manifest.read_text().replace("name: Q8_0", "name: Q6_K"))
+    expected = (
+        rf"^{manifest}:6:\d+: gguf.quants.0.name: quant Q6_K: the name says Q6_K, and base-Q8_0.gguf is Q8_0; name it Q8_0"
+    )
+    with pytest.raises(InputError, match=expected):
+        check(manifest)
+    assert "the name says Q6_K, and base-Q8_0.gguf is Q8_0" in cut(manifest, code=2).stderr
+
+
+GOOD_MIX = "blk.0.ffn_gate.weight=Q8_0\nblk.0.ffn_down_exps.scale=Q8_0\nblk.1.attn_v.weight=IQ4_XS\n"
+BAD_MIXES = {
+    GOOD_MIX + "blk.1.attn_k.weight=IQ3_K\n": "mix.txt:4: ggml has no type 'IQ3_K'",
+    GOOD_MIX + "blk.1.attn_v.weight=Q6_K\n": "mix.txt:4: 'blk.1.attn_v.weight' stands in line 3 already",
+}
+
+
+@pytest.mark.parametrize("mix", [GOOD_MIX, *BAD_MIXES])
+def test_check_reads_the_files_of_types(manifest: Path, mix: str) -> None:
+    (manifest.parent / "mix.txt").write_text(mix)
+    text = manifest.read_text().splitlines()
+    text[5] = "gguf: {quants: [{name: CD-Q6_K, type: Q6_K, tensor_types: {path: mix.txt}}]}"
+    manifest.write_text("\n".join(text))
+    if mix == GOOD_MIX:
+        check(manifest)
+        return
+    with pytest.raises(InputError, match=BAD_MIXES[mix]):
+        check(manifest)
+
+
+IMATRICES = {
+    "old": "is no imatrix in GGUF form",
+    "base": "i.gguf is of 16 experts, the pruned model has 4; compute one on the pruned model, or give its text",
+    "empty": "i.gguf has no entries; recompute it",
+    "good": None,
+}
+
+
+@pytest.mark.parametrize("case", IMATRICES)
+def test_check_reads_the_pinned_imatrix(manifest: Path, case: str) -> None:
+    path = manifest.parent / "i.gguf"
+    experts = {"base": [1.0] * 16, "good": [1.0] * 4}.get(case)
+    if case == "old":
+        path.write_bytes(b"\x02\0\0\0\x13\0\0\0blk.0.attn_q.weight")
+    else:
+        write_imatrix(path, {"blk.0.attn_q.weight": [1.0], "blk.0.ffn_down_exps.weight": experts} if experts else {})
+    text = manifest.read_text().splitlines()
+    text[5] = "gguf: {imatrix: {file: {path: i.gguf}}, quants: [Q6_K]}"
+    manifest.write_text("\n".join(text))
+    if (expected := IMATRICES[case]) is None:
+        check(manifest)
+        return
+    with pytest.raises(InputError, match=expected):
+        check(manifest)
+
+
+def test_a_cut_that_is_larger_than_a_shard_may_be_is_refused(manifest: Path) -> None:
+    arrays = arrays_of("gemma4", (0, 1, 2, 3), experts=16)
+    large = np.zeros((16, 1000, 68), dtype=np.uint8)
+    arrays["blk.0.ffn_down_exps.weight"] = (large, gguf.GGMLQuantizationType.Q8_0)
+    base = write_moe(manifest.parent / "base-Q8_0.gguf", "gemma4", arrays, experts=16, names=BASE_NAMES, blocks=4)
+    assert base.stat().st_size > 1_000_000
+    text = MANIFEST.format(sha256=sha256_file(base)).replace("gguf: {", "gguf: {max_shard_size: 1MB, ")
+    manifest.write_text(text)
+    check(manifest)
+    manifest.write_text(text.replace("experts: 4", "experts: 15"))
+    (manifest.parent / "map.json").write_text(json.dumps({str(layer): [layer] for layer in range(4)}))
+    with pytest.raises(InputError, match=r"cut from base-Q8_0\.gguf it has 1,[0-9,]+ bytes of tensors, and a cut is one file"):
+        check(manifest)
+
+
+RECIPES = {
+    "{name: Q8_0, type: Q6_K}": "quant Q8_0: the name says Q8_0, and its type is Q6_K; name it Q6_K, or make it Q8_0",
+    "IQ2_XS": "IQ2_XS needs an imatrix; add gguf.imatrix, or choose a K type such as Q2_K",
+    "{name: CD-Q6_K, type: iq1_m, tensor_types: {path: t}}": None,
+    "{name: CD-Q6_K, type: Q6_K}": None,
+}
+
+
+@pytest.mark.parametrize("quant", RECIPES)
+def test_a_recipe_that_cannot_be_what_it_says_is_refused(manifest: Path, quant: str) -> None:
+    text = manifest.read_text().splitlines()
+    text[5] = f"gguf: {{quants: [{quant}]}}"
+    manifest.write_text("\n".join(text))
+    if (expected := RECIPES[quant]) is None:
+        check_recipes(load_manifest(manifest))
+        return
+    with pytest.raises(InputError, match=expected) as caught:
+        check(manifest)
+    assert str(caught.value).startswith(f"{manifest}:6:")
+
+
+@pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")  # huggingface_hub 2.4.0's own
+def test_a_file_of_others_that_answers_to_a_tag_stops_the_commit(manifest: Path, tmp_path: Path) -> None:
+    ggufs = "org/cut-4e-GGUF"
+    with LocalHub(tmp_path / "hub") as hub:
+        api = hub_api(hub.endpoint, hub.token)
+        api.create_repo(ggufs, private=True)
+        foreign = {"path_or_fileobj": manifest.parent / "base-Q8_0.gguf", "path_in_repo": "A-model-Q8_0.gguf"}
+        api.upload_file(repo_id=ggufs, **foreign)
+        words = ("--hub", hub.endpoint, "--skip", "readback")
+        error = cut(manifest, *words, until="publish", code=1, **hub.environment()).stderr
+        expected = (
+            "quant Q8_0: `-hf …:Q8_0` would load A-model-Q8_0.gguf and not cut-4e-Q8_0.gguf; remove A-model-Q8_0.gguf there"
+        )
+        assert expected in error
+        assert not (manifest.parent / "work" / "weights").exists(), "and before anything is built"
+        cut(manifest, *words, "--prune-remote", until="publish", **hub.environment())
+        assert "A-model-Q8_0.gguf" not in api.list_repo_files(ggufs)
+        assert "cut-4e-Q8_0.gguf" in api.list_repo_files(ggufs)
+        cut(manifest, *words, until="publish", **hub.environment())
+        api.upload_file(repo_id=ggufs, **foreign)  # while a release is being built
+        context = Context(load_manifest(manifest), manifest.parent / "work", Options(hub=HubTarget(hub.endpoint, hub.token)))
+        plan = publication_plan(context, repositories(context)[1])
+        with pytest.raises(CheckFailedError, match=r"would load A-model-Q8_0.*--prune-remote; nothing was committed"):
+            require_tags(context, plan)
+        pruned = replace(context, options=replace(context.options, prune_remote=True))
+        require_tags(pruned, publication_plan(pruned, repositories(pruned)[1]))
 
 
 def test_the_schema_names_the_source() -> None:

@@ -16,7 +16,9 @@ from pruner.errors import CheckFailedError, InputError, MoeReleaseError, Unavail
 from pruner.files import sha256_file
 from release.commands.requantize import requantize_manifest
 from release.context import Context, Options
+from release.gguf.imatrix import read_imatrix
 from release.gguf.quality import read_quality
+from release.gguf.reader import read_header
 from release.gguf.toolchain import Toolchain
 from release.lock import read_lock, write_lock
 from release.manifest import load_manifest
@@ -160,8 +162,8 @@ def test_bytes_do_not_depend_on_how_many_run_at_a_time(folder: Path, monkeypatch
 
 
 def test_two_quants_of_the_same_tensor_data_are_an_error(folder: Path):
-    write_manifest(folder, "[Q6_K, {name: Q8_0, type: Q6_K}]")
-    with pytest.raises(CheckFailedError, match="quants Q6_K and Q8_0 hold the same tensor data; drop one"):
+    write_manifest(folder, "[Q4_K_M, {name: Q4_K_XL, type: Q4_K_M}]")
+    with pytest.raises(CheckFailedError, match="quants Q4_K_M and Q4_K_XL hold the same tensor data; drop one"):
         context(folder)
 
 
@@ -227,6 +229,27 @@ def test_quality_is_evidence_and_goes_on_after_a_kill(folder: Path, monkeypatch:
     assert "quality.json" not in draft_lock(found).outputs
 
 
+def test_a_patched_converter_converts_again_and_explains_a_difference(folder: Path, toolchain: Toolchain, tmp_path: Path):
+    """The script is a front end; what converts lies beside it."""
+    source = tmp_path / "source"
+    for part in ("conversion", "gguf-py"):
+        shutil.copytree(toolchain.converter().parent / part, source / part)
+    shutil.copy(toolchain.converter(), source)
+    (tmp_path / "bin").mkdir()
+    for name in toolchain.binaries:
+        (tmp_path / "bin" / name).symlink_to(toolchain.binary(name))
+    first, results = context(folder, until="convert", llama_cpp=tmp_path)
+    assert results[-1].status == "up to date", "the same code in another place"
+    (source / "conversion" / "gemma.py").write_text((source / "conversion" / "gemma.py").read_text() + "# patched\n")
+    patched, results = context(folder, until="quantize", llama_cpp=tmp_path)
+    assert {each.stage: each.status for each in results}["convert"] == "done"
+    tools = draft_lock(patched).inputs.tools["converter"]
+    assert tools == patched.toolchain.converter_code != first.toolchain.converter_code == toolchain.converter_code
+    made_with = draft_lock(patched).outputs["gguf/x-Q6_K.gguf"].made_with
+    assert made_with is not None
+    assert made_with["converter"] == tools
+
+
 def test_no_imatrix_is_a_release_too(folder: Path):
     (folder / "x.yaml").write_text("schema: moe-release/v1\nname: x\nbase: {path: tiny/model}\ngguf: {quants: [Q6_K]}\n")
     found, results = context(folder)
@@ -234,14 +257,71 @@ def test_no_imatrix_is_a_release_too(folder: Path):
     assert not [path for path in draft_lock(found).outputs if path.startswith("imatrix/")]
 
 
+def copied_imatrix(folder: Path, *, unreached: dict[str, list[int]] | None = None, rename: str = "") -> Path:
+    """A copy of the imatrix that was computed, in which some experts were not reached or all tensors have other names."""
+    path = folder / "mine.gguf"
+    data = bytearray((folder / "work" / "imatrix" / "x-imatrix.gguf").read_bytes())
+    places = {tensor.name: tensor.offset for tensor in read_header(folder / "work" / "imatrix" / "x-imatrix.gguf").tensors}
+    for name, experts in (unreached or {}).items():
+        for expert in experts:
+            start = places[f"{name}.counts"] + 4 * expert
+            data[start : start + 4] = bytes(4)
+    path.write_bytes(bytes(data).replace(b"blk.", rename.encode()) if rename else bytes(data))
+    return path
+
+
+WRONG_IMATRICES = {
+    "other names": "mine.gguf: has an entry for 'lay.0.attn_k.weight', which the model does not have; it was made on another",
+    "other sizes": r"the entry for 'blk.0.attn_q.weight' is 4 × 1, the model's tensor wants 256 × 1; it was made on another",
+    "other experts": r"the entry for 'blk.1.ffn_down_exps.weight' is 48 × 3, the model's tensor wants 48 × 16",
+    "none of experts": r"has no entry for 'blk.0.ffn_down_exps.weight' \(8 tensors of experts\)",
+}
+
+
+@pytest.mark.parametrize("case", WRONG_IMATRICES)
+def test_an_imatrix_of_another_model_is_refused_and_not_passed_over(folder: Path, case: str):
+    if case == "other names":
+        copied_imatrix(folder, rename="lay.")
+    elif case == "other sizes":
+        write_imatrix(folder / "mine.gguf", {"blk.0.attn_q.weight": [640.0]})
+    elif case == "other experts":
+        write_imatrix(folder / "mine.gguf", {"blk.1.ffn_down_exps.weight": [1.0] * 3}, columns=48)
+    else:
+        write_imatrix(folder / "mine.gguf", {"blk.0.attn_q.weight": [640.0]}, columns=256)
+    write_manifest(folder, "[Q6_K]", imatrix="{file: {path: mine.gguf}}")
+    with pytest.raises(InputError, match=WRONG_IMATRICES[case]) as caught:
+        context(folder, until="calibrate")
+    assert "\n" not in str(caught.value)
+
+
+MIXES = {
+    "blk.0.ffn_gate.weight=Q8_0\nblk.0.ffn_gat_up_exps.weight=Q8_0\n": r"mix.txt:2: the model has no tensor that matches",
+    "blk.9.ffn_gate.weight=Q8_0\n": r"mix.txt:1: the model has no tensor that matches",
+}
+
+
+@pytest.mark.parametrize("mix", MIXES)
+def test_a_mix_for_another_model_is_found_before_any_quant_is_made(folder: Path, mix: str):
+    (folder / "mix.txt").write_text(mix)
+    write_manifest(folder, "[Q4_K_M, {name: CD-Q6_K, type: Q6_K, tensor_types: {path: mix.txt}}]")
+    with pytest.raises(InputError, match=MIXES[mix]):
+        context(folder)
+    assert not (folder / "work" / "gguf").exists()
+    (folder / "work" / "records" / "calibrate.json").unlink()
+    with pytest.raises(InputError, match=MIXES[mix]):
+        context(folder, until="calibrate")
+
+
 def test_a_pinned_imatrix_is_used_as_it_is_and_its_gaps_are_told(folder: Path):
-    counts = {"blk.0.attn_q.weight": [640.0], "blk.0.ffn_down_exps.weight": [3.0, 0.0, 5.0, 0.0]}
-    pinned = write_imatrix(folder / "mine.gguf", counts)
+    before = read_imatrix(copied_imatrix(folder))
+    assert not {1, 3} & {*before.unreached.get("blk.0.ffn_down_exps.weight", ())}
+    pinned = copied_imatrix(folder, unreached={"blk.0.ffn_down_exps.weight": [1, 3]})
     digest = sha256_file(pinned)
     write_manifest(folder, "[Q6_K]", imatrix=f"{{file: {{path: mine.gguf, sha256: {digest}}}}}")
     found, results = context(folder, until="calibrate")
-    assert results[-1].detail == "pinned imatrix, 5 chunks of 128 tokens, 2 experts never reached"
-    assert "the pinned imatrix never reached 2 experts" in found.progress.notes  # type: ignore[attr-defined]
+    unreached = f"{before.unreached_experts + 2} experts"
+    assert results[-1].detail == f"pinned imatrix, 4 chunks of 128 tokens, {unreached} never reached"
+    assert f"the pinned imatrix never reached {unreached}" in found.progress.notes  # type: ignore[attr-defined]
     assert digests(folder / "work" / "imatrix") == {"x-imatrix.gguf": digest}
     shutil.copy(folder / "work" / "gguf-source" / "x-bf16.gguf", folder / "mine.gguf")
     write_manifest(folder, "[Q6_K]", imatrix="{file: {path: mine.gguf}}")
@@ -305,6 +385,8 @@ def test_quants_made_again_from_the_locked_imatrix_are_good_or_bad(
 
 def test_a_toolchain_that_is_not_bit_exact_explains_a_difference(locked: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     change_lock(locked, "gguf/x-Q2_K.gguf", sha256="0" * 64, made_with={"llama.cpp": "f" * 40})
+    assert verdicts(locked)["x-Q2_K.gguf"] == "NOT BIT-EXACT"
+    change_lock(locked, "gguf/x-Q2_K.gguf", made_with={"converter": "f" * 64})
     assert verdicts(locked)["x-Q2_K.gguf"] == "NOT BIT-EXACT"
     change_lock(locked, "gguf/x-Q2_K.gguf", made_with={})
     assert verdicts(locked)["x-Q2_K.gguf"] == "BAD"

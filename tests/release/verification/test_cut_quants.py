@@ -6,10 +6,11 @@ import json
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
-from pruner.files import sha256_file
+from pruner.files import sha256_bytes, sha256_file
 from release.hub.local import LocalHub
 from release.hub.remote import hub_api
 from release.verdict import Verdict
@@ -17,6 +18,9 @@ from tests.conftest import MANIFESTS, ROOT
 from tests.end_to_end.conftest import run_command
 from tests.release.gguf.moe_gguf import BASE_NAMES, arrays_of, write_moe
 from tests.release.verification.releases import DROPPED, PublishedRelease, Stage, part
+
+if TYPE_CHECKING:
+    from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 REPO, GGUFS, BASE = "moe-release/cut-4e", "moe-release/cut-4e-GGUF", "somebody/base-GGUF"
 QUANT = "cut-4e-Q8_0.gguf"
@@ -67,10 +71,43 @@ def test_a_cut_quant_is_proved_and_its_card_rendered_again(cut: Stage) -> None:
     assert found.verdict is Verdict.GOOD, found.text()
 
 
+class Sent:
+    """Stands before the Hub and counts the bytes of large files that it sends."""
+
+    def __init__(self) -> None:
+        self.bytes = 0
+
+    def __call__(self, app: ASGIApp) -> ASGIApp:
+        async def counted(scope: Scope, receive: Receive, send: Send) -> None:
+            async def count(message: Message) -> None:
+                self.bytes += len(message.get("body", b"")) if scope.get("path", "").startswith("/objects/") else 0
+                await send(message)
+
+            await app(scope, receive, count)
+
+        return counted
+
+
+def test_a_quant_that_was_proved_is_not_streamed_again(cut_release: PublishedRelease, tmp_path: Path) -> None:
+    cache, sent = tmp_path / "cache", Sent()
+    with cut_release.staged(tmp_path, sent) as stage:
+
+        def verified() -> int:
+            sent.bytes = 0
+            assert part(stage.verify(cache=cache), "ggufs").verdict is Verdict.GOOD
+            return sent.bytes
+
+        whole = verified()
+        kept = next(path for path in cache.iterdir() if path.read_text() == sha256_bytes(stage.read(QUANT, GGUFS)))
+        size = len(stage.read(QUANT, GGUFS))
+        assert verified() < whole - size / 2
+        kept.write_text("0" * 64)
+        assert verified() == whole, "a digest that was damaged accuses nobody"
+        assert verified() < whole - size / 2
+
+
 def forge(stage: Stage, data: bytes) -> None:
     """Replace the quant, and let the publisher's lock say so too."""
-    from pruner.files import sha256_bytes
-
     stage.write(QUANT, data, GGUFS)
     stage.change_json("reproduce/lock.json", lambda lock: lock["outputs"][f"gguf/{QUANT}"].update(sha256=sha256_bytes(data)))
 
@@ -81,6 +118,15 @@ def test_a_quant_that_is_no_cut_of_the_base_is_bad_even_if_it_is_as_locked(cut: 
     quants = part(cut.verify(), "ggufs")
     assert quants.verdict is Verdict.BAD
     assert quants.reason == "Q8_0: differs from what cutting the base gives"
+
+
+@pytest.mark.parametrize("name", ["A-other-Q8_0.gguf", "z-other-Q8_0.gguf"])
+def test_a_file_of_others_that_answers_to_a_tag_is_bad(cut: Stage, name: str) -> None:
+    cut.write(name, b"GGUF of somebody", GGUFS)
+    quants = part(cut.verify(), "ggufs")
+    assert quants.verdict is Verdict.BAD
+    assert f"{name}" in quants.reason
+    assert quants.reason.startswith("Q8_0: ")
 
 
 def test_another_base_than_the_pinned_one_is_bad(cut: Stage) -> None:

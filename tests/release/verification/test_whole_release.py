@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from release.evaluation.evidence import Evidence, evidence_bytes, read_evidence, totals
-from release.verdict import Verdict
+from release.gguf.toolchain import Toolchain
+from release.verdict import Finding, Verdict
 from release.verification.exam import judged
+from release.verification.request import Request
+from release.verification.run import verify_published
 from tests.conftest import MANIFESTS
 from tests.release.evaluation.runs import cherry_picked
 from tests.release.verification.releases import Stage, part
@@ -44,6 +49,61 @@ def test_quants_are_made_again_and_nothing_stays_behind(tiny: Stage) -> None:
     assert {name for name, _, _ in quants.items} == {"tiny-gemma4-4e-Q6_K.gguf", "tiny-gemma4-4e-Q4_K_M.gguf"}
     assert found.verdict is Verdict.GOOD
     assert not list(place.iterdir())
+
+
+DYING = """#!{python}
+import os, signal, subprocess, sys
+if "output.gguf" in sys.argv:
+    os.kill(os.getpid(), signal.SIGKILL)
+sys.exit(subprocess.run([{tool!r}, *sys.argv[1:]]).returncode)
+"""
+
+
+class Tasks:
+    """A progress that remembers what was begun."""
+
+    def __init__(self) -> None:
+        self.begun: list[str] = []
+
+    def note(self, text: str) -> None:
+        pass
+
+    @contextmanager
+    def task(self, title: str, _total: int | None, _unit: str = "items") -> Iterator[Callable[[int], None]]:
+        self.begun.append(title)
+        yield lambda _count: None
+
+
+@pytest.mark.torch
+def test_a_run_that_was_killed_keeps_weights_and_conversion(
+    tiny: Stage, toolchain: Toolchain, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tools, work = tmp_path / "tools", tmp_path / "work"
+    tools.mkdir()
+    for name in toolchain.binaries:
+        (tools / name).symlink_to(toolchain.binary(name))
+    (tools / "llama-quantize").unlink()
+    script = DYING.format(python=sys.executable, tool=str(toolchain.binary("llama-quantize")))
+    (tools / "llama-quantize").write_text(script)
+    (tools / "llama-quantize").chmod(0o755)
+    monkeypatch.setenv("MOE_RELEASE_LLAMA_CPP_SOURCE", str(toolchain.converter().parent))
+    quants = part(tiny.verify(requantize=True, work=work, llama_cpp=tools), "ggufs")
+    assert "killed by signal 9" in quants.reason
+    (folder,) = work.iterdir()
+    assert folder.name.startswith("requantize-")
+    (folder / "weights" / "config.json").write_text("damaged since")
+    tasks = Tasks()
+    quants = again(tiny, work, tasks)
+    assert quants.verdict is Verdict.GOOD, quants
+    assert "converting to GGUF" not in tasks.begun
+    assert "writing shards" in tasks.begun, "what was damaged is made again"
+    assert not list(work.iterdir())
+
+
+def again(stage: Stage, work: Path, tasks: Tasks) -> Finding:
+    where = {"base": str(stage.base), "endpoint": stage.hub.endpoint, "token": stage.hub.token}
+    found = verify_published(Request(stage.repo, requantize=True, work=work, **where), progress=tasks)
+    return part(found, "ggufs")
 
 
 def test_without_the_base_quants_cannot_be_made_again(tiny: Stage) -> None:
