@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from pruner.calibration import FieldMap, WithoutReasoning
+from pruner.calibration import FieldMap, Unusable, WithoutReasoning
 from pruner.ranking_options import CoverageRanking, Gates, Ranking
 from pruner.safetensors_format import Metadata
 from release.documents import Document
@@ -67,6 +67,10 @@ class Analysis(Document):
     without_reasoning: WithoutReasoning = Field(
         "refuse",
         description="Questions whose reasoning is empty: refuse the set, skip and count them, or measure the answer_only.",
+    )
+    unusable: Unusable = Field(
+        "refuse",
+        description="Questions that stand twice, lack a text or hold a special token: refuse the set, or skip and count them.",
     )
     gates: Gates = Field(default_factory=Gates, description="Limits that statistics must keep before a map is made of them.")
 

@@ -263,7 +263,7 @@ def test_wrong_options(
 @pytest.mark.parametrize(
     ("name", "change", "message"),
     [
-        ("model.safetensors", None, "cannot be loaded"),
+        ("model.safetensors", None, "no .safetensors file"),
         ("model.safetensors", lambda data: data[: len(data) // 2], "cannot be loaded"),
         ("model.safetensors", lambda data: data.replace(*MISNAMED), "lacks 1 of"),
         ("config.json", None, "config"),
