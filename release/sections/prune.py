@@ -98,6 +98,8 @@ class Prune(Document):
     def _one_source(self) -> Prune:
         if (self.drop_map is None) == (self.analysis is None):
             raise ValueError("give either drop_map or analysis")
+        if self.drop_map and "ranking" in self.model_fields_set:
+            raise ValueError("ranking belongs to an analysis; a pinned drop_map is taken as it is")
         if self.calibration and self.analysis:
             raise ValueError("calibration belongs to a pinned drop_map; an analysis names its dataset itself")
         return self
