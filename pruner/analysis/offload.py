@@ -46,7 +46,7 @@ def hidden_bytes(found: Outline, lengths: Sequence[int]) -> int:
     measured = found.measured
     hidden = int(measured.model.config.get_text_config().hidden_size)
     sums = 2 * len(SUMS) * len(measured.layers) * measured.experts * FLOAT64
-    return sum(lengths) * hidden * found.dtype.itemsize + len(lengths) * sums
+    return sum(lengths) * hidden * int(found.dtype.itemsize) + len(lengths) * sums
 
 
 def measure_by_layers(model: LayeredModel, tasks: Sequence[Task], *, pool: Executor, progress: Progress) -> None:
