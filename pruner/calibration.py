@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
-from pydantic import BaseModel, ConfigDict, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from pruner.calibration_rows import cell, is_empty, list_cell, number_cell, table_rows
 from pruner.errors import InputError
@@ -40,15 +40,18 @@ class FieldMap(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    question: str = "Question"
-    choices: tuple[str, ...] | str = ("Incorrect Answer 1", "Incorrect Answer 2", "Incorrect Answer 3", "Correct Answer")
-    """Columns of the choices, in the order that `option_order` starts from; or the one column that holds a list of them."""
-    reasoning: str = "Explanation"
-    answer: str = "Correct Answer"
-    """Column of the correct choice."""
-    answer_as: Literal["choice", "letter", "index"] = "choice"
-    """What stands there: the choice itself, so that it is one of the columns `choices`; or its letter; or its number from 0.
-    Choices that are named by letter or number are shown in their own order, because the reasoning may name them so too."""
+    question: str = Field("Question", description="Column of the question.")
+    choices: tuple[str, ...] | str = Field(
+        ("Incorrect Answer 1", "Incorrect Answer 2", "Incorrect Answer 3", "Correct Answer"),
+        description="Columns of the choices, in the order that the shuffle starts from; or the one column that lists them.",
+    )
+    reasoning: str = Field("Explanation", description="Column of the correct reasoning.")
+    answer: str = Field("Correct Answer", description="Column of the correct choice …")
+    answer_as: Literal["choice", "letter", "index"] = Field(
+        "choice",
+        description="… and what stands there: the choice itself, in one of the columns `choices`; its letter; or its number "
+        "from 0. By letter or number, choices keep their own order, because the reasoning may name them so.",
+    )
 
     @model_validator(mode="after")
     def _answer_is_a_choice(self) -> FieldMap:

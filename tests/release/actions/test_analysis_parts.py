@@ -140,6 +140,26 @@ def test_what_the_stage_made_itself_is_made_again(manifest: Path, work: Path, tm
     assert statistics.read_bytes() == original
 
 
+def test_a_pinned_fold_saw_the_other_questions_alone(manifest: Path, work: Path, tmp_path: Path) -> None:
+    """So the overlap with the exam that a card shows is that of the map, and not of its calibration set."""
+    from pruner.folds import fold_of
+    from pruner.statistics import read_statistics
+    from release.context import Context, Options
+    from release.manifest import load_manifest
+    from release.stages.evaluate import calibration_digests
+
+    said("rank", manifest, "--work", work, "--folds", 3)
+    shutil.copy(work / "folds" / "drop_map.fold-1-of-3.json", manifest.with_name("fold.json"))
+    pinned = manifest.with_name("fold.yaml")
+    start = MANIFEST.index("  analysis:")
+    pinned.write_text(MANIFEST[:start] + "  drop_map: {path: fold.json}\n  calibration: {dataset: {path: c.jsonl}}\n")
+    said("rank", pinned, "--work", tmp_path / "work")
+    every = read_statistics(work / "expert_statistics.safetensors").header.questions
+    seen = calibration_digests(Context(load_manifest(pinned), tmp_path / "work", Options()))
+    assert seen == tuple(each for each in every if fold_of(each, 3) != 1)
+    assert 0 < len(seen) < len(every)
+
+
 def test_a_fold_that_fails_a_gate_is_no_map(manifest: Path, work: Path, tmp_path: Path) -> None:
     """Without one fold's questions the rest reach fewer experts than all of them together."""
     from pruner.folds import fold_of
