@@ -7,21 +7,20 @@ everything that is stored names a question by its digest.
 
 from __future__ import annotations
 
-import csv
-import io
-import json
 import re
 import unicodedata
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
-from pydantic import BaseModel, ConfigDict, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from pruner.calibration_rows import cell, is_empty, list_cell, number_cell, table_rows
 from pruner.errors import InputError
 from pruner.files import sha256_bytes, sha256_file
 from pruner.option_order import option_order
+from pruner.template_date import timeless
 
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 
@@ -41,20 +40,40 @@ class FieldMap(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    question: str = "Question"
-    choices: tuple[str, ...] = ("Incorrect Answer 1", "Incorrect Answer 2", "Incorrect Answer 3", "Correct Answer")
-    """Columns of the choices, in the order that `option_order` starts from."""
-    reasoning: str = "Explanation"
-    answer: str = "Correct Answer"
-    """Column of the correct choice: one of `choices`."""
+    question: str = Field("Question", description="Column of the question.")
+    choices: tuple[str, ...] | str = Field(
+        ("Incorrect Answer 1", "Incorrect Answer 2", "Incorrect Answer 3", "Correct Answer"),
+        description="Columns of the choices, in the order that the shuffle starts from; or the one column that lists them.",
+    )
+    reasoning: str = Field("Explanation", description="Column of the correct reasoning.")
+    answer: str = Field("Correct Answer", description="Column of the correct choice …")
+    answer_as: Literal["choice", "letter", "index"] = Field(
+        "choice",
+        description="… and what stands there: the choice itself, in one of the columns `choices`; its letter; or its number "
+        "from 0. By letter or number, choices keep their own order, because the reasoning may name them so.",
+    )
 
     @model_validator(mode="after")
     def _answer_is_a_choice(self) -> FieldMap:
-        if self.answer not in self.choices:
+        if isinstance(self.choices, str):
+            if self.answer_as == "choice":
+                raise ValueError("answer_as: with one column of choices, say whether the answer is a letter or an index")
+            return self
+        if self.answer_as == "choice" and self.answer not in self.choices:
             raise ValueError(f"answer: column {self.answer!r} is none of the choices {list(self.choices)}")
         if not 2 <= len(self.choices) <= len(LETTERS):  # noqa: PLR2004 - a question needs two choices
             raise ValueError("choices: 2 to 26 columns are needed")
         return self
+
+    def texts(self, row: dict[str, Any], where: str) -> list[str]:
+        """The choices of a row, as they stand there.
+
+        Raises:
+            InputError: one is missing, or they are no list.
+        """
+        if isinstance(self.choices, str):
+            return list_cell(row, self.choices, where, 2, len(LETTERS))
+        return [cell(row, name, where) for name in self.choices]
 
 
 GPQA_FIELDS = FieldMap()
@@ -62,6 +81,11 @@ GPQA_FIELDS = FieldMap()
 WithoutReasoning: TypeAlias = Literal["refuse", "skip", "answer_only"]
 """What becomes of questions whose reasoning is empty: the set is refused; they are left out and counted; or their reply is the
 answer alone."""
+
+
+Unusable: TypeAlias = Literal["refuse", "skip"]
+"""What becomes of questions that stand twice, lack their text or a choice, or hold a special token of the tokenizer: the set is
+refused, or they are left out and counted."""
 
 
 @dataclass(frozen=True)
@@ -90,6 +114,8 @@ class CalibrationSet:
     digest: str
     left_out: int = 0
     """Questions of the file that were skipped, because their reasoning is empty."""
+    unusable: int = 0
+    """Questions of the file that were skipped for another reason; see `Unusable`."""
 
     def __len__(self) -> int:
         return len(self.questions)
@@ -122,7 +148,10 @@ def question_digest(text: str) -> str:
 
 
 def read_calibration(
-    path: Path, fields: FieldMap = GPQA_FIELDS, without_reasoning: WithoutReasoning = "refuse"
+    path: Path,
+    fields: FieldMap = GPQA_FIELDS,
+    without_reasoning: WithoutReasoning = "refuse",
+    unusable: Unusable = "refuse",
 ) -> CalibrationSet:
     """Read a calibration set: JSONL with one object of strings a line, or CSV with a line of column names (`.csv`).
 
@@ -132,19 +161,43 @@ def read_calibration(
     """
     seen: dict[str, int] = {}
     questions = []
-    left_out = 0
-    for number, row in _rows(path):
-        if without_reasoning == "skip" and _is_empty(row, fields.reasoning, f"{path}:{number}"):
+    left_out = skipped = 0
+    for number, row in table_rows(path):
+        where = f"{path}:{number}"
+        if without_reasoning == "skip" and is_empty(row, fields.reasoning, where):
             left_out += 1
             continue
-        question = _question(row, fields, f"{path}:{number}", without_reasoning)
+        if unusable == "skip" and (_incomplete(row, fields) or question_digest(cell(row, fields.question, where)) in seen):
+            skipped += 1
+            continue
+        question = _question(row, fields, where, without_reasoning)
         first = seen.setdefault(question.digest, number)
         if first != number:
-            raise InputError(f"{path}:{number}: the question of line {first} stands here again; remove one of the two")
+            raise InputError(
+                f"{where}: the question of line {first} stands here again; remove one, or set prune.analysis.unusable"
+            )
         questions.append(question)
     if not questions:
         raise InputError(f"{path}: the calibration set holds no question" + (" with reasoning" if left_out else ""))
-    return CalibrationSet(tuple(questions), sha256_file(path), left_out)
+    return CalibrationSet(tuple(questions), sha256_file(path), left_out, skipped)
+
+
+def _incomplete(row: dict[str, Any], fields: FieldMap) -> bool:
+    """Whether a cell is empty without which a row is no question; a column that is not there at all is a wrong field map."""
+    columns = (fields.choices,) if isinstance(fields.choices, str) else fields.choices
+    return any(name in row and row[name] in (None, "", []) for name in (fields.question, fields.answer, *columns))
+
+
+def without_special_tokens(tokenizer: Any, questions: CalibrationSet) -> CalibrationSet:
+    """The set without the questions that `render` refuses for a special token; they are counted.
+
+    Raises:
+        InputError: none is left.
+    """
+    left = tuple(each for each in questions if not _special_tokens(tokenizer, each))
+    if not left:
+        raise InputError("calibration set: every question holds a special token of the base's tokenizer")
+    return replace(questions, questions=left, unusable=questions.unusable + len(questions) - len(left))
 
 
 def read_classes(path: Path, fields: FieldMap, column: str) -> dict[str, str]:
@@ -156,11 +209,12 @@ def read_classes(path: Path, fields: FieldMap, column: str) -> dict[str, str]:
         column: the column that holds a question's class, such as GPQA's `High-level domain`.
 
     Raises:
-        InputError: the set cannot be read, or a question has no class.
+        InputError: the set cannot be read, or a question has no class.  Rows without a question's text are none.
     """
     return {
-        question_digest(_cell(row, fields.question, f"{path}:{number}")): _cell(row, column, f"{path}:{number}").strip()
-        for number, row in _rows(path)
+        question_digest(cell(row, fields.question, f"{path}:{number}")): cell(row, column, f"{path}:{number}").strip()
+        for number, row in table_rows(path)
+        if not is_empty(row, fields.question, f"{path}:{number}")
     }
 
 
@@ -175,75 +229,29 @@ def read_digests(path: Path, fields: FieldMap) -> tuple[str, ...]:
     return digests
 
 
-def _rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    """The rows of a JSONL or CSV file, each with the number of its line (of CSV: its last line)."""
-    try:
-        text = path.read_bytes().decode()
-    except OSError as error:
-        raise InputError(f"{path}: the calibration set cannot be read: {error.strerror}") from None
-    except UnicodeDecodeError:
-        raise InputError(f"{path}: the calibration set is not UTF-8 text") from None
-    return _csv_rows(path, text) if path.suffix.lower() == ".csv" else _json_rows(path, text)
-
-
-def _json_rows(path: Path, text: str) -> Iterator[tuple[int, dict[str, Any]]]:
-    for number, line in enumerate(text.split("\n"), start=1):
-        if line.strip():
-            yield number, _row(line, f"{path}:{number}")
-
-
-def _csv_rows(path: Path, text: str) -> Iterator[tuple[int, dict[str, Any]]]:
-    text = text.removeprefix("\N{ZERO WIDTH NO-BREAK SPACE}")  # a spreadsheet's byte order mark is no part of a name
-    reader = csv.DictReader(io.StringIO(text, newline=""), strict=True)
-    try:
-        for row in reader:
-            if None in row:
-                raise InputError(f"{path}:{reader.line_num}: more cells than there are columns; is it CSV with commas?")
-            yield reader.line_num, row
-    except csv.Error as error:
-        raise InputError(f"{path}:{reader.reader.line_num}: not CSV: {error}") from None
-
-
-def _row(line: str, where: str) -> dict[str, Any]:
-    try:
-        row = json.loads(line)
-    except (ValueError, RecursionError):
-        raise InputError(f"{where}: not a JSON object; the calibration set is a JSONL file") from None
-    if not isinstance(row, dict):
-        raise InputError(f"{where}: not a JSON object; the calibration set is a JSONL file")
-    return row
-
-
-def _cell(row: dict[str, Any], name: str, where: str) -> str:
-    value = row.get(name)
-    if not isinstance(value, str) or not value.strip():
-        raise InputError(f"{where}: column {name!r} is missing or no text; set the field map to the data set's columns")
-    return value
-
-
-def _is_empty(row: dict[str, Any], name: str, where: str) -> bool:
-    """Whether a column's cell is empty; a column that is not there at all is a wrong field map.
-
-    Raises:
-        InputError: the column is missing, or neither empty nor text.
-    """
-    if name in row and (row[name] is None or (isinstance(row[name], str) and not row[name].strip())):
-        return True
-    _cell(row, name, where)
-    return False
-
-
 def _question(row: dict[str, Any], fields: FieldMap, where: str, without_reasoning: WithoutReasoning) -> Question:
-    def column(name: str) -> str:
-        return _cell(row, name, where)
+    alone = without_reasoning == "answer_only" and is_empty(row, fields.reasoning, where)
+    text = cell(row, fields.question, where)
+    choices = [clean_choice(each) for each in fields.texts(row, where)]
+    if fields.answer_as == "choice":
+        choices = [choices[index] for index in option_order(text, len(choices))]
+        answer = choices.index(clean_choice(cell(row, fields.answer, where)))
+    else:
+        answer = choices.index(choices[_place(row, fields, where, len(choices))])
+    reasoning = "" if alone else cell(row, fields.reasoning, where).strip()
+    return Question(text, tuple(choices), answer, reasoning, question_digest(text))
 
-    alone = without_reasoning == "answer_only" and _is_empty(row, fields.reasoning, where)
 
-    text = column(fields.question)
-    choices = [clean_choice(column(name)) for name in fields.choices]
-    shown = tuple(choices[index] for index in option_order(text, len(choices)))
-    answer = shown.index(clean_choice(column(fields.answer)))
-    return Question(text, shown, answer, "" if alone else column(fields.reasoning).strip(), question_digest(text))
+def _place(row: dict[str, Any], fields: FieldMap, where: str, choices: int) -> int:
+    """Place of the correct choice, from its letter or its number."""
+    if fields.answer_as == "index":
+        return number_cell(row, fields.answer, where, choices)
+    letter = cell(row, fields.answer, where).strip().strip("().").upper()
+    if len(letter) != 1 or letter not in LETTERS[:choices]:
+        raise InputError(
+            f"{where}: column {fields.answer!r} is no letter from A to {LETTERS[choices - 1]}, one for each choice"
+        )
+    return LETTERS.index(letter)
 
 
 def clean_choice(text: str) -> str:
@@ -293,10 +301,17 @@ def render(tokenizer: Any, question: Question, *, reply_format: str | None = Non
     template = template_of(tokenizer)
     reply_format = default_reply_format(template) if reply_format is None else reply_format
     check_reply_format(reply_format)
-    user = prompt_text(question)
-    _refuse_special_tokens(tokenizer, user + question.reasoning, question.digest)
+    if found := _special_tokens(tokenizer, question):
+        raise InputError(
+            f"question {question.digest[:16]}: its text holds the special token {found[0]!r}, which would change the turns; "
+            "change it, or skip what is unusable (prune.analysis.unusable)"
+        )
     prompt = tokenizer.apply_chat_template(
-        [{"role": "user", "content": user}], tokenize=False, add_generation_prompt=True, enable_thinking=True
+        [{"role": "user", "content": prompt_text(question)}],
+        tokenize=False,
+        add_generation_prompt=True,
+        enable_thinking=True,
+        chat_template=timeless(template),
     )
     reply = reply_text(question, reply_format)
     if prompt.rstrip().endswith("<think>"):  # some templates open the thinking channel themselves
@@ -323,8 +338,8 @@ def template_of(tokenizer: Any) -> str:
     return template
 
 
-def _refuse_special_tokens(tokenizer: Any, text: str, digest: str) -> None:
+def _special_tokens(tokenizer: Any, question: Question) -> list[str]:
+    """The tokenizer's special tokens in what is not ours of a rendered question."""
+    text = prompt_text(question) + question.reasoning
     added = tokenizer.added_tokens_decoder.values()
-    found = sorted({str(token) for token in added if token.special and str(token).strip() and str(token) in text})
-    if found:
-        raise InputError(f"question {digest[:16]}: its text holds the special token {found[0]!r}, which would change the turns")
+    return sorted({str(token) for token in added if token.special and str(token).strip() and str(token) in text})

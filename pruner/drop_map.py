@@ -1,7 +1,7 @@
 """Drop maps: which experts are removed from each layer.
 
-Two forms are read: our envelope, and the bare `{"0": [ids], …}` that published tools write.  Equal maps have equal digests,
-whatever their form, indentation or the order of their ids.
+Three forms are read: our envelope, the bare `{"0": [ids], …}` that published tools write, and the expert_drop_metadata.json of
+pruned checkpoints.  Equal maps have equal digests, whatever their form, indentation or the order of their ids.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ def with_mtp_of_last(drop_map: DropMap, layers: Sequence[str]) -> DropMap:
 
 
 def read_drop_map(path: Path) -> DropMap:
-    """Read a drop map in either form.
+    """Read a drop map in any of its forms.
 
     Raises:
         InputError: the file is no drop map, an id is no whole number, an id stands twice, or the envelope contradicts itself.
@@ -80,13 +80,15 @@ def read_drop_map(path: Path) -> DropMap:
 
 
 def parse_drop_map(content: Any, path: str) -> DropMap:
-    """A drop map in either form from its JSON; `path` names it in errors.
+    """A drop map in any of its forms from its JSON; `path` names it in errors.
 
     Raises:
         InputError: see `read_drop_map`.
     """
     if not isinstance(content, dict) or not content:
         raise InputError(f"{path}: a drop map is a mapping of layers to lists of expert ids")
+    if "per_layer_drop" in content:
+        return _published(path, content)
     if "format" not in content:
         return DropMap(_layers(path, content))
     if content["format"] != FORMAT:
@@ -101,6 +103,27 @@ def parse_drop_map(content: Any, path: str) -> DropMap:
     require_canonical(provenance, path)
     result = DropMap(_layers(path, {name: layer.get("drop") for name, layer in layers.items()}), experts, provenance)
     _require_consistent(path, result, content, experts)
+    return result
+
+
+def _published(path: str, content: Mapping[str, Any]) -> DropMap:
+    """The map in the metadata that pruned checkpoints carry, ours and upstream's; of its origin, the base and the ranking.
+
+    Nothing else is taken over: upstream's name paths of the machine that made them.
+    """
+    experts, drop, keep = (content.get(name) for name in ("original_experts", "per_layer_drop", "per_layer_keep"))
+    if type(experts) is not int or not 0 < experts <= MOST_EXPERTS:
+        raise InputError(f"{path}: 'original_experts' must be the number of experts per layer of the base")
+    if not isinstance(drop, dict) or not drop or not isinstance(keep, dict):
+        raise InputError(f"{path}: 'per_layer_drop' and 'per_layer_keep' must map each layer to a list of expert ids")
+    base, method = content.get("base_model"), content.get("method")
+    named = {"name": base} if isinstance(base, str) else base
+    known = {"base_model": named, "ranking": {"method": method} if isinstance(method, str) else method}
+    provenance = {key: value for key, value in known.items() if isinstance(value, dict)}
+    require_canonical(provenance, path)
+    result = DropMap(_layers(path, drop), experts, provenance)
+    layers = {layer: {"keep": keep.get(layer)} for layer in result.drop}
+    _require_consistent(path, result, {"layers": layers, "digest": content.get("drop_map_digest", result.digest)}, experts)
     return result
 
 

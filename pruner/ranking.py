@@ -242,20 +242,27 @@ class GateReport:
     """Whether every question of the calibration set was measured."""
 
 
-def gate_report(statistics: ExpertStatistics, tokens: Scope = "all") -> GateReport:
-    """Compute the numbers that the gates look at; `tokens` is the scope that the ranking counts."""
+def gate_report(statistics: ExpertStatistics, tokens: Scope = "all", weights: Floats | None = None) -> GateReport:
+    """Compute the numbers that the gates look at.
+
+    Args:
+        statistics: of a calibration set.
+        tokens: the scope that the ranking counts.
+        weights: [Q] of the questions; those that count nothing are left out here too.
+    """
     header = statistics.header
+    rows = np.arange(len(statistics)) if weights is None else np.flatnonzero(weights)
     reached, counted = (np.zeros((len(header.layers), header.experts), dtype=bool) for _ in range(2))
     damaged = 0
-    for question in statistics:
+    for question in map(statistics.question, rows.tolist()):
         reached |= question.all.weighted_norm > 0
         counted |= question.scope(tokens).weighted_norm > 0
         for sums in (question.all, question.answer):
             arrays = (sums.weighted_norm, sums.weighted_norm_squared, sums.norm, sums.weight)
             damaged += sum(int((~np.isfinite(array)).sum()) for array in arrays)
-    measurements = int(statistics.tokens.sum()) * len(header.layers)
+    measurements = int(statistics.tokens[rows].sum()) * len(header.layers)
     return GateReport(
-        non_finite=int(statistics.skipped.sum()) / max(measurements, 1),
+        non_finite=int(statistics.skipped[rows].sum()) / max(measurements, 1),
         damaged_cells=damaged,
         unrouted=float((~reached).mean()),
         unrouted_experts=tuple(tuple(np.flatnonzero(~layer).tolist()) for layer in reached),
@@ -263,12 +270,18 @@ def gate_report(statistics: ExpertStatistics, tokens: Scope = "all") -> GateRepo
         starved_layers=tuple(
             number for number, layer in zip(header.layers, reached, strict=True) if layer.sum() < header.top_k
         ),
-        truncated=float(statistics.truncated.mean()),
+        truncated=float(statistics.truncated[rows].mean()),
         complete=statistics.complete,
     )
 
 
-def check_gates(statistics: ExpertStatistics, gates: Gates, keep: int | None = None, tokens: Scope = "all") -> GateReport:
+def check_gates(
+    statistics: ExpertStatistics,
+    gates: Gates,
+    keep: int | None = None,
+    tokens: Scope = "all",
+    weights: Floats | None = None,
+) -> GateReport:
     """Refuse statistics that no drop map should be made from.
 
     Args:
@@ -277,11 +290,12 @@ def check_gates(statistics: ExpertStatistics, gates: Gates, keep: int | None = N
         keep: experts per layer that a map would keep.  A layer with fewer experts ever reached is refused, because the rest
             would be chosen by their index.
         tokens: the scope that the ranking counts.
+        weights: [Q] of the questions; those that count nothing are left out here too.
 
     Raises:
         CheckFailedError: one or more gates failed; the message has all the numbers.
     """
-    report = gate_report(statistics, tokens)
+    report = gate_report(statistics, tokens, weights)
     failed = []
     if not report.complete:
         failed.append(f"{len(statistics.header.questions)} of {statistics.header.dataset_size} questions are measured")

@@ -13,6 +13,7 @@ import numpy as np
 
 from pruner.errors import InputError
 from pruner.files import sha256_bytes
+from pruner.folds import fold_of
 from pruner.ranking import CoverageRanking, Kept, ScoreRanking, ranking_totals
 from pruner.ranking_options import AnyRanking
 from pruner.selection import Selection, kept_experts, kept_of
@@ -82,21 +83,25 @@ def folds(statistics: ExpertStatistics, selection: Selection, count: int, weight
     Raises:
         InputError: a fold would leave no question, or `count` is below two.
     """
+    return tuple(kept_experts(statistics, selection, each) for each in fold_weights(statistics, count, weights))
+
+
+def fold_weights(statistics: ExpertStatistics, count: int, weights: Floats | None = None) -> tuple[Floats, ...]:
+    """For each fold the weights [Q] of the questions with its own left out.
+
+    Raises:
+        InputError: see `folds`.
+    """
     if count < 2:  # noqa: PLR2004 - with one fold nothing is left to measure
         raise InputError(f"folds {count}: at least two are needed")
     own = np.asarray([fold_of(digest, count) for digest in statistics.header.questions])
     result = []
     for fold in range(count):
-        left = (own != fold).astype(np.float64)
+        left = (own != fold).astype(np.float64) * (1.0 if weights is None else weights)
         if not left.any():
             raise InputError(f"folds {count}: no question is left outside fold {fold}; use fewer folds")
-        result.append(kept_experts(statistics, selection, left if weights is None else left * weights))
+        result.append(left)
     return tuple(result)
-
-
-def fold_of(digest: str, count: int) -> int:
-    """The fold of a question: its digest, as a number, modulo the number of folds."""
-    return int(digest, 16) % count
 
 
 def inert_parameters(statistics: ExpertStatistics, selection: Selection, weights: Floats | None = None) -> tuple[str, ...]:

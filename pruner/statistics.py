@@ -50,6 +50,8 @@ class Header(BaseModel):
     """Digest of the tokenizer's files."""
     template: str
     """SHA-256 of the chat template."""
+    template_date: str | None = None
+    """The day that a chat template which asks for it was told; None: it does not ask."""
     reply_format: str
     """SHA-256 of the reply format."""
     dataset: str
@@ -58,6 +60,8 @@ class Header(BaseModel):
     """Questions in the calibration file, without those that were left out."""
     left_out: int = Field(default=0, ge=0)
     """Questions of the file that were left out, because their reasoning is empty."""
+    unusable: int = Field(default=0, ge=0)
+    """Questions of the file that were left out for another reason: see `pruner.calibration.Unusable`."""
     answer_alone: int = Field(default=0, ge=0)
     """Questions of the file whose reply is the answer alone, because their reasoning is empty."""
     questions: tuple[str, ...]
@@ -71,6 +75,8 @@ class Header(BaseModel):
     max_tokens: int = Field(ge=1, le=MOST_TOKENS)
     dtype: str
     attention: str
+    device: str
+    """Kind of device that the forward passes ran on, such as `cpu` or `cuda`."""
     libraries: dict[str, str]
     """Version of each library that had a part in the numbers."""
 

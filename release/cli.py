@@ -59,6 +59,7 @@ COMMANDS: tuple[tuple[str, str, Callable[..., None]], ...] = (
     (RELEASE, "quantize", pipeline.quantize),
     (RELEASE, "eval", evaluation.evaluate),
     (RELEASE, "compare", evaluation.compare),
+    (RELEASE, "cross-fit", analysis.cross_fit),
     (RELEASE, "card", cards.card),
     (RELEASE, "table", cards.table),
     (RELEASE, "report", report.write_report),

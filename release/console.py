@@ -19,6 +19,9 @@ from pruner.progress import Advance, Unit
 PLAIN_SECONDS = 10.0
 """How often a long task writes a line when the output is no terminal."""
 
+THERE_SECONDS = 1.0
+"""What is reported this soon was there already, from a run that was stopped, and says nothing of the speed."""
+
 
 class ConsoleProgress:
     """Implements `pruner.progress.Progress`.  A context manager: bars disappear when it closes."""
@@ -64,15 +67,17 @@ class ConsoleProgress:
         return self._bars[unit]
 
     def _plain(self, title: str, total: int | None) -> Advance:
-        done = 0
+        done = there = 0
         started = last = time.monotonic()
 
         def advance(amount: int) -> None:
-            nonlocal done, last
+            nonlocal done, last, there
             done += amount
+            if time.monotonic() - started < THERE_SECONDS:
+                there = done
             if time.monotonic() - last > PLAIN_SECONDS:
                 last = time.monotonic()
-                left = (last - started) / max(done, 1) * (total - done) if total else 0.0
+                left = (last - started) / max(done - there, 1) * (total - done) if total else 0.0
                 share = f" of {total:,} ({done / total:.0%}), about {left:,.0f} s left" if total else ""
                 self._console.print(f"  {escape(title)}: {done:,}{share}")
 

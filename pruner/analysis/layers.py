@@ -14,15 +14,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pruner.analysis.model import (
-    MeasuredModel,
-    attention_for,
-    config_of,
-    loading_errors,
-    measured_model,
-    model_class,
-    no_progress_bars,
-)
+from pruner.analysis.model import MeasuredModel, config_of, loading_errors, quiet_transformers
+from pruner.analysis.outline import Outline
 from pruner.errors import InputError
 
 if TYPE_CHECKING:
@@ -132,36 +125,23 @@ class LayeredModel:
         return relay
 
 
-def open_layers(folder: Path, *, dtype: str = "auto", device: str = "cpu") -> LayeredModel:
+def open_layers(folder: Path, found: Outline, *, device: str = "cpu") -> LayeredModel:
     """A model that can be run layer by layer; only headers are read.
 
     Args:
         folder: a checkpoint in safetensors with its config.
-        dtype: `auto` takes the config's own.
+        found: its model, empty, which becomes the one that is run.
         device: where the layers run, each for its turn.
 
     Raises:
-        InputError: the checkpoint cannot be loaded, is incomplete, or is of a family that cannot be run layer by layer.
+        InputError: the checkpoint cannot be loaded, or is incomplete.
     """
-    import torch
-
-    with loading_errors(folder):
-        config = config_of(folder)
-    _require_separable(config, folder)
-    wanted = _dtype(config, dtype, folder)
-    from pruner.analysis.experts import IMPLEMENTATION, register
-
-    register()
-    options = {"attn_implementation": attention_for(folder), "experts_implementation": IMPLEMENTATION}
-    given = {key: value for key, value in options.items() if value is not None}
-    with loading_errors(folder), torch.device("meta"):
-        model = model_class(config)._from_config(config, dtype=wanted, **given).eval()  # noqa: SLF001 - the only way to one
-    _fill_buffers(model, device)
-    measured = measured_model(model, folder)
-    prefix, layers = _decoder(model, measured)
-    load, targets = _loader(model, wanted, folder)
-    names, files = _parts(model, prefix, targets, folder)
-    made = LayeredModel(measured, layers, model.get_submodule(prefix).embed_tokens, names, files, load, device)
+    measured = found.measured
+    _fill_buffers(measured.model, device)
+    prefix, layers = _decoder(measured)
+    load, targets = _loader(found, folder)
+    names, files = _parts(measured.model, prefix, targets, folder)
+    made = LayeredModel(measured, layers, measured.model.get_submodule(prefix).embed_tokens, names, files, load, device)
     made.attach()
     return made
 
@@ -183,35 +163,28 @@ def _fill_buffers(model: Any, device: str) -> None:
             setattr(module, name, getattr(module, name).to(device))
 
 
-def _require_separable(config: Any, folder: Path) -> None:
-    text = config.get_text_config()
+def require_separable(folder: Path) -> None:
+    """Raise InputError unless the layers of a base can be run one by one."""
+    with loading_errors(folder):
+        config = config_of(folder)
     if config.model_type not in MODEL_TYPES:
         raise InputError(f"{folder}: {config.model_type} cannot be run layer by layer; measure it without --offload")
+    text = config.get_text_config()
     for name in ("num_kv_shared_layers", "hidden_size_per_layer_input"):
         if getattr(text, name, 0):
             raise InputError(f"{folder}: layers that share more than hidden states ({name}) cannot be run one by one")
 
 
-def _dtype(config: Any, dtype: str, folder: Path) -> torch.dtype:
-    import torch
-
-    found = (config.dtype or config.get_text_config().dtype) if dtype == "auto" else dtype
-    if found is None:
-        raise InputError(f"{folder}: config.json names no dtype; name one in the manifest (analysis.dtype)")
-    result = getattr(torch, found) if isinstance(found, str) else found
-    assert isinstance(result, torch.dtype)  # noqa: S101
-    return result
-
-
-def _decoder(model: Any, measured: MeasuredModel) -> tuple[str, tuple[Any, ...]]:
+def _decoder(measured: MeasuredModel) -> tuple[str, tuple[Any, ...]]:
     """Name of the text model, and its decoder layers."""
+    model = measured.model
     module = next(module for module in model.modules() if hasattr(module, "has_post_expert_norm"))
     name = next(name for name, each in model.named_modules() if each is module)
     prefix = name[: name.index(f".layers.{measured.layers[0]}.")]
     return prefix, tuple(model.get_submodule(prefix).layers)
 
 
-def _loader(model: Any, dtype: torch.dtype, folder: Path) -> tuple[Callable[[dict[str, Any]], None], Callable[[str], str]]:
+def _loader(found: Outline, folder: Path) -> tuple[Callable[[dict[str, Any]], None], Callable[[str], str]]:
     """What fills a model's tensors from slices of a checkpoint, and what names the model's tensor of a checkpoint's name.
 
     Both are what transformers' `from_pretrained` does, for some of the tensors.
@@ -225,9 +198,10 @@ def _loader(model: Any, dtype: torch.dtype, folder: Path) -> tuple[Callable[[dic
     )
     from transformers.modeling_utils import LoadStateDictConfig
 
-    mapping = get_model_conversion_mapping(model)
+    model, dtype, quantizer = found.measured.model, found.dtype, found.quantizer
+    mapping = get_model_conversion_mapping(model, hf_quantizer=quantizer)
     plan = model._get_dtype_plan(dtype)  # noqa: SLF001 - transformers has no public name for it
-    options = LoadStateDictConfig(dtype=dtype, dtype_plan=plan, weight_mapping=mapping)
+    options = LoadStateDictConfig(dtype=dtype, dtype_plan=plan, weight_mapping=mapping, hf_quantizer=quantizer)
     renamings = [each for each in mapping if isinstance(each, WeightRenaming)]
     converters = [each for each in mapping if isinstance(each, WeightConverter)]
     known = model.state_dict()
@@ -236,7 +210,7 @@ def _loader(model: Any, dtype: torch.dtype, folder: Path) -> tuple[Callable[[dic
         return str(rename_source_key(name, renamings, converters, model.base_model_prefix, known)[0])
 
     def load(slices: dict[str, Any]) -> None:
-        with no_progress_bars():
+        with quiet_transformers():
             info, _ = convert_and_load_state_dict_in_model(model, slices, options)
         wrong = sorted(str(key[0]) for key in info.mismatched_keys) + sorted(map(str, info.conversion_errors))
         if wrong or info.error_msgs:

@@ -8,11 +8,15 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from pruner.analysis.experts import IMPLEMENTATION, RECORDER, Recorder, register
+from pruner.analysis.quantized import unpacking
 from pruner.errors import InputError, UnavailableError
 from pruner.files import digest_of, read_json, sha256_file
+
+if TYPE_CHECKING:
+    import torch
 
 INSTALL = "pip install 'moe-release[analysis]'"
 LIBRARIES = ("numpy", "tokenizers", "torch", "transformers")
@@ -107,16 +111,17 @@ def _widest_head(config: Any) -> int:
     return max([*named, *(_widest_head(value) for value in config.values())], default=0)
 
 
-def load_measured(folder: Path, *, dtype: str = "auto", device: str = "cpu") -> MeasuredModel:
+def load_measured(folder: Path, dtype: torch.dtype | Literal["auto"] = "auto", *, device: str = "cpu") -> MeasuredModel:
     """Load a base so that its experts run through `measured_experts`.
 
     Args:
         folder: a checkpoint in safetensors with its config; nothing is fetched and no code of the checkpoint is run.
-        dtype: `auto` takes the checkpoint's own.
+        dtype: of its weights, to which packed ones are unpacked; `auto` is the checkpoint's own.
         device: where the forward passes run.
 
     Raises:
         InputError: the checkpoint cannot be loaded, is incomplete, or has no experts that transformers' registry runs.
+        UnavailableError: unpacking it needs a library that is not installed.
     """
     register()
     model, problems = _load(folder, dtype)
@@ -153,12 +158,15 @@ def measured_model(model: Any, folder: Path) -> MeasuredModel:
     )
 
 
-def _load(folder: Path, dtype: str) -> tuple[Any, dict[str, Any]]:
-    if dtype not in DTYPES:
-        raise InputError(f"dtype {dtype!r}: must be one of {', '.join(DTYPES)}")
-    options: dict[str, Any] = {"attn_implementation": attention_for(folder), "experts_implementation": IMPLEMENTATION}
-    with loading_errors(folder), no_progress_bars():
-        result: tuple[Any, dict[str, Any]] = model_class(config_of(folder)).from_pretrained(
+def _load(folder: Path, dtype: torch.dtype | str) -> tuple[Any, dict[str, Any]]:
+    with loading_errors(folder), quiet_transformers():
+        config = config_of(folder)
+        options = {
+            "attn_implementation": attention_for(folder),
+            "experts_implementation": IMPLEMENTATION,
+            "quantization_config": unpacking(config, folder),
+        }
+        result: tuple[Any, dict[str, Any]] = model_class(config).from_pretrained(
             folder,
             dtype=dtype,
             local_files_only=True,
@@ -191,21 +199,25 @@ def loading_errors(folder: Path) -> Iterator[None]:
 
     try:
         yield
+    except ImportError as error:
+        raise UnavailableError(f"{folder}: the base cannot be loaded: {_one_line(error)}") from None
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         raise InputError(f"{folder}: the base cannot be loaded: {_one_line(error)}") from None
 
 
 @contextmanager
-def no_progress_bars() -> Iterator[None]:
-    """Keep transformers' own bars off the screen."""
+def quiet_transformers() -> Iterator[None]:
+    """Keep transformers' own bars and remarks off the screen; what matters of them is said by what we raise."""
     from transformers.utils import logging
 
-    shown = logging.is_progress_bar_enabled()
+    bars, verbosity = logging.is_progress_bar_enabled(), logging.get_verbosity()
     logging.disable_progress_bar()
+    logging.set_verbosity_error()
     try:
         yield
     finally:
-        if shown:
+        logging.set_verbosity(verbosity)
+        if bars:
             logging.enable_progress_bar()
 
 
@@ -233,4 +245,5 @@ def text_attention(model: Any) -> str:
 
 
 def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())[:300]
+    """What is raised, without its reference to a report that `quiet_transformers` keeps off the screen."""
+    return " ".join(str(error).split()).partition(" For details look at")[0][:300]

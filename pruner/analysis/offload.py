@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pruner.analysis.layers import LayeredModel
+from pruner.analysis.outline import Outline
 from pruner.analysis.records import SUMS, Task, read_record, stacked_record, write_record
 from pruner.analysis.sums import layer_sums
 from pruner.files import write_atomic
@@ -17,6 +18,8 @@ from pruner.statistics import HEADER_KEY, Sums
 
 if TYPE_CHECKING:
     import torch
+
+FLOAT64 = 8
 
 LayerSums = tuple[Sums, Sums, int]
 """Sums [E] over all tokens and over the reply's, and the number of skipped tokens."""
@@ -36,6 +39,14 @@ class HalfMeasured:
 def state_path(task: Task) -> Path:
     """Where the hidden states wait; removed when the question is measured."""
     return task.record.with_suffix(".hidden")
+
+
+def hidden_bytes(found: Outline, lengths: Sequence[int]) -> int:
+    """Most bytes on disk between two layers, for sequences of these lengths: hidden states, and sums of the layers behind."""
+    measured = found.measured
+    hidden = int(measured.model.config.get_text_config().hidden_size)
+    sums = 2 * len(SUMS) * len(measured.layers) * measured.experts * FLOAT64
+    return sum(lengths) * hidden * int(found.dtype.itemsize) + len(lengths) * sums
 
 
 def measure_by_layers(model: LayeredModel, tasks: Sequence[Task], *, pool: Executor, progress: Progress) -> None:

@@ -19,7 +19,8 @@ from pathlib import Path
 from threading import Lock
 from typing import Any
 
-from pruner.analysis.layers import LayeredModel, open_layers
+from pruner.analysis.finished import Finished
+from pruner.analysis.layers import LayeredModel, open_layers, require_separable
 from pruner.analysis.model import (
     MeasuredModel,
     base_digest,
@@ -29,7 +30,8 @@ from pruner.analysis.model import (
     require_libraries,
     tokenizer_digest,
 )
-from pruner.analysis.offload import measure_by_layers
+from pruner.analysis.offload import hidden_bytes, measure_by_layers
+from pruner.analysis.outline import Outline, outline
 from pruner.analysis.records import (
     QuestionRecord,
     Task,
@@ -41,12 +43,22 @@ from pruner.analysis.records import (
     write_record,
 )
 from pruner.analysis.sums import layer_sums
-from pruner.calibration import CalibrationSet, Question, RenderedQuestion, default_reply_format, render, template_of
+from pruner.calibration import (
+    CalibrationSet,
+    Question,
+    RenderedQuestion,
+    Unusable,
+    default_reply_format,
+    render,
+    template_of,
+    without_special_tokens,
+)
 from pruner.errors import InputError, UnavailableError
-from pruner.files import sha256_bytes
+from pruner.files import require_space, sha256_bytes
 from pruner.packed_sums import MOST_TOKENS
 from pruner.progress import SILENT, Advance, Progress
-from pruner.statistics import ExpertStatistics, Header, read_statistics
+from pruner.statistics import ExpertStatistics, Header
+from pruner.template_date import template_date
 
 
 def analyze(
@@ -54,15 +66,17 @@ def analyze(
     questions: CalibrationSet,
     *,
     records: Path,
-    finished: Path | None = None,
+    finished: Finished | None = None,
     max_tokens: int = 4096,
     dtype: str = "auto",
     device: str = "cpu",
     reply_format: str | None = None,
+    unusable: Unusable = "refuse",
     workers: int = 1,
     base: str | None = None,
     shard: tuple[int, int] = (0, 1),
     offload: bool = False,
+    memory: int | None = None,
     progress: Progress = SILENT,
 ) -> ExpertStatistics:
     """Measure what every expert contributes to the correct answers of a calibration set.
@@ -72,57 +86,82 @@ def analyze(
         questions: what `read_calibration` returned.
         records: folder for one record per question; questions that have one are not measured again.  The result reads its
             sums from there.
-        finished: a statistics file that is taken as it is when its header is the one that this analysis would write.
+        finished: statistics that are taken as they are when they are what this analysis would measure.
         max_tokens: longer sequences lose their end, and are counted.
         dtype: of the weights and activations; `auto` is the checkpoint's own.
         device: where the forward passes run.
         reply_format: see `pruner.calibration.render`.
+        unusable: what becomes of questions that hold a special token of the base's tokenizer.
         workers: questions that are measured side by side.
         base: digest of the base if it is known already (`base_digest` reads the whole base).
         shard: (i, n): only every n-th question from the i-th on; `pruner.statistics.merge` joins the shards.
         offload: for a base larger than memory: read one decoder layer at a time, run all questions through it, and keep their
             hidden states beside the records until they are through.  The numbers are the same.
+        memory: bytes that are free; a base that is larger is said to be, before it is loaded.
         progress: shows the questions.
 
     Raises:
-        UnavailableError: torch or transformers is not installed, or the device is not there.
-        InputError: the base, the tokenizer, the shard or a question cannot be used.
+        UnavailableError: torch or transformers is not installed, or the device or the space for hidden states is not there.
+        InputError: the base, the tokenizer, the shard, a question or what was measured before cannot be used.
     """
     require_libraries()
-    _check(shard, max_tokens, len(questions), workers)
     _require_device(device)
+    if offload:
+        require_separable(model_folder)
     renderer = _Renderer(model_folder, reply_format, max_tokens)
+    if unusable == "skip":
+        questions = without_special_tokens(renderer.tokenizer, questions)
+    _check(shard, max_tokens, len(questions), workers)
     positions = range(shard[0], len(questions), shard[1])
     rendered = [partial(renderer, questions.questions[place]) for place in positions]
-    for each in rendered:
-        each()  # what cannot be rendered is found before the base is loaded
-    model = (open_layers if offload else load_measured)(model_folder, dtype=dtype, device=device)
-    header = _header(model, model_folder, questions, positions, renderer, base)
-    if (found := _finished(finished, header)) is not None:
-        return found
+    lengths = [len(each().token_ids) for each in rendered]  # what cannot be rendered is found before the base is loaded
+    found = outline(model_folder, dtype=dtype)
+    header = _header(found.measured, model_folder, questions, positions, renderer, base=base, device=device)
+    if finished is not None and (taken := finished.taken(header, progress)) is not None:
+        return taken
     tasks = _tasks(header, rendered, records)
-    _measure(model, tasks, workers, progress)
+    if waiting := [length for task, length in zip(tasks, lengths, strict=True) if read_record(task.record, task.key) is None]:
+        _require_room(found, waiting, records, memory, offload=offload, progress=progress)
+        load = partial(open_layers, found=found) if offload else partial(load_measured, dtype=found.dtype)
+        _measure(load(model_folder, device=device), tasks, workers, progress)
     return recorded(header, tasks)
 
 
+def _require_room(
+    found: Outline, lengths: Sequence[int], records: Path, memory: int | None, *, offload: bool, progress: Progress
+) -> None:
+    """Disk for the hidden states of sequences of these lengths, or memory for the whole base.
+
+    Raises:
+        UnavailableError: the disk is too full.
+    """
+    if offload:
+        require_space(records, hidden_bytes(found, lengths), "the hidden states of the questions between two layers")
+    elif memory is not None and (needed := found.size) > memory:
+        progress.note(f"the base takes {needed:,} bytes of memory and {memory:,} are free; --offload layers needs one layer's")
+
+
 def _header(
-    model: LayeredModel | MeasuredModel,
+    measured: MeasuredModel,
     folder: Path,
     questions: CalibrationSet,
     positions: Sequence[int],
     renderer: _Renderer,
+    *,
     base: str | None,
+    device: str,
 ) -> Header:
-    measured = model.measured if isinstance(model, LayeredModel) else model
     return Header(
         base=base or base_digest(folder),
         model_type=measured.model_type,
         tokenizer=tokenizer_digest(folder),
         template=sha256_bytes(renderer.template.encode()),
+        template_date=template_date(renderer.template),
         reply_format=sha256_bytes(renderer.form.encode()),
         dataset=questions.digest,
         dataset_size=len(questions),
         left_out=questions.left_out,
+        unusable=questions.unusable,
         answer_alone=sum(not question.reasoning for question in questions),
         questions=tuple(questions.questions[place].digest for place in positions),
         positions=tuple(positions),
@@ -132,6 +171,7 @@ def _header(
         max_tokens=renderer.max_tokens,
         dtype=measured.dtype,
         attention=measured.attention,
+        device=device.partition(":")[0],
         libraries=library_versions(),
     )
 
@@ -140,15 +180,15 @@ class _Renderer:
     """Turns a question into tokens, one at a time: a tokenizer may not be used by several threads."""
 
     def __init__(self, folder: Path, reply_format: str | None, max_tokens: int) -> None:
-        self._tokenizer = load_tokenizer(folder)
+        self.tokenizer = load_tokenizer(folder)
         self.max_tokens = max_tokens
         self._lock = Lock()
-        self.template = template_of(self._tokenizer)
+        self.template = template_of(self.tokenizer)
         self.form = default_reply_format(self.template) if reply_format is None else reply_format
 
     def __call__(self, question: Question) -> RenderedQuestion:
         with self._lock:
-            return render(self._tokenizer, question, reply_format=self.form, max_tokens=self.max_tokens)
+            return render(self.tokenizer, question, reply_format=self.form, max_tokens=self.max_tokens)
 
 
 def _tasks(header: Header, rendered: Sequence[Callable[[], RenderedQuestion]], records: Path) -> list[Task]:
@@ -166,15 +206,6 @@ def _measure(model: LayeredModel | MeasuredModel, tasks: Sequence[Task], workers
         else:
             with progress.task("measuring experts", len(tasks)) as advance:
                 _measure_all(model, tasks, pool, advance)
-
-
-def _finished(path: Path | None, header: Header) -> ExpertStatistics | None:
-    """Statistics that were measured before, unless anything about them differs or they are damaged."""
-    try:
-        found = read_statistics(path) if path is not None and path.exists() else None
-    except InputError:
-        return None
-    return found if found is not None and found.header == header else None
 
 
 @contextmanager

@@ -8,8 +8,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from pruner.drop_map import require_fits
-from pruner.errors import InputError
+from pruner.errors import CheckFailedError, InputError
 from pruner.files import canonical_json, write_atomic
+from pruner.folds import seen_questions
 from pruner.places import require_replaceable
 from release.context import Context
 from release.pipeline import run_pipeline
@@ -67,26 +68,33 @@ def merge_parts(parts: Sequence[Path], out: Path) -> str:
 def write_folds(context: Context, count: int) -> list[Path]:
     """Write `count` cross-fitted maps of a manifest whose rank stage has run.
 
-    Question q falls into fold `pruner.stability.fold_of(q, count)`; map i was made without the questions of fold i, so each
+    Question q falls into fold `pruner.folds.fold_of(q, count)`; map i was made without the questions of fold i, so each
     question of an exam can be scored by a variant that did not see it.
 
     Raises:
         InputError: the map is pinned, or a fold leaves no question.
+        CheckFailedError: without the questions of a fold the statistics fail a gate.
     """
-    from pruner.stability import fold_of, folds
+    from pruner.ranking import check_gates
+    from pruner.selection import kept_experts
+    from pruner.stability import fold_weights
     from pruner.statistics import read_statistics
 
     prune = context.manifest.prune
     if prune is None or prune.analysis is None:
         raise InputError(f"{context.loaded.path}: --folds needs prune.analysis; a pinned map is what it is")
     statistics = read_statistics(statistics_path(context))
-    made = folds(statistics, selection_of(context), count, weights_of(context, statistics))
-    experts = context.base.architecture.experts
+    experts, selection = context.base.architecture.experts, selection_of(context)
     paths = []
-    for index, keep in enumerate(made):
-        left = sum(fold_of(digest, count) != index for digest in statistics.header.questions)
+    for index, weights in enumerate(fold_weights(statistics, count, weights_of(context, statistics))):
+        try:
+            check_gates(statistics, prune.analysis.gates, prune.experts, prune.ranking.tokens, weights)
+        except CheckFailedError as error:
+            raise CheckFailedError(f"fold {index} of {count}: {error}") from None
+        keep = kept_experts(statistics, selection, weights)
+        seen = seen_questions(statistics.header.questions, (index, count))
         origin = provenance(context, statistics)
-        origin["statistics"]["questions"] = left
+        origin["statistics"]["questions"] = len(seen)
         origin["fold"] = {"index": index, "count": count, "rule": FOLD_RULE}
         found = map_of(context, keep, statistics, origin)
         require_fits(found, context.base.architecture, context.base.layers, f"fold {index}")

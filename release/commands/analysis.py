@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -55,6 +56,18 @@ def merge(
     from release.actions.analysis_parts import merge_parts
 
     typer.echo(merge_parts(parts, out))
+
+
+def cross_fit(
+    runs: Annotated[list[Path], typer.Argument(metavar="EVIDENCE…", help="One for each fold, in order.", show_default=False)],
+    as_json: JsonOption = False,
+) -> None:
+    """Join the runs of the variants of `rank --folds K` into one score: each question by the variant that did not see it."""
+    from release.evaluation.cross_fit import cross_fit
+    from release.evaluation.evidence import read_evidence
+
+    found = cross_fit({str(path): read_evidence(path) for path in runs})
+    typer.echo(json.dumps(found.model_dump(mode="json"), indent=2) if as_json else found.text())
 
 
 def rank(

@@ -10,7 +10,7 @@ from typing import Any, Literal
 from pruner.drop_map import DropMap
 from pruner.errors import InputError
 from pruner.files import canonical_json, write_atomic
-from pruner.wording import counted
+from pruner.wording import counted, every
 from release.card.pictures.canvas import Form
 
 PICTURES = (".svg", ".png")
@@ -111,10 +111,13 @@ def difference_text(first: str, second: str, found: Mapping[str, Any]) -> str:
 def _total_line(total: Mapping[str, int]) -> str:
     if not total["only_first"] and not total["only_second"]:
         return f"A and B drop the same {counted(total['first'], 'expert')}"
+    others = f"{total['only_second']:,} other{'' if total['only_second'] == 1 else 's'}" if total["only_second"] else "none"
+    if not total["only_first"]:
+        return f"B drops {every(total['first'], 'expert')} that A drops, and {others} that A keeps"
     return (
         f"A and B differ in {total['only_first']:,} of {total['first']:,} drop decisions of A"
         f" ({_percent(total['only_first'], total['first'])}): B keeps these experts,"
-        f" and drops {total['only_second']:,} others that A keeps"
+        f" and drops {others} that A keeps"
     )
 
 

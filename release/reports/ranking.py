@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 from pruner.wording import counted
@@ -57,9 +57,9 @@ class RankingReport(Document):
 
 
 def ranking_report(
-    statistics: ExpertStatistics, selection: Selection, weights: Floats | None, gates: GateReport
+    statistics: ExpertStatistics, selection: Selection, weights: Floats | None, gates: GateReport, idle: Sequence[str] = ()
 ) -> RankingReport:
-    """Draw the questions again and turn every knob; see `pruner.stability`."""
+    """Draw the questions again and turn every knob; see `pruner.stability`.  `idle`: knobs that the base has no use for."""
     from pruner.stability import COIN_FLIP, SETTLED, bootstrap, inert_parameters
 
     header = statistics.header
@@ -72,7 +72,7 @@ def ranking_report(
         settled_share=SETTLED,
         coin_flip_share=COIN_FLIP,
         rounds=found.rounds if found else 0,
-        inert=inert_parameters(statistics, selection, weights),
+        inert=tuple(sorted({*inert_parameters(statistics, selection, weights), *idle})),
         dropped_share=_shares(found, header.layers) if found else {},
         gates=_numbers(gates),
     )

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from pruner.calibration import FieldMap, WithoutReasoning
+from pruner.calibration import FieldMap, Unusable, WithoutReasoning
 from pruner.ranking_options import CoverageRanking, Gates, Ranking
 from pruner.safetensors_format import Metadata
 from release.documents import Document
@@ -68,6 +68,10 @@ class Analysis(Document):
         "refuse",
         description="Questions whose reasoning is empty: refuse the set, skip and count them, or measure the answer_only.",
     )
+    unusable: Unusable = Field(
+        "refuse",
+        description="Questions that stand twice, lack a text or hold a special token: refuse the set, or skip and count them.",
+    )
     gates: Gates = Field(default_factory=Gates, description="Limits that statistics must keep before a map is made of them.")
 
 
@@ -94,6 +98,8 @@ class Prune(Document):
     def _one_source(self) -> Prune:
         if (self.drop_map is None) == (self.analysis is None):
             raise ValueError("give either drop_map or analysis")
+        if self.drop_map and "ranking" in self.model_fields_set:
+            raise ValueError("ranking belongs to an analysis; a pinned drop_map is taken as it is")
         if self.calibration and self.analysis:
             raise ValueError("calibration belongs to a pinned drop_map; an analysis names its dataset itself")
         return self

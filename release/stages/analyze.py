@@ -6,15 +6,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pruner.checkpoint import INDEX
-from pruner.files import digest_of
+from pruner.errors import InputError
+from pruner.files import digest_of, sha256_file
 from pruner.wording import counted
 from pruner.workers import usable_cores
 from release.context import Context
+from release.gguf.side_by_side import free_memory
+from release.records import read_record
 from release.stages.prune import skip_base_release
 from release.stages.resolve import base_digest, dataset_path, locked_base, locked_files
 from release.stages.stage import Stage
 
 if TYPE_CHECKING:
+    from pruner.analysis.finished import Finished
     from pruner.statistics import ExpertStatistics
 
 CONFIG = "config.json"
@@ -46,8 +50,12 @@ def _run(context: Context) -> str:
     measured = counted(len(statistics), "question")
     found = f"{measured} measured, {truncated} truncated, {counted(skipped, 'token measurement')} skipped"
     header = statistics.header
-    empty = {"left out": header.left_out, "measured by their answer alone": header.answer_alone}
-    return ", ".join([found, *(f"{count} without reasoning {what}" for what, count in empty.items() if count)])
+    other = {
+        "without reasoning left out": header.left_out,
+        "without reasoning measured by their answer alone": header.answer_alone,
+        "unusable left out": header.unusable,
+    }
+    return ", ".join([found, *(f"{count} {what}" for what, count in other.items() if count)])
 
 
 def measure(context: Context, shard: tuple[int, int] = (0, 1)) -> ExpertStatistics:
@@ -55,25 +63,49 @@ def measure(context: Context, shard: tuple[int, int] = (0, 1)) -> ExpertStatisti
 
     Complete statistics that stand in the work folder already, such as merged shards, are taken when everything that
     determines the numbers is the same.
+
+    Raises:
+        InputError: statistics that were not made here stand there, and are others.
     """
     from pruner.analysis import analyze
     from pruner.calibration import read_calibration
 
     analysis = context.analysis
+    path = dataset_path(context, analysis.dataset)
     return analyze(
         context.base_folder,
-        read_calibration(dataset_path(context, analysis.dataset), analysis.fields, analysis.without_reasoning),
+        read_calibration(path, analysis.fields, analysis.without_reasoning, analysis.unusable),
         records=context.work / "analysis",
-        finished=statistics_path(context) if shard == (0, 1) else None,
+        finished=_finished(context) if shard == (0, 1) else None,
         max_tokens=analysis.max_tokens,
         dtype=analysis.dtype,
         reply_format=analysis.reply_format,
+        unusable=analysis.unusable,
         **_where(context.options.workers),
         base=_base_digest(context),
         shard=shard,
         offload=context.options.offload,
+        memory=free_memory(),
         progress=context.progress,
     )
+
+
+def _finished(context: Context) -> Finished:
+    """The work folder's statistics.  Those that this stage made may be replaced, and what cannot be read after it did."""
+    from pruner.analysis.finished import Finished
+    from pruner.statistics import read_statistics
+
+    path, record = statistics_path(context), read_record(context.work, STAGE.name)
+    made = record.digests().get(path.name) if record else None
+    if made is None or not path.exists():
+        return Finished(path)
+    if sha256_file(path) == made:
+        return Finished(path, replaceable=True)
+    try:
+        read_statistics(path)
+    except InputError:
+        return Finished(path, replaceable=True)
+    return Finished(path)
 
 
 def _where(workers: int | None) -> dict[str, Any]:

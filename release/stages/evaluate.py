@@ -6,8 +6,10 @@ import itertools
 from pathlib import Path
 from typing import Any
 
+from pruner.drop_map import read_drop_map
 from pruner.errors import CheckFailedError
 from pruner.files import digest_of, path_inside, write_atomic
+from pruner.folds import fold_in, seen_questions
 from release.context import Context
 from release.evaluation.evidence import Evidence, read_evidence, require_complete
 from release.evaluation.gates import failed_gates
@@ -15,6 +17,7 @@ from release.evaluation.protocol import Protocol, load_protocol, protocol_digest
 from release.evaluation.timing import Timing, read_timing
 from release.lock import timing_key
 from release.stages.analyze import statistics_path
+from release.stages.prune import drop_map_path
 from release.stages.quantize import model_digest, model_file
 from release.stages.resolve import dataset_path
 from release.stages.stage import Stage
@@ -87,7 +90,8 @@ def calibration_digests(context: Context) -> tuple[str, ...] | None:
     if prune and prune.analysis:
         return read_statistics(statistics_path(context)).header.questions
     if prune and prune.calibration:
-        return read_digests(dataset_path(context, prune.calibration.dataset), prune.calibration.fields)
+        fold = fold_in(read_drop_map(drop_map_path(context)).provenance, "prune.drop_map")
+        return seen_questions(read_digests(dataset_path(context, prune.calibration.dataset), prune.calibration.fields), fold)
     return None
 
 

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pruner.base_identity import BaseIdentity, named_base, require_same_base
 from pruner.drop_map import DropMap, drop_map_from_keep, read_drop_map, require_fits, with_mtp_of_last
-from pruner.files import canonical_json, sha256_file, write_atomic
+from pruner.errors import InputError
+from pruner.families import MTP
+from pruner.files import canonical_json, digest_of, sha256_file, write_atomic
 from pruner.wording import counted
 from release.context import Context
 from release.manifest import PinnedFile
 from release.reports.ranking import RankingReport, ranking_report
 from release.stages.analyze import statistics_path
 from release.stages.prune import drop_map_path, plan_of, skip_base_release
-from release.stages.resolve import base_digest, dataset_path, file_digest
+from release.stages.resolve import base_digest, dataset_path, file_digest, locked_files
 from release.stages.stage import Stage
 
 if TYPE_CHECKING:
@@ -33,7 +36,11 @@ def _inputs(context: Context) -> Any:
     prune = context.prune
     source = file_digest(context, prune.drop_map) or context.made_by("analyze")
     gates = prune.analysis.gates.model_dump() if prune.analysis else None
-    return [base_digest(context), source, prune.experts, prune.ranking.model_dump(mode="json"), gates]
+    known = prune.calibration and [
+        locked_files(context)[prune.calibration.dataset.name].sha256,
+        prune.calibration.fields.model_dump(mode="json"),
+    ]
+    return [base_digest(context), source, prune.experts, prune.ranking.model_dump(mode="json"), gates, known]
 
 
 def _outputs(context: Context) -> tuple[Path, ...]:
@@ -70,6 +77,7 @@ def _pinned(context: Context, pinned: PinnedFile) -> DropMap:
     drop_map = read_drop_map(context.loaded.file(pinned))
     base = context.manifest.base
     require_same_base(named_base(drop_map.provenance), BaseIdentity(base.label, base.revision), pinned.path)
+    _require_calibration(context, drop_map, pinned.path)
     return replace(drop_map, provenance={**drop_map.provenance, "base_model": _base_model(context)})
 
 
@@ -80,10 +88,11 @@ def _ranked(context: Context) -> tuple[DropMap, RankingReport]:
 
     prune = context.prune
     statistics = read_statistics(statistics_path(context))
-    gates = check_gates(statistics, context.analysis.gates, keep=prune.experts, tokens=prune.ranking.tokens)
     weights, selection = weights_of(context, statistics), selection_of(context)
+    gates = check_gates(statistics, context.analysis.gates, prune.experts, prune.ranking.tokens, weights)
     made = map_of(context, kept_experts(statistics, selection, weights), statistics, provenance(context, statistics))
-    return made, ranking_report(statistics, selection, weights, gates)
+    idle = ("mtp",) if prune.ranking.mtp and not any(layer.startswith(MTP) for layer in context.base.layers) else ()
+    return made, ranking_report(statistics, selection, weights, gates, idle)
 
 
 def selection_of(context: Context) -> Selection:
@@ -124,7 +133,37 @@ def provenance(context: Context, statistics: ExpertStatistics) -> dict[str, Any]
         "base_model": _base_model(context),
         "ranking": context.prune.ranking.model_dump(mode="json", exclude_none=True),
         "statistics": {"sha256": sha256_file(statistics_path(context)), "questions": len(statistics.header.questions)},
+        "calibration": {
+            "sha256": statistics.header.dataset,
+            "questions_digest": _questions_digest(statistics.header.questions),
+        },
     }
+
+
+def _questions_digest(digests: Iterable[str]) -> str:
+    """Of a set of questions, in whatever order and file."""
+    return digest_of(sorted(digests))
+
+
+def _require_calibration(context: Context, drop_map: DropMap, where: str) -> None:
+    """Hold what the manifest says of a pinned map's calibration set against what the map says itself.
+
+    Raises:
+        InputError: the map was made from other questions.
+    """
+    from pruner.calibration import read_digests
+
+    calibration, named = context.prune.calibration, drop_map.provenance.get("calibration")
+    if calibration is None or not isinstance(named, dict):
+        return
+    path = dataset_path(context, calibration.dataset)
+    if named.get("sha256") == sha256_file(path):
+        return
+    if named.get("questions_digest") != _questions_digest(read_digests(path, calibration.fields)):
+        raise InputError(
+            f"{where}: was made from other questions than {calibration.dataset.name}; "
+            "name its own set in prune.calibration, or remove the key"
+        )
 
 
 STAGE = Stage(

@@ -42,6 +42,44 @@ def test_form_and_order_do_not_change_the_digest(tmp_path: Path) -> None:
     fits(GOOD)
 
 
+def metadata(**changes: Any) -> dict[str, Any]:
+    """As pruned checkpoints carry it; upstream's has a name and a word where ours has more, and a path of its machine."""
+    keep = {layer: [expert for expert in range(8) if expert not in ids] for layer, ids in GOOD.items()}
+    content = {"base_model": "org/base", "method": "norms", "drop_map_file": "/srv/map.json", "original_experts": 8,
+               "target_experts": 6, "per_layer_keep": keep, "per_layer_drop": GOOD}  # fmt: skip
+    return {key: value for key, value in {**content, **changes}.items() if value is not None}
+
+
+def test_the_metadata_of_pruned_checkpoints_is_a_map(tmp_path: Path) -> None:
+    bare = read_drop_map(write(tmp_path, GOOD))
+    found = read_drop_map(write(tmp_path, metadata()))
+    assert (found.drop, found.experts, found.digest) == (bare.drop, 8, bare.digest)
+    assert found.provenance == {"base_model": {"name": "org/base"}, "ranking": {"method": "norms"}}
+    base = {"name": "org/base", "revision": "a" * 40}
+    ours = metadata(base_model=base, method={"method": "reap"}, drop_map_digest=bare.digest, drop_map_file=None)
+    ours |= {"format": "moe-release/expert-drop-metadata/v1"}
+    found = read_drop_map(write(tmp_path, ours))
+    assert found.provenance == {"base_model": base, "ranking": {"method": "reap"}}
+    assert read_drop_map(write(tmp_path, found.envelope(8))).digest == bare.digest
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"original_experts": None}, "'original_experts' must be the number"),
+        ({"original_experts": 9}, "layer 0: keep and drop do not add up to 9 experts"),
+        ({"per_layer_keep": None}, "'per_layer_drop' and 'per_layer_keep' must map"),
+        ({"per_layer_drop": {}}, "'per_layer_drop' and 'per_layer_keep' must map"),
+        ({"per_layer_drop": {**GOOD, "1": [0, 4]}}, "layer 1: keep and drop do not add up to 8 experts"),
+        ({"drop_map_digest": "0" * 64}, "is not the digest of its ids"),
+    ],
+)
+def test_metadata_that_contradicts_itself_is_one_line(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message) as caught:
+        read_drop_map(write(tmp_path, metadata(**changes)))
+    assert "\n" not in str(caught.value)
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [

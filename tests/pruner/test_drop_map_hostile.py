@@ -16,6 +16,9 @@ from tests.hostile import FUZZ, assert_read_or_refused, changed_json
 LAYERS = ("0", "1", "2")
 KEEP = [[0, 3, 4, 5, 6, 7], [1, 2, 4, 5, 6, 7], [0, 1, 2, 3, 4, 5]]
 ENVELOPE = drop_map_from_keep(KEEP, LAYERS, 8, {"ranking": {"method": "x"}, "base": "org/base"}).envelope(8)
+KEPT = dict(zip(LAYERS, KEEP, strict=True))
+METADATA = {"base_model": "org/base", "method": {"method": "x"}, "original_experts": 8, "target_experts": 6,
+            "per_layer_keep": KEPT, "per_layer_drop": {"0": [1, 2], "1": [0, 3], "2": [6, 7]}}  # fmt: skip
 BARE = {"0": [1, 2], "1": [0, 3], "2": [6, 7]}
 
 
@@ -27,7 +30,7 @@ def used(path: Path) -> None:
 
 
 @FUZZ
-@given(data=st.data(), content=st.sampled_from([ENVELOPE, BARE]))
+@given(data=st.data(), content=st.sampled_from([ENVELOPE, BARE, METADATA]))
 def test_a_drop_map(tmp_path: Path, data: st.DataObject, content: dict[str, object]) -> None:
     path = tmp_path / "map.json"
     path.write_bytes(data.draw(changed_json(content)))

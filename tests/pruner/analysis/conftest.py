@@ -161,6 +161,40 @@ analyze(model, read_calibration(questions), records=records, offload=sys.argv[4]
 PROGRAM = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[3]), "OMP_NUM_THREADS": "1"}
 """Environment in which a child process finds this package."""
 
+RESIDENT = """
+import sys
+from pathlib import Path
+import torch
+torch.set_num_threads(1)
+from pruner.analysis import analyze
+from pruner.calibration import read_calibration
+from pruner.statistics import write_statistics
+def peak():
+    # Of this program alone: `ru_maxrss` also knows the process that it was forked from.
+    return next(1024 * int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("VmHWM"))
+how, records, *words = sys.argv[1:]
+for place, (folder, questions) in enumerate(zip(words[::2], words[1::2])):
+    before = peak()
+    questions = read_calibration(Path(questions))
+    found = analyze(Path(folder), questions, records=Path(records) / str(place), offload=how == "layers")
+    write_statistics(Path(records).with_suffix(".safetensors"), found)
+print(peak() - before)
+"""
+NO_CACHES = {"LRU_CACHE_CAPACITY": "1", "ONEDNN_PRIMITIVE_CACHE_CAPACITY": "0", "MALLOC_ARENA_MAX": "1"}
+"""torch keeps code for each shape that it has multiplied; that is none of what is measured."""
+resident = pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="the peak is read from Linux")
+
+
+def resident_growth(how: str, records: Path, *analyses: tuple[Path, Path]) -> int:
+    """By how many bytes the last of several analyses (base, questions) in one process raised its largest resident set.
+
+    This sees all memory, of torch too, and mapped files as far as they are read.
+    """
+    words = [str(each) for analysis in analyses for each in analysis]
+    command = [sys.executable, "-c", RESIDENT, how, str(records), *words]
+    output = subprocess.run(command, check=True, capture_output=True, text=True, env={**PROGRAM, **NO_CACHES}).stdout
+    return int(output)
+
 
 def killed_analysis(folder: Path, source: Path, records: Path, *, offload: str, until: str) -> None:
     """Run an analysis in a process of its own and kill it once it has written a few files whose names match `until`."""

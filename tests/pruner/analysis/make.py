@@ -27,6 +27,7 @@ def header_for(layer_count: int, experts: int, questions: int, **changes: Any) -
         "max_tokens": 4096,
         "dtype": "bfloat16",
         "attention": "eager",
+        "device": "cpu",
         "libraries": {"torch": "2.13.0"},
     }
     return Header(**{**values, **changes})

@@ -13,6 +13,7 @@ import pytest
 from pydantic import ValidationError
 
 from pruner.calibration import (
+    CalibrationSet,
     FieldMap,
     Question,
     check_reply_format,
@@ -25,6 +26,7 @@ from pruner.calibration import (
     read_digests,
     render,
     reply_text,
+    without_special_tokens,
 )
 from pruner.errors import InputError
 from pruner.option_order import option_order
@@ -217,6 +219,71 @@ def test_questions_without_reasoning_are_a_choice(tmp_path: Path, empty: Any):
     assert skipped.digest == alone.digest
 
 
+def test_unusable_questions_are_a_choice(tmp_path: Path):
+    rows = [row(0), row(1) | {"Incorrect Answer 2": ""}, row(2), row(0) | {"Explanation": "again"}, row(3) | {"Question": None}]
+    path = write_rows(tmp_path / "c.jsonl", rows)
+    with pytest.raises(InputError, match=r"c\.jsonl:2: column 'Incorrect Answer 2' is missing or no text"):
+        read_calibration(path)
+    found = read_calibration(path, unusable="skip")
+    assert [each.text for each in found] == [rows[0]["Question"], rows[2]["Question"]]
+    assert (found.unusable, found.left_out) == (3, 0)
+    assert len(read_digests(path, FieldMap())) == 3, "the question without a choice has a digest, the row without text has none"
+    write_rows(path, [row(0), row(0)])
+    with pytest.raises(InputError, match=r"line 1 stands here again; remove one, or set prune\.analysis\.unusable"):
+        read_calibration(path)
+    write_rows(path, [{key: value for key, value in row(0).items() if key != "Incorrect Answer 2"}])
+    with pytest.raises(InputError, match=r"c\.jsonl:1: column 'Incorrect Answer 2' is missing"):
+        read_calibration(path, unusable="skip")
+
+
+LISTED = FieldMap(question="q", choices="options", reasoning="why", answer="a", answer_as="letter")
+
+
+@pytest.mark.parametrize(
+    ("answer_as", "answer"), [("letter", "C"), ("letter", " (c). "), ("index", 2), ("index", "2"), ("index", " 02 ")]
+)
+def test_choices_in_a_list_and_answers_by_letter_or_number(tmp_path: Path, answer_as: str, answer: Any):
+    fields = LISTED.model_copy(update={"answer_as": answer_as})
+    options = ["one", "two", "three [title]", "four"]
+    for choices in (options, json.dumps(options)):
+        path = write_rows(tmp_path / "c.jsonl", [{"q": "Which?", "options": choices, "why": "C it is.", "a": answer}])
+        found = read_calibration(path, fields).questions[0]
+        assert found.choices == ("one", "two", "three. ", "four"), "in their own order: the reasoning may name letters"
+        assert found.letter == "C"
+    apart = FieldMap(question="q", choices=("x", "y", "z"), reasoning="why", answer="a", answer_as=answer_as)  # type: ignore[arg-type]
+    write_rows(path, [{"q": "Which?", "x": "one", "y": "two", "z": "three", "why": "So.", "a": answer}])
+    assert read_calibration(path, apart).questions[0].choices == ("one", "two", "three")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"a": "E"}, "column 'a' is no letter from A to D"),
+        ({"a": "CD"}, "column 'a' is no letter from A to D"),
+        ({"a": ""}, "column 'a' is missing or no text"),
+        ({"options": "one, two"}, "column 'options' is missing or no list of texts"),
+        ({"options": ["one", " "]}, "column 'options' is missing or no list of texts"),
+        ({"options": ["one"]}, "column 'options' lists 1 choices; 2 to 26 are needed"),
+    ],
+)
+def test_wrong_lists_and_letters_are_one_line(tmp_path: Path, change: dict[str, Any], message: str):
+    rows = [{"q": "Which?", "options": ["one", "two", "three", "four"], "why": "So.", "a": "C"} | change]
+    with pytest.raises(InputError, match=r"c\.jsonl:1: " + message):
+        read_calibration(write_rows(tmp_path / "c.jsonl", rows), LISTED)
+
+
+@pytest.mark.parametrize("answer", [4, -1, True, 1.0, "x", None, "9" * 6000])
+def test_wrong_numbers_are_one_line(tmp_path: Path, answer: Any):
+    rows = [{"q": "Which?", "options": ["one", "two", "three", "four"], "why": "So.", "a": answer}]
+    with pytest.raises(InputError, match=r"c\.jsonl:1: column 'a' is no number from 0 to 3"):
+        read_calibration(write_rows(tmp_path / "c.jsonl", rows), LISTED.model_copy(update={"answer_as": "index"}))
+
+
+def test_a_list_of_choices_needs_a_kind_of_answer():
+    with pytest.raises(ValidationError, match="say whether the answer is a letter or an index"):
+        FieldMap(choices="options", answer="a")
+
+
 def test_a_column_that_is_not_there_is_no_empty_reasoning(tmp_path: Path):
     for choice in ("skip", "answer_only"):
         path = write_rows(tmp_path / "c.jsonl", [{key: value for key, value in row(0).items() if key != "Explanation"}])
@@ -319,6 +386,15 @@ def test_special_tokens_in_a_question_are_refused(tokenizer: Any, part: str):
     with pytest.raises(InputError, match=r"special token '<turn\|>'") as caught:
         render(tokenizer, question(**{part: "so<turn|>ends"}))
     assert "ends" not in str(caught.value)
+
+
+@pytest.mark.torch
+def test_questions_with_special_tokens_can_be_left_out(tokenizer: Any):
+    questions = CalibrationSet((question(), question(text="so<turn|>ends"), question(reasoning="<eos>")), "d", unusable=2)
+    left = without_special_tokens(tokenizer, questions)
+    assert (left.questions, left.unusable, left.digest) == ((question(),), 4, "d")
+    with pytest.raises(InputError, match="every question holds a special token"):
+        without_special_tokens(tokenizer, CalibrationSet((question(text="<eos>"),), "d"))
 
 
 @pytest.mark.torch

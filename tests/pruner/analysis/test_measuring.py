@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 
 from pruner.calibration import CalibrationSet, RenderedQuestion, render
+from pruner.errors import CheckFailedError
 from pruner.packed_sums import pack, unpack
-from pruner.ranking import coverage, reap
+from pruner.ranking import Gates, check_gates, coverage, reap
 from pruner.statistics import QuestionSums, Sums
 
 from .conftest import EXPERTS, FAMILIES, TOP_K, naive_sums, watch
@@ -147,12 +148,15 @@ def test_row_finite_sees_every_kind():
     assert row_finite(values).tolist() == [True, False, False, False]
 
 
-def spoil(layer: int, token: int, argument: int, value: float) -> Callable[[Any], None]:
+def spoil(
+    layer: int, token: int, argument: int, value: float, only_if: Callable[[], bool] = lambda: True
+) -> Callable[[Any], None]:
     """Put `value` into one token's hidden states (0) or routing weights (2) before the experts of a layer."""
 
     def hook(_module: Any, args: tuple[Any, ...]) -> tuple[Any, ...]:
         changed = [each.clone() for each in args]
-        changed[argument][token] = value
+        if only_if():
+            changed[argument][token] = value
         return tuple(changed)
 
     def attach(model: Any) -> None:
@@ -195,6 +199,63 @@ def test_a_spoilt_token_is_as_if_absent(
     assert reap(found)[2] == reap(absent)[0]
 
 
+def test_a_spoilt_token_of_a_whole_analysis_is_found_counted_and_absent_from_the_map(
+    make_model: Callable[..., Path], calibration: CalibrationSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """One token of one question in the last layer, from the analysis through the gates to the map."""
+    from pruner.analysis import analyze, run
+    from pruner.analysis.model import load_measured
+
+    folder, layer, token, place = make_model(), 2, 40, 1
+    spoilt = calibration.questions[place].digest
+    running: list[str] = []
+    forward = run.forward
+
+    def watched(model: Any, question: RenderedQuestion) -> Any:
+        running[:] = [question.digest]
+        return forward(model, question)
+
+    def loaded(folder: Path, **options: Any) -> Any:
+        measured = load_measured(folder, **options)
+        spoil(layer, token, 0, float("nan"), only_if=lambda: running == [spoilt])(measured.model)
+        return measured
+
+    clean = analyze(folder, calibration, records=tmp_path / "clean")
+    monkeypatch.setattr(run, "forward", watched)
+    monkeypatch.setattr(run, "load_measured", loaded)
+    found = analyze(folder, calibration, records=tmp_path / "spoilt")
+    assert np.argwhere(found.skipped).tolist() == [[place, layer]]
+    assert found.skipped[place, layer] == 1
+    share = 1 / (int(found.tokens.sum()) * 3)
+    with pytest.raises(CheckFailedError, match=f"{share:.3%} of the token measurements were not finite"):
+        check_gates(found, Gates(max_unrouted=1, max_non_finite=share / 2))
+    check_gates(found, Gates(max_unrouted=1, max_non_finite=share), keep=4)
+
+    plain = load_plain(folder)
+    seen = watch(plain)
+    forward(plain, rendered_by(folder, calibration, place))
+    without = naive_sums(seen, EXPERTS, lambda number: number != token)
+    for row in range(len(calibration)):
+        ours, theirs = found.question(row).all, clean.question(row).all
+        for name in without:
+            wanted = np.array(getattr(theirs, name))
+            if row == place:
+                wanted[layer] = without[name][layer]
+            np.testing.assert_allclose(getattr(ours, name), wanted, rtol=1e-6, err_msg=f"{row} {name}")
+    absent = dataclasses.replace(
+        clean, question=lambda row: with_layer(clean.question(row), layer, without) if row == place else clean.question(row)
+    )
+    assert (coverage(found, 3), reap(found)) == (coverage(absent, 3), reap(absent))
+
+
+def with_layer(question: QuestionSums, layer: int, sums: dict[str, Any]) -> QuestionSums:
+    """The sums of a question with those of one layer put in."""
+    changed = {name: np.array(getattr(question.all, name)) for name in sums}
+    for name, values in changed.items():
+        values[layer] = sums[name][layer]
+    return QuestionSums(Sums(**changed), question.answer)
+
+
 def test_what_a_spoilt_token_poisons_is_left_out_too(make_model: Callable[..., Path], calibration: CalibrationSet):
     """Attention multiplies NaN by a weight of zero: one token spoils its whole question in every later layer."""
     from pruner.analysis.model import load_measured
@@ -233,7 +294,6 @@ def test_an_infinite_state_is_skipped_even_when_the_outputs_are_finite(make_mode
 def test_an_unmeasured_layer_is_noticed(make_model: Callable[..., Path], calibration: CalibrationSet):
     from pruner.analysis.model import load_measured
     from pruner.analysis.run import measure_question
-    from pruner.errors import CheckFailedError
 
     folder = make_model()
     measured = load_measured(folder)

@@ -9,14 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from pruner.calibration import read_calibration
 from pruner.files import sha256_file
 from pruner.ranking import CoverageRanking, Gates, check_gates
 from pruner.selection import Selection, kept_experts
 from pruner.stability import bootstrap, folds
 from pruner.statistics import merge, read_statistics, select, write_statistics
 
-from .conftest import row, write_rows
+from .conftest import resident, resident_growth, row, write_rows
 from .make import random_statistics
 
 FEW, MANY = 16, 160
@@ -69,19 +68,22 @@ def test_statistics_are_read_ranked_merged_and_written_question_by_question(work
     assert many < (MANY - FEW) * ONE_QUESTION / 2, "the peak is too near to that of all questions: the test shows nothing"
 
 
-@pytest.mark.torch
-def test_measuring_keeps_texts_and_digests_alone(make_model: Callable[..., Path], tmp_path: Path):
-    pytest.importorskip("torch", reason="needs the analysis extra")
-    from pruner.analysis import analyze
+LONG = " and so on" * 300
+"""Three thousand tokens of bytes: what a forward pass of them leaves behind cannot be overlooked."""
+ONE_PASS = 3000 * 32 * 4
+"""Bytes of the hidden states of one such question before one of its layers."""
 
-    folder = make_model()
-    sizes = {}
-    for questions in (8, 8, 80):
-        source = write_rows(tmp_path / f"{questions}.jsonl", [row(number) for number in range(questions)])
-        records = tmp_path / f"records-{len(list(tmp_path.iterdir()))}"
-        sizes[questions] = peak(
-            lambda source=source, records=records: write_statistics(  # type: ignore[misc]
-                tmp_path / "out", analyze(folder, read_calibration(source), records=records)
-            )
-        )
-    assert sizes[80] - sizes[8] < 72 * 8_000, sizes
+
+@resident
+@pytest.mark.torch
+@pytest.mark.parametrize("how", ["none", "layers"])
+def test_measuring_keeps_texts_and_digests_alone(how: str, make_model: Callable[..., Path], tmp_path: Path):
+    pytest.importorskip("torch", reason="needs the analysis extra")
+    sources = {}
+    for questions in (4, 44):
+        rows = [row(number) | {"Explanation": f"{number}{LONG}"} for number in range(questions)]
+        sources[questions] = write_rows(tmp_path / f"{questions}.jsonl", rows)
+    analyses = [(make_model(), sources[questions]) for questions in (4, 4, 44)]
+    grown = resident_growth(how, tmp_path / "records", *analyses)
+    assert len(list((tmp_path / "records" / "2").iterdir())) == 44
+    assert grown < 40 * ONE_PASS / 2, grown

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import subprocess
-import sys
 from collections import Counter
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -22,11 +20,12 @@ from .conftest import (
     EXPERTS,
     FAMILIES,
     MISNAMED,
-    PROGRAM,
     TOP_K,
     broken,
     killed_analysis,
     randomize,
+    resident,
+    resident_growth,
     row,
     save_tokenizer,
     write_rows,
@@ -99,8 +98,10 @@ def test_every_weight_is_read_once(family: str, make_model: Callable[..., Path],
 
 def test_only_one_layer_has_weights(make_model: Callable[..., Path]):
     from pruner.analysis.layers import open_layers
+    from pruner.analysis.outline import outline
 
-    model = open_layers(make_model("qwen3_moe"))
+    folder = make_model("qwen3_moe")
+    model = open_layers(folder, outline(folder))
 
     def filled() -> set[str]:
         return {name.split(".layers.")[-1].split(".")[0] for name, each in model.measured.model.named_parameters()
@@ -179,23 +180,6 @@ def test_a_killed_run_goes_on(make_model: Callable[..., Path], tmp_path: Path):
     assert resumed == statistics_bytes(analyze(folder, questions, records=tmp_path / "fresh"))
 
 
-MEASURE = """
-import sys
-from pathlib import Path
-import torch
-torch.set_num_threads(1)
-from pruner.analysis import analyze
-from pruner.calibration import read_calibration
-import transformers.models.gemma4.modeling_gemma4, transformers.models.auto, safetensors.torch
-def peak():
-    # Of this program alone: `ru_maxrss` also knows the process that it was forked from.
-    return next(1024 * int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("VmHWM"))
-before = peak()
-analyze(Path(sys.argv[1]), read_calibration(Path(sys.argv[2])), records=Path(sys.argv[3]), offload=sys.argv[4] == "layers")
-print(peak() - before)
-"""
-
-
 @pytest.fixture(scope="module")
 def deep_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A Gemma 4 MoE whose layers are nearly all of it: 12 layers of 25 MB in bfloat16, an embedding of 0.5 MB."""
@@ -216,20 +200,17 @@ def deep_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="the peak is read from Linux")
-def test_memory_is_one_layer(deep_model: Path, tmp_path: Path):
+@resident
+def test_memory_is_one_layer(deep_model: Path, make_model: Callable[..., Path], tmp_path: Path):
     source = write_rows(tmp_path / "c.jsonl", [row(number) for number in range(3)])
     weights = sum(path.stat().st_size for path in deep_model.glob("*.safetensors"))
     assert weights > 280e6
-    grown = {}
-    for how in ("none", "layers"):
-        command = [sys.executable, "-c", MEASURE, str(deep_model), str(source), str(tmp_path / how), how]
-        output = subprocess.run(command, check=True, capture_output=True, text=True, env=PROGRAM).stdout
-        grown[how] = int(output)
-    records = [{path.name: path.read_bytes() for path in (tmp_path / how).glob("*.safetensors")} for how in ("none", "layers")]
+    warm = (make_model(dtype="bfloat16"), source)
+    grown = {how: resident_growth(how, tmp_path / how, warm, (deep_model, source)) for how in ("none", "layers")}
+    records = [{path.name: path.read_bytes() for path in (tmp_path / how / "1").iterdir()} for how in ("none", "layers")]
     assert records[0] == records[1]
     assert grown["none"] > 0.9 * weights
-    assert grown["layers"] < weights / 2, grown
+    assert grown["layers"] < 3 * weights / 12, grown
 
 
 @pytest.mark.parametrize(
@@ -262,7 +243,6 @@ def test_a_shape_that_does_not_fit_is_refused(make_model: Callable[..., Path], c
     [
         ('"hidden_size_per_layer_input": 0', '"hidden_size_per_layer_input": 8', "more than hidden states"),
         ('"num_kv_shared_layers": 0', '"num_kv_shared_layers": 1', "more than hidden states"),
-        ('"dtype": "float32"', '"dtype": null', "names no dtype"),
     ],
 )
 def test_what_cannot_be_run_by_layers(
@@ -271,6 +251,44 @@ def test_what_cannot_be_run_by_layers(
     folder = broken(make_model, tmp_path / "base", "config.json", lambda data: data.replace(old.encode(), new.encode()))
     with pytest.raises(InputError, match=message):
         analyze(folder, calibration, records=tmp_path / "records", offload=True)
+
+
+def test_a_config_without_a_dtype_is_read_as_in_memory(
+    make_model: Callable[..., Path], calibration: CalibrationSet, tmp_path: Path
+):
+    """Published gpt-oss names none: then the weights' own counts."""
+    folder = broken(
+        lambda: make_model(dtype="bfloat16"), tmp_path / "base", "config.json",
+        lambda data: data.replace(b'"dtype": "bfloat16"', b'"dtype": null'),
+    )  # fmt: skip
+    whole, layered = (
+        analyze(folder, calibration, records=tmp_path / str(offload), offload=offload) for offload in (False, True)
+    )
+    assert whole.header.dtype == "bfloat16"
+    assert statistics_bytes(layered) == statistics_bytes(whole)
+
+
+def test_hidden_states_need_their_room(
+    make_model: Callable[..., Path], calibration: CalibrationSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    from pruner.analysis import offload
+    from pruner.analysis.outline import outline
+
+    sizes: list[int] = []
+    write = offload._write
+    monkeypatch.setattr(offload, "_write", lambda task, state: (write(task, state), sizes.append(state_size(task)))[0])
+
+    def state_size(task: Any) -> int:
+        return sum(path.stat().st_size for path in task.record.parent.glob("*.hidden"))
+
+    lengths = analyze(make_model(), calibration, records=tmp_path / "r", offload=True).tokens
+    needed = offload.hidden_bytes(outline(make_model()), lengths.tolist())
+    assert needed <= max(sizes) < needed + 7 * 8_000, "what is asked for is what is written, but for the headers"
+    full = shutil.disk_usage(tmp_path)._replace(free=needed - 1)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _path: full)
+    with pytest.raises(UnavailableError, match=f"the hidden states of the questions between two layers needs {needed:,} bytes"):
+        analyze(make_model(), calibration, records=tmp_path / "full", offload=True)
+    assert not (tmp_path / "full").exists()
 
 
 def test_other_families_are_refused(make_model: Callable[..., Path], calibration: CalibrationSet, tmp_path: Path):

@@ -204,6 +204,19 @@ def test_experts_are_chosen_from_those_that_the_rankings_tokens_reached():
         check_gates(statistics, Gates(), keep=3, tokens="answer")
 
 
+def test_questions_that_count_nothing_reach_no_expert():
+    """By the statistics of all questions experts 2 and 3 were reached; what ranks has not seen them."""
+    norms = np.array([[[9.0, 4.0, 0.0, 0.0]], [[0.0, 0.0, 5.0, 6.0]]])
+    statistics = dataclasses.replace(statistics_of(norms), truncated=np.array([0, 1]), skipped=np.array([[0], [50]]))
+    gates = Gates(max_unrouted=1)
+    with pytest.raises(CheckFailedError, match="ever reached only 2 experts of layer 0, so 3 cannot be chosen by merit"):
+        check_gates(statistics, gates, keep=3, weights=np.array([1.0, 0.0]))
+    report = check_gates(statistics, gates, keep=2, weights=np.array([0.5, 0.0]))
+    assert (report.unrouted, report.chosen_from, report.non_finite, report.truncated) == (0.5, (2,), 0, 0)
+    with pytest.raises(CheckFailedError, match=r"were not finite.*; 100\.00% of the questions lost their end"):
+        check_gates(statistics, gates, keep=2, weights=np.array([0.0, 1.0]))
+
+
 def test_gate_for_starved_layers():
     norms = good()
     norms[:, 1, 1:] = 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -125,6 +126,53 @@ def test_a_second_run_measures_nothing(
     assert statistics_bytes(analyze(folder, calibration, records=tmp_path)) == reference
     assert {path: path.stat().st_mtime_ns for path in tmp_path.iterdir()} == before
     assert len(before) == 7
+
+
+def test_what_is_measured_needs_no_base(
+    reference: bytes,
+    make_model: Callable[..., Path],
+    calibration: CalibrationSet,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+):
+    """Neither when every question has its record nor when the statistics are finished: a base may take an hour to load."""
+    from pruner.analysis import run
+    from pruner.analysis.finished import Finished
+
+    folder = make_model(dtype="bfloat16")
+    analyze(folder, calibration, records=tmp_path / "records")
+    (tmp_path / "finished").write_bytes(reference)
+    for loader in ("load_measured", "open_layers"):
+        monkeypatch.setattr(run, loader, None)
+    assert statistics_bytes(analyze(folder, calibration, records=tmp_path / "records")) == reference
+    taken = analyze(folder, calibration, records=tmp_path / "none", finished=Finished(tmp_path / "finished"), offload=True)
+    assert statistics_bytes(taken) == reference
+    with pytest.raises(TypeError):
+        analyze(folder, calibration, records=tmp_path / "none")
+
+
+def test_a_base_that_is_larger_than_memory_is_said_before_it_is_loaded(
+    make_model: Callable[..., Path], calibration: CalibrationSet, tmp_path: Path
+):
+    notes: list[Any] = []
+    for memory in (1000, 10**9, None):
+        progress = Counting()
+        analyze(make_model(), calibration, records=tmp_path / str(memory), memory=memory, progress=progress)  # type: ignore[arg-type]
+        notes.append(progress.seen[0])
+    weights = sum(path.stat().st_size for path in make_model().glob("*.safetensors")) // 1000
+    assert re.fullmatch(rf"the base takes {weights:,},\d+ bytes of memory and 1,000 are free; --offload layers .*", notes[0])
+    assert notes[1:] == [("measuring experts", 7, "items")] * 2
+
+
+def test_questions_with_special_tokens_are_left_out_on_request(make_model: Callable[..., Path], tmp_path: Path):
+    rows = [row(number) for number in range(4)]
+    rows[1]["Explanation"] += "<turn|>"
+    questions = read_calibration(write_rows(tmp_path / "c.jsonl", rows))
+    with pytest.raises(InputError, match=r"special token '<turn\|>'.*prune\.analysis\.unusable"):
+        analyze(make_model(), questions, records=tmp_path / "r")
+    found = analyze(make_model(), questions, records=tmp_path / "r", unusable="skip")
+    assert (found.header.unusable, found.header.dataset_size, found.header.positions) == (1, 3, (0, 1, 2))
+    assert found.complete
 
 
 def test_damaged_and_foreign_records_are_measured_again(
@@ -263,7 +311,7 @@ def test_wrong_options(
 @pytest.mark.parametrize(
     ("name", "change", "message"),
     [
-        ("model.safetensors", None, "cannot be loaded"),
+        ("model.safetensors", None, "no .safetensors file"),
         ("model.safetensors", lambda data: data[: len(data) // 2], "cannot be loaded"),
         ("model.safetensors", lambda data: data.replace(*MISNAMED), "lacks 1 of"),
         ("config.json", None, "config"),

@@ -9,10 +9,11 @@ import pytest
 
 from pruner.calibration import question_digest
 from pruner.errors import InputError
+from pruner.folds import fold_in, fold_of, seen_questions
 from pruner.ranking import CoverageRanking, ReapRanking, ScoreRanking, coverage, keep_experts
 from pruner.ranking_options import Floors
 from pruner.selection import Selection
-from pruner.stability import bootstrap, fold_of, folds, inert_parameters
+from pruner.stability import bootstrap, folds, inert_parameters
 from pruner.statistics import select
 
 from .make import random_statistics, statistics_of
@@ -60,6 +61,25 @@ def test_no_fold_has_seen_its_questions():
         assert 0 < len(rows) < 20
         assert kept == keep_experts(coverage(select(statistics, rows), 3), 4)
     assert len(set(made)) > 1
+
+
+def test_a_map_says_which_questions_it_saw():
+    digests = [question_digest(str(number)) for number in range(20)]
+    assert fold_in({}, "m.json") is None
+    assert seen_questions(digests, None) == tuple(digests)
+    fold = fold_in({"fold": {"index": 1, "count": 3, "rule": "x"}}, "m.json")
+    assert fold == (1, 3)
+    assert seen_questions(digests, fold) == tuple(each for each in digests if fold_of(each, 3) != 1)
+    for wrong in (
+        1,
+        {},
+        {"index": 3, "count": 3},
+        {"index": True, "count": 3},
+        {"index": -1, "count": 2},
+        {"index": 0, "count": 0},
+    ):
+        with pytest.raises(InputError, match=r"m\.json: 'fold' must hold an index and a count"):
+            fold_in({"fold": wrong}, "m.json")
 
 
 def test_impossible_folds():

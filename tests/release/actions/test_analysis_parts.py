@@ -7,11 +7,13 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from click.testing import Result
 from typer.testing import CliRunner
 
 from pruner.drop_map import read_drop_map
-from pruner.errors import InputError
+from pruner.errors import CheckFailedError, InputError
 from release.cli import app
 
 pytest.importorskip("torch", reason="needs the analysis extra")
@@ -34,8 +36,12 @@ def manifest(tmp_path_factory: pytest.TempPathFactory, manifests: Path) -> Path:
     return folder / "x.yaml"
 
 
+def run_cli(*words: Any) -> Result:
+    return CliRunner().invoke(app, [str(word) for word in words], catch_exceptions=False)
+
+
 def said(*words: Any) -> str:
-    result = CliRunner().invoke(app, [str(word) for word in words], catch_exceptions=False)
+    result = run_cli(*words)
     assert result.exit_code == 0
     return result.stdout
 
@@ -81,17 +87,105 @@ def test_merged_statistics_are_taken_and_others_are_not(
         said("rank", manifest, "--work", tmp_path / "work")
     assert (tmp_path / "work/drop_map.json").read_bytes() == (work / "drop_map.json").read_bytes()
     said("analyze", manifest, "--work", tmp_path / "other", "--shard", "0/2", "--out", tmp_path / "half")
-    for content in ((tmp_path / "half").read_bytes(), original[:-5], b""):
+    half = (tmp_path / "half").read_bytes()
+    shorter = original.replace(b'\\"max_tokens\\":4096', b'\\"max_tokens\\":4095')
+    assert shorter != original
+    for content, message in (
+        (half, "holds 4 of the 8 questions; merge what belongs here, or remove it to measure anew"),
+        (shorter, "was not measured as the manifest says, it differs in max_tokens"),
+        (original[:-5], "the expert statistics cannot be read"),
+        (b"", "the expert statistics cannot be read"),
+    ):
         shutil.rmtree(tmp_path / "work")
         (tmp_path / "work").mkdir()
         statistics.write_bytes(content)
-        said("analyze", manifest, "--work", tmp_path / "work")
-        assert statistics.read_bytes() == original
+        with pytest.raises(InputError, match=message):
+            run_cli("analyze", manifest, "--work", tmp_path / "work")
+        assert statistics.read_bytes() == content, "hours of somebody's work are not overwritten"
+
+
+def test_statistics_of_another_machine_are_taken_with_a_note(
+    manifest: Path, work: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from pruner.analysis import run
+
+    (tmp_path / "work").mkdir()
+    statistics = tmp_path / "work" / "expert_statistics.safetensors"
+    original = (work / "expert_statistics.safetensors").read_bytes()
+    content = original.replace(b'\\"device\\":\\"cpu\\"', b'\\"device\\":\\"xpu\\"')
+    assert content != original
+    statistics.write_bytes(content)
+    monkeypatch.setattr(run, "load_measured", None)  # the base is not even loaded
+    result = run_cli("rank", manifest, "--work", tmp_path / "work")
+    assert "taken as measured elsewhere, with another device" in result.output
+    assert statistics.read_bytes() == content
+
+
+def test_what_the_stage_made_itself_is_made_again(manifest: Path, work: Path, tmp_path: Path) -> None:
+    """For another manifest, and when it was damaged; a person's file that replaced it is still a person's."""
+    shutil.copytree(work, tmp_path / "work")
+    statistics = tmp_path / "work" / "expert_statistics.safetensors"
+    original = statistics.read_bytes()
+    statistics.write_bytes(original[:-5])
+    said("analyze", manifest, "--work", tmp_path / "work")
+    assert statistics.read_bytes() == original
+    other = manifest.with_name("shorter.yaml")
+    other.write_text(MANIFEST.replace("c.jsonl}", "c.jsonl}, max_tokens: 4095"))
+    said("analyze", other, "--work", tmp_path / "work")
+    changed = statistics.read_bytes()
+    assert b'\\"max_tokens\\":4095' in changed
+    statistics.write_bytes(original)
+    with pytest.raises(InputError, match="differs in max_tokens"):
+        run_cli("analyze", other, "--work", tmp_path / "work")
+    assert statistics.read_bytes() == original
+
+
+def test_a_pinned_fold_saw_the_other_questions_alone(manifest: Path, work: Path, tmp_path: Path) -> None:
+    """So the overlap with the exam that a card shows is that of the map, and not of its calibration set."""
+    from pruner.folds import fold_of
+    from pruner.statistics import read_statistics
+    from release.context import Context, Options
+    from release.manifest import load_manifest
+    from release.stages.evaluate import calibration_digests
+
+    said("rank", manifest, "--work", work, "--folds", 3)
+    shutil.copy(work / "folds" / "drop_map.fold-1-of-3.json", manifest.with_name("fold.json"))
+    pinned = manifest.with_name("fold.yaml")
+    start = MANIFEST.index("  analysis:")
+    pinned.write_text(MANIFEST[:start] + "  drop_map: {path: fold.json}\n  calibration: {dataset: {path: c.jsonl}}\n")
+    said("rank", pinned, "--work", tmp_path / "work")
+    every = read_statistics(work / "expert_statistics.safetensors").header.questions
+    seen = calibration_digests(Context(load_manifest(pinned), tmp_path / "work", Options()))
+    assert seen == tuple(each for each in every if fold_of(each, 3) != 1)
+    assert 0 < len(seen) < len(every)
+
+
+def test_a_fold_that_fails_a_gate_is_no_map(manifest: Path, work: Path, tmp_path: Path) -> None:
+    """Without one fold's questions the rest reach fewer experts than all of them together."""
+    from pruner.folds import fold_of
+    from pruner.ranking import gate_report
+    from pruner.statistics import read_statistics
+
+    statistics = read_statistics(work / "expert_statistics.safetensors")
+    shares = [
+        gate_report(
+            statistics, weights=np.array([float(fold_of(each, 3) != fold) for each in statistics.header.questions])
+        ).unrouted
+        for fold in range(3)
+    ]
+    whole = gate_report(statistics).unrouted
+    worst = max(range(3), key=lambda fold: shares[fold])
+    assert shares[worst] > whole, "no fold is worse than the whole: the test shows nothing"
+    strict = manifest.with_name("strict.yaml")
+    strict.write_text(MANIFEST.replace("max_unrouted: 0.5", f"max_unrouted: {whole}"))
+    shutil.copytree(work, tmp_path / "work")
+    with pytest.raises(CheckFailedError, match=r"fold \d of 3: .* of the experts were never reached"):
+        run_cli("rank", strict, "--work", tmp_path / "work", "--folds", 3)
 
 
 def test_folds_are_maps_that_left_their_questions_out(manifest: Path, work: Path) -> None:
+    from pruner.folds import fold_of
     from pruner.ranking import coverage, keep_experts
-    from pruner.stability import fold_of
     from pruner.statistics import read_statistics, select
 
     before = (work / "drop_map.json").read_bytes()

@@ -85,6 +85,19 @@ def test_diff_of_unequal_counts_is_not_symmetric() -> None:
         difference(DropMap({"0": ()}), DropMap({"1": ()}), None)
 
 
+@pytest.mark.parametrize(
+    ("more", "line"),
+    [
+        ({"0": [1, 2, 3, 7], "1": [0, 4, 5]}, "B drops all 6 experts that A drops, and 1 other that A keeps"),
+        ({"0": [1, 2], "1": [0, 4, 5]},
+         "A and B differ in 1 of 6 drop decisions of A (16.7 %): B keeps these experts, and drops none that A keeps"),
+    ],
+)  # fmt: skip
+def test_diff_of_a_map_within_another_is_said_in_words(bare: Path, tmp_path: Path, more: dict[str, Any], line: str) -> None:
+    (tmp_path / "b.json").write_text(json.dumps(more))
+    assert said("diff", bare, tmp_path / "b.json").splitlines()[2] == line
+
+
 def test_equal_maps_in_two_forms_do_not_differ(bare: Path, envelope: Path) -> None:
     assert "A and B drop the same 6 experts" in said("diff", bare, envelope)
     assert json.loads(said("diff", bare, envelope, "--json"))["decisions"] == 16

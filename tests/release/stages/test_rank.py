@@ -103,6 +103,51 @@ def test_class_weights_read_the_sets_own_column(folder: Path) -> None:
         run(folder, ranking=f"{{method: reap, {column.replace('High-level domain', 'Field')}}}")
 
 
+def test_a_knob_that_the_base_has_no_use_for_is_said(folder: Path) -> None:
+    report, said = run(folder, ranking="{method: coverage, protect: 2, mtp: same_as_last}")
+    assert "mtp" in report["inert"]
+    assert "mtp cannot change this map" in said or "mtp, " in said
+
+
+def test_a_pinned_maps_questions_are_held_against_its_own_word(folder: Path) -> None:
+    """The map says what it was made from; the manifest may name the same set in another file, and no other set."""
+    run(folder)
+    shutil.copy(folder / "work/drop_map.json", folder / "map.json")
+    rows = (folder / "c.jsonl").read_text(encoding="utf-8").splitlines()
+    (folder / "turned.jsonl").write_text("\n".join(reversed(rows)), encoding="utf-8")
+    (folder / "other.jsonl").write_text("\n".join(rows[:-1]), encoding="utf-8")
+
+    def pinned(dataset: str) -> None:
+        (folder / "pinned.yaml").write_text(
+            "schema: moe-release/v1\nname: pinned\nbase: {path: tiny/model}\nprune:\n  experts: 4\n"
+            f"  drop_map: {{path: map.json}}\n  calibration: {{dataset: {dataset}}}\n"
+        )
+        run_pipeline(Context(load_manifest(folder / "pinned.yaml"), folder / "pinned", Options(until="rank")))
+
+    pinned("c.jsonl")
+    pinned("turned.jsonl")
+    with pytest.raises(InputError, match=r"map\.json: was made from other questions than other\.jsonl; name its own set"):
+        pinned("other.jsonl")
+
+
+def test_a_pinned_map_takes_no_ranking(folder: Path) -> None:
+    (folder / "both.yaml").write_text(
+        "schema: moe-release/v1\nname: both\nbase: {path: tiny/model}\n"
+        "prune: {experts: 4, drop_map: {path: map.json}, ranking: {method: reap, mtp: same_as_last}}\n"
+    )
+    with pytest.raises(InputError, match="ranking belongs to an analysis; a pinned drop_map is taken as it is"):
+        load_manifest(folder / "both.yaml")
+
+
+def test_questions_of_a_class_that_counts_nothing_pass_no_gate(folder: Path) -> None:
+    column = "class_weights: {column: High-level domain, weights: {Botany: 0}}"
+    report, _ = run(folder, ranking="{method: reap}")
+    gates = f"{{max_unrouted: {report['gates']['unrouted']}}}"
+    run(folder, ranking="{method: reap}", gates=gates)
+    with pytest.raises(CheckFailedError, match="of the experts were never reached"):
+        run(folder, ranking=f"{{method: reap, {column}}}", gates=gates)
+
+
 def test_a_failed_gate_stops_the_stage_with_its_numbers(folder: Path) -> None:
     with pytest.raises(CheckFailedError, match=r"ranking experts: .* of the experts were never reached \(at most 0\.00%\)"):
         run(folder, gates="{max_unrouted: 0}")
