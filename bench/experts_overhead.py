@@ -1,7 +1,7 @@
 # ruff: noqa: INP001 - a script, not a package
 """How much the measuring costs: CPU time of a forward pass with it, over the same pass without.
 
-    python bench/experts_overhead.py [--tokens 256] [--rounds 5] [--dtype bfloat16]
+    python bench/experts_overhead.py [--scale 0.1] [--tokens 256] [--rounds 5] [--dtype bfloat16]
 
 One random Gemma 4 MoE is run through the model's default experts implementation, through the families' own loop (`eager`) and
 through `measured_experts`, in turns, on one thread.  The figure is the ratio of the medians of the process's CPU time.
@@ -24,13 +24,16 @@ from pruner.analysis.run import measure_question
 from pruner.calibration import RenderedQuestion
 
 EXPERTS, TOP_K, LAYERS = 16, 8, 2
+HIDDEN, EXPERT_WIDTH = 2816, 704
 
 
-def random_model(dtype: torch.dtype) -> Any:
-    """A Gemma 4 MoE with experts of the real 26B-A4B's size, but only two layers of 16 experts."""
+def random_model(dtype: torch.dtype, scale: float) -> Any:
+    """A Gemma 4 MoE with experts of the real 26B-A4B's size from scale 0.1 on, but only two layers of 16 experts."""
+    part = min(scale * 10, 1.0)
+    hidden, width = (max(int(size * part) // 64 * 64, 64) for size in (HIDDEN, EXPERT_WIDTH))
     text = Gemma4TextConfig(
-        vocab_size=1024, hidden_size=2816, num_hidden_layers=LAYERS, num_attention_heads=16, num_key_value_heads=8,
-        head_dim=256, global_head_dim=512, intermediate_size=2112, moe_intermediate_size=704, enable_moe_block=True,
+        vocab_size=1024, hidden_size=hidden, num_hidden_layers=LAYERS, num_attention_heads=16, num_key_value_heads=8,
+        head_dim=256, global_head_dim=512, intermediate_size=3 * width, moe_intermediate_size=width, enable_moe_block=True,
         num_experts=EXPERTS,
         top_k_experts=TOP_K, hidden_size_per_layer_input=0, num_kv_shared_layers=0, sliding_window=512,
         layer_types=["sliding_attention", "full_attention"],
@@ -62,13 +65,14 @@ def cpu_seconds(work: Callable[[], object]) -> float:
 def main() -> None:
     """Print one line per implementation: median seconds, and the ratio to the default implementation."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--scale", type=float, default=0.1)
     parser.add_argument("--tokens", type=int, default=256)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--dtype", default="bfloat16")
     options = parser.parse_args()
     torch.set_num_threads(1)
     register()
-    model = random_model(getattr(torch, options.dtype))
+    model = random_model(getattr(torch, options.dtype), options.scale)
     token_ids = torch.randint(0, 1024, (options.tokens,), generator=torch.Generator().manual_seed(0))
     question = RenderedQuestion(tuple(token_ids.tolist()), options.tokens // 2, truncated=False, digest="")
 

@@ -4,22 +4,25 @@ from __future__ import annotations
 
 import base64
 import json
+import shlex
 import shutil
 import subprocess
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ed25519
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from markdown_it import MarkdownIt
 
 from release.hub.local import LocalHub
 from release.hub.remote import hub_api
 from tests.conftest import ROOT
 from tests.release.verification.releases import last_byte
 from tests.small_release import REPO, write_small_release
-from tests.workflows.conftest import Act
+from tests.workflows.conftest import Act, Script
 
 SLICE = "tests/pruner/test_drop_map.py"
 
@@ -104,23 +107,39 @@ def test_verify_without_published_variants_has_nothing_to_do(act: Act) -> None:
     assert not run.summary
 
 
+def documented(begin: str) -> list[str]:
+    """The words of a line that a reader of docs/how-to/other-places.md would type."""
+    tokens = MarkdownIt().parse((ROOT / "docs/how-to/other-places.md").read_text())
+    lines = "\n".join(token.content for token in tokens if token.type == "code_block").replace("\\\n", " ").splitlines()
+    return shlex.split(next(line for line in lines if line.startswith(begin)))
+
+
 @pytest.mark.llama
 @pytest.mark.slow
-def test_release_rehearses_and_shows_the_results_table(act: Act, tmp_path: Path) -> None:
-    inputs = {"manifest": "manifests/tiny-gemma4-4e.yaml", "mode": "rehearse"}
-    run = act("release", "workflow_dispatch", inputs=inputs, WORK=str(tmp_path / "works"))
+def test_release_rehearses_and_shows_the_results_table(act: Act, script: Script, tmp_path: Path) -> None:
+    """As the page of other places says it, under act and from a shell."""
+    words = documented("act ")
+    asked = dict(each.split("=") for word, each in pairwise(words) if word == "--input")
+    assert words[1:6] == ["workflow_dispatch", "-W", ".github/workflows/release.yml", "-P", "ubuntu-latest=-self-hosted"]
+    assert [word for word in words[6:] if word.startswith("--")] == ["--artifact-server-path", "--input", "--input"]
+    works = tmp_path / "works"
+    run = act("release", words[1], inputs=asked, WORK=str(works))
     assert run.returncode == 0, run.log
     assert "| tiny-gemma4-16e | Q6_K | 205 → 211 of 240 |" in run.summary
+    assert "## tiny-gemma4-4e: rehearse\n```\n" in run.summary
     assert run.outputs["name"] == "tiny-gemma4-4e"
-    assert Path(run.outputs["report"]).read_text().startswith("<!DOCTYPE html>")
-    assert run.summary.startswith("## tiny-gemma4-4e: rehearse\n") or "\n## tiny-gemma4-4e: rehearse\n" in run.summary
     kept = run.artifact("release")
-    lock = json.loads(kept["tiny-gemma4-4e/tiny-gemma4-4e.lock.json"])
     assert kept["tiny-gemma4-4e/report.html"] == Path(run.outputs["report"]).read_bytes()
+    assert kept["tiny-gemma4-4e/report.html"].startswith(b"<!DOCTYPE html>")
     assert {"README.md", "README.gguf.md", "results.md"} <= {Path(path).name for path in kept}
     assert not any("ledger" in path or "evidence" in path for path in kept)
+    lock = json.loads(kept["tiny-gemma4-4e/tiny-gemma4-4e.lock.json"])
     committed = json.loads((ROOT / "manifests/tiny-gemma4-4e.lock.json").read_text())
     assert lock["outputs"].keys() == committed["outputs"].keys()
+    *settings, path = documented("MANIFEST=")
+    again = script(Path(path).stem, **dict(each.split("=") for each in settings))  # in the work folder that act left
+    assert again.returncode == 0, again.stdout + again.stderr
+    assert "| tiny-gemma4-16e | Q6_K | 205 → 211 of 240 |" in again.stdout
 
 
 def test_release_refuses_another_mode_before_it_builds(act: Act, tmp_path: Path) -> None:
