@@ -1,13 +1,14 @@
 # shellcheck shell=bash
 # Sourced by the scripts beside it.  They run the same on GitHub, under act, and from a shell with no runner at all.
 #
-# MOE_RELEASE  a moe-release that is ready to run; without it `make setup toolchain` makes one in .venv.
+# MOE_RELEASE  a moe-release that is ready to run; without it `make` makes one in .venv, with what a script says in `needs`.
 # After sourcing: the current folder is the repository's root, and $MOE_RELEASE runs.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 
 if [[ -z ${MOE_RELEASE:-} ]]; then
-    make setup toolchain
+    read -ra made <<<"${needs:-setup toolchain}"
+    make "${made[@]}"
     MOE_RELEASE=$PWD/.venv/bin/moe-release
 fi
 

@@ -8,18 +8,17 @@
 # HF_TOKEN      to propose the attestation as a pull request
 private=${REBUILDER_KEY:-}
 unset REBUILDER_KEY # no child has it in its environment: not even those that install things
-source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
-require TARGET "hf://org/name@revision"
-
 requantize=${REQUANTIZE:-$([[ $(uname -m) == x86_64 ]] && echo yes || echo no)}
 case $requantize in
-    yes) words=(--requantize) ;;
-    no) words=() ;;
+    yes) words=(--requantize) needs="setup toolchain" ;;
+    no) words=() needs=setup ;;
     *)
         echo "verify.sh: REQUANTIZE is '$requantize'; it must be yes or no" >&2
         exit 2
         ;;
 esac
+source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
+require TARGET "hf://org/name@revision"
 
 # Nothing but quants that were left as locked is UNKNOWN: those are another machine's to make.
 only_quants_unknown() {

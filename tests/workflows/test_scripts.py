@@ -157,6 +157,25 @@ def test_all_cards_are_as_locked_and_drift_of_a_table_is_found(script: Script, t
     assert "card/results.md (changed)" in again.stderr
 
 
+@pytest.mark.parametrize(
+    ("name", "given", "made"),
+    [
+        ("release", {"MANIFEST": "m.yaml", "MODE": "pr"}, "setup toolchain"),
+        ("verify", {"TARGET": "hf://org/m@v1", "REQUANTIZE": "yes"}, "setup toolchain"),
+        ("verify", {"TARGET": "hf://org/m@v1", "REQUANTIZE": "no"}, "setup"),
+        ("hf-job", {"TASK": "verify", "TARGET": "hf://org/m@v1"}, "setup"),
+    ],
+)
+def test_a_script_sets_up_what_it_needs(script: Script, tmp_path: Path, name: str, given: dict[str, str], made: str) -> None:
+    """No llama.cpp is built where none is used; that takes minutes."""
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin" / "make").write_text(f'#!/bin/sh\necho "$@" > {tmp_path}/made\nexit 7\n')
+    (tmp_path / "bin" / "make").chmod(0o755)
+    done = script(name, MOE_RELEASE="", PATH=f"{tmp_path / 'bin'}:{os.environ['PATH']}", **given)
+    assert done.returncode == 7
+    assert (tmp_path / "made").read_text() == f"{made}\n"
+
+
 def test_a_slice_of_the_tests_runs_and_fails_as_they_do(script: Script) -> None:
     done = script("ci", SLICE="tests/pruner/test_drop_map.py", PYTHON=sys.executable)
     assert done.returncode == 0, done.stdout
