@@ -5,6 +5,11 @@ TORCH_INDEX ?=
 # Whole files are handed out, so that what the tests of one file share is made once.
 TEST_WORKERS ?= 2
 SIDE_BY_SIDE := --numprocesses $(TEST_WORKERS) --dist loadfile
+# Of the benchmarks: 0.1 takes minutes and some GB of memory, 0.001 seconds and only shows that they run.
+SCALE ?= 0.1
+ROUNDS ?= 3
+# Processor time of measuring experts, as a multiple of the same pass without.
+MOST ?= 1.05
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/pip --disable-pip-version-check --quiet
@@ -30,7 +35,7 @@ coverage: setup toolchain browser  ## the share of lines and branches that the t
 	$(BIN)/coverage erase
 	$(BIN)/coverage run -m pytest $(SIDE_BY_SIDE) $(TESTS)
 	$(BIN)/coverage combine --quiet
-	$(BIN)/coverage report
+	$(BIN)/coverage report $(if $(TESTS),--fail-under=0)
 
 toolchain: setup  ## the pinned llama.cpp, built once into the user's cache
 	$(BIN)/moe-release toolchain install --if-missing
@@ -42,14 +47,16 @@ setup: $(VENV)/.ready
 
 # torch comes first and alone: a resolver that sees it as a dependency takes a CUDA build of gigabytes.
 $(VENV)/.ready: pyproject.toml constraints.txt
-	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -c 'import pip' 2>/dev/null || $(PYTHON) -m venv $(VENV)
 	$(PIP) install --constraint constraints.txt pip
 	$(BIN)/python -c 'import torch' 2>/dev/null || $(PIP) install $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) "$$(grep '^torch==' constraints.txt)"
 	$(PIP) install --constraint constraints.txt --editable '.[analysis,eval,dev]'
 	touch $@
 
-bench: setup  ## pruning and proving against cp and sha256, as ratios
-	$(BIN)/python bench/prune_speed.py --tensors
+bench: setup toolchain  ## pruning, cutting and measuring against what each would take without us, as ratios
+	$(BIN)/python bench/prune_speed.py --scale $(SCALE) --rounds $(ROUNDS) --tensors
+	$(BIN)/python bench/gguf_cut.py --scale $(SCALE) --rounds $(ROUNDS) --ladder
+	$(BIN)/python bench/experts_overhead.py --scale $(SCALE) --rounds $(ROUNDS) --most $(MOST)
 
 docs: setup  ## the pages that are generated
 	$(BIN)/moe-release schema --page > docs/manifest.md.tmp && mv docs/manifest.md.tmp docs/manifest.md

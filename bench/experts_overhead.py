@@ -1,7 +1,7 @@
 # ruff: noqa: INP001 - a script, not a package
 """How much the measuring costs: CPU time of a forward pass with it, over the same pass without.
 
-    python bench/experts_overhead.py [--tokens 1024] [--rounds 5] [--dtype bfloat16] [--most 1.05] [--tiny]
+    python bench/experts_overhead.py [--tokens 1024] [--rounds 5] [--dtype bfloat16] [--most 1.05] [--scale 0.1]
 
 One random Gemma 4 MoE is run through the model's default experts implementation, through the families' own loop (`eager`) and
 through `measured_experts`, in turns, on one thread.  The figure is the ratio of the medians of the process's CPU time; the exit
@@ -26,6 +26,7 @@ from pruner.analysis.run import measure_question
 from pruner.calibration import RenderedQuestion
 
 EXPERTS, TOP_K, LAYERS = 16, 8, 2
+SMALLEST_REAL = 0.1
 REAL = {"hidden_size": 2816, "intermediate_size": 2112, "moe_intermediate_size": 704, "num_attention_heads": 16,
         "num_key_value_heads": 8, "head_dim": 256, "global_head_dim": 512}  # fmt: skip
 TINY = {"hidden_size": 32, "intermediate_size": 16, "moe_intermediate_size": 16, "num_attention_heads": 2,
@@ -70,11 +71,11 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--dtype", default="bfloat16")
     parser.add_argument("--most", type=float, default=1.05, help="largest ratio of measuring to the default")
-    parser.add_argument("--tiny", action="store_true", help="a model of kilobytes, to see that this runs")
+    parser.add_argument("--scale", type=float, default=0.1, help="below 0.1 a model of kilobytes, to see that this runs")
     options = parser.parse_args()
     torch.set_num_threads(1)
     register()
-    model = random_model(getattr(torch, options.dtype), TINY if options.tiny else REAL)
+    model = random_model(getattr(torch, options.dtype), TINY if options.scale < SMALLEST_REAL else REAL)
     own = str(model.get_experts_implementation()["text_config"])  # what nobody chose
     token_ids = torch.randint(0, 1024, (options.tokens,), generator=torch.Generator().manual_seed(0))
     question = RenderedQuestion(tuple(token_ids.tolist()), options.tokens // 2, truncated=False, digest="")

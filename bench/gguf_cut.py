@@ -1,11 +1,12 @@
 # ruff: noqa: INP001 - a script, not a package
 """How fast and how small cutting a GGUF is, as ratios within one run.
 
-    python bench/gguf_cut.py [--folder /dev/shm] [--megabytes 1500] [--rounds 3] [--ladder] [--json]
+    python bench/gguf_cut.py [--folder /dev/shm] [--scale 0.1] [--rounds 3] [--ladder] [--json]
 
-A GGUF of Gemma 4 26B-A4B's shape in Q6_K and Q8_0 (as many layers as fill `--megabytes`) is filled with random bytes, and 19 of
-its 128 experts are dropped.  Each round runs, in turns: `gguf cut`, with and without the pinned digest of the base; `prove` of
-the result; and `cp` of the result followed by `openssl dgst -sha256` on one core.
+A GGUF of Gemma 4 26B-A4B's shape in Q6_K and Q8_0 (`--scale 0.1` is two of its layers, 1.3 GB; below one layer, rows and
+vocabulary shrink) is filled with random bytes, and 19 of its 128 experts are dropped.  Each round runs, in turns: `gguf cut`,
+with and without the pinned digest of the base; `prove` of the result; and `cp` of the result followed by `openssl dgst -sha256`
+on one core.
 
 `--ladder` also makes eight quants of the tiny model, once by conversion and llama-quantize of the pruned checkpoint and once by
 cutting the base's eight quants, and compares all bytes.  It needs llama.cpp and the analysis extra.
@@ -48,6 +49,8 @@ from release.gguf.toolchain import find_toolchain
 
 EXPERTS, KEPT, TOP_K, HIDDEN, EXPERT_WIDTH = 128, 109, 8, 2816, 704
 TOKENS = 262_144
+LAYERS_OF_ONE = 23
+"""Layers of a base of scale 1: 15 GB."""
 LADDER = ("Q2_K", "Q3_K_M", "Q4_K_S", "Q4_K_M", "Q5_K_M", "Q6_K", "IQ4_XS", "Q8_0")
 TINY = Path(__file__).resolve().parent.parent / "manifests" / "tiny" / "model"
 
@@ -73,23 +76,24 @@ print(json.dumps({"seconds": time.perf_counter() - start, "cpu": time.process_ti
 """
 
 
-def write_base(path: Path, megabytes: int) -> int:
+def write_base(path: Path, scale: float) -> int:
     """Write the base's GGUF, and return its layers."""
     kinds = {"Q6_K": (gguf.GGMLQuantizationType.Q6_K, 256, 210), "Q8_0": (gguf.GGMLQuantizationType.Q8_0, 32, 34)}
+    layers, part = max(int(scale * LAYERS_OF_ONE), 1), min(scale * LAYERS_OF_ONE, 1.0)
+    hidden = max(int(HIDDEN * part) // 256 * 256, 256)
     experts = {
-        "ffn_gate_up_exps.weight": ("Q6_K", (EXPERTS, 2 * EXPERT_WIDTH, HIDDEN)),
-        "ffn_down_exps.weight": ("Q8_0", (EXPERTS, HIDDEN, EXPERT_WIDTH)),
+        "ffn_gate_up_exps.weight": ("Q6_K", (EXPERTS, 2 * EXPERT_WIDTH, hidden)),
+        "ffn_down_exps.weight": ("Q8_0", (EXPERTS, hidden, EXPERT_WIDTH)),
     }
-    layers = max(megabytes // 650, 1)
     block = np.frombuffer(os.urandom(1 << 24), dtype=np.uint8)
     writer = gguf.GGUFWriter(path, "gemma4", use_temp_file=False)
     writer.add_name("base")
     writer.add_block_count(layers)
     writer.add_expert_count(EXPERTS)
     writer.add_expert_used_count(TOP_K)
-    writer.add_token_list([f"token{number}" for number in range(TOKENS)])
+    writer.add_token_list([f"token{number}" for number in range(int(TOKENS * part))])
     for layer in range(layers):
-        router = np.random.default_rng(layer).standard_normal((EXPERTS, HIDDEN)).astype(np.float32)
+        router = np.random.default_rng(layer).standard_normal((EXPERTS, hidden)).astype(np.float32)
         writer.add_tensor(f"blk.{layer}.ffn_gate_inp.weight", router)
         for name, (kind, shape) in experts.items():
             number, elements, size = kinds[kind]
@@ -123,7 +127,7 @@ def copy_and_digest(source: Path, target: Path) -> dict[str, float]:
 def measure(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
     """All rounds in `folder`."""
     base, out, copy = (folder / f"{name}.gguf" for name in ("base", "out", "copy"))
-    layers = write_base(base, options.megabytes)
+    layers = write_base(base, options.scale)
     drop = {
         str(layer): sorted((7 * layer + 13 * place) % EXPERTS for place in range(EXPERTS - KEPT)) for layer in range(layers)
     }
@@ -194,7 +198,7 @@ def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--folder", type=Path, default=Path("/dev/shm"))  # noqa: S108  # a RAM disk, so that disks play no part
-    parser.add_argument("--megabytes", type=int, default=1500)
+    parser.add_argument("--scale", type=float, default=0.1)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--ladder", action="store_true", help="also eight quants of the tiny model by both paths")
     parser.add_argument("--json", action="store_true")

@@ -131,9 +131,6 @@ YAML_WORDS = (
 )  # fmt: skip
 
 
-SCRAPS = (b"\0", b"\xff", b"\xed\xa0\x80", b"\n", b'"', b"\r", b"}", b"\xef\xbb\xbf")
-
-
 @st.composite
 def changed_bytes(draw: st.DrawFn, data: bytes) -> bytes:
     """The data cut short, with flipped bits, with other lengths in place of eight bytes, with bytes gone or put in."""

@@ -4,6 +4,8 @@
 # TARGET    hf://org/name@revision
 # FLAVOR    hardware; default cpu-upgrade
 # HF_TOKEN  pays for the job and reads the release
+# shellcheck disable=SC2034 # for environment.sh
+needs=setup # the job has its own llama.cpp
 source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
 require TASK "verify or eval"
 require TARGET "hf://org/name@revision"

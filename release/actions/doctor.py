@@ -18,7 +18,14 @@ from release.gguf.toolchain import CONVERTER, TOOLS, UNKNOWN, Toolchain, cache_f
 
 State = Literal["ok", "missing", "warning"]
 MINIMUM_PYTHON = (3, 11)
-EXTRAS = {"torch": "analysis", "transformers": "analysis", "lm-eval": "eval"}
+EXTRAS = {
+    "torch": "analysis",
+    "transformers": "analysis",
+    "sentencepiece": "analysis",
+    "lm-eval": "eval",
+    "model-signing": "attest",
+    "in-toto-attestation": "attest",
+}
 LITTLE_SPACE = 5 << 30
 INSTALL = "moe-release toolchain install"
 _GIBIBYTE = 1 << 30
@@ -65,7 +72,7 @@ def _extras() -> Iterator[Finding]:
         try:
             yield Finding(package, "ok", importlib.metadata.version(package))
         except importlib.metadata.PackageNotFoundError:
-            detail = f"not installed; the stages that need the `{extra}` extra cannot run"
+            detail = f"not installed; what needs the `{extra}` extra cannot run"
             yield Finding(package, "warning", detail, f"pip install 'moe-release[{extra}]'")
 
 

@@ -49,7 +49,7 @@ def analyze(
 
 
 def merge(
-    parts: Annotated[list[Path], typer.Argument(metavar="PART…", show_default=False)],
+    parts: Annotated[list[Path], typer.Argument(metavar="PART…", help="What `analyze --shard` wrote.", show_default=False)],
     out: Annotated[Path, typer.Option("--out", metavar="FILE", help="Where the joined statistics go.", show_default=False)],
 ) -> None:
     """Join the shards of an analysis; in the work folder as expert_statistics.safetensors, `analyze` takes the result."""

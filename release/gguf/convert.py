@@ -20,7 +20,7 @@ from release.gguf.types import nearest
 from release.processes import run_tool
 
 OUTTYPES = ("bf16", "f16", "f32", "q8_0")
-NEEDED_PACKAGES = ("torch", "transformers", "numpy", "safetensors", "yaml", "tqdm")
+NEEDED_PACKAGES = ("torch", "transformers", "numpy", "safetensors", "sentencepiece", "yaml", "tqdm")
 KEPT_SUFFIXES = frozenset({".json", ".jinja", ".model", ".safetensors", ".txt"})
 """What the converter gets to see.  Not README.md, whose metadata would flow into the GGUF; no Python code and no pickles, for
 the converter asks transformers to trust what stands in the folder."""

@@ -21,12 +21,12 @@ from tests.documentation.sandbox import Sandbox
 def sandbox(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sandbox]:
     folder = tmp_path_factory.mktemp("pages")
     shutil.copytree(MANIFESTS, folder / "manifests")
-    Sandbox(folder, {}).expect("cut", "manifests/tiny-gemma4-4e.yaml", "--hub", "local")
+    shown = Sandbox(folder, {}).expect("cut", "manifests/tiny-gemma4-4e.yaml", "--hub", "local")
     key = ed25519.Ed25519PrivateKey.generate()
     (folder / "key.pem").write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
     shutil.copytree(folder / "build/hub", folder / "served")
     with LocalHub(folder / "served") as hub:
-        yield Sandbox(folder, hub.environment())
+        yield Sandbox(folder, hub.environment(), shown)
 
 
 @pytest.fixture(scope="session")

@@ -18,15 +18,18 @@ class Sandbox:
 
     folder: Path
     environment: dict[str, str]
+    cut: str = ""
+    """What the cut of the tiny release showed, where this is the folder that holds it."""
 
     def run(self, *words: str) -> subprocess.CompletedProcess[str]:
         """One moe-release command, as a reader would type it."""
         return self._run([sys.executable, "-m", "release", *words])
 
-    def expect(self, *words: str) -> None:
-        """One moe-release command that has to succeed."""
+    def expect(self, *words: str) -> str:
+        """One moe-release command that has to succeed; returns what it showed on the way."""
         result = self.run(*words)
         assert result.returncode == 0, f"{shlex.join(words)}: {result.stdout}\n{result.stderr}"
+        return result.stderr
 
     def shell(self, line: str) -> subprocess.CompletedProcess[str]:
         """One line for a shell."""

@@ -14,9 +14,12 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
+from release.hub.local import LocalHub
 from tests.conftest import MANIFESTS, ROOT
-from tests.small_release import write_small_release
+from tests.small_release import REPO, write_small_release
 
 pytestmark = pytest.mark.slow
 
@@ -43,10 +46,28 @@ def command(request: pytest.FixtureRequest, wheel: Path, tmp_path_factory: pytes
     folder = tmp_path_factory.mktemp(request.param)
     constraints = ROOT / "constraints.txt"
     if request.param == "lowest":
-        constraints = folder / "lowest.txt"
-        constraints.write_text("\n".join(lowest(each) for each in PROJECT["dependencies"]) + "\n")
+        constraints = lowest_versions(folder, PROJECT["dependencies"])
+    return installed(folder, str(wheel), constraints)
+
+
+@pytest.fixture(scope="session")
+def attesting(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The console script with the extra for signatures, whose own requirements are as low as it allows."""
+    folder = tmp_path_factory.mktemp("attest")
+    return installed(folder, f"{wheel}[attest]", lowest_versions(folder, PROJECT["optional-dependencies"]["attest"]))
+
+
+def lowest_versions(folder: Path, requirements: list[str]) -> Path:
+    """A constraints file that pins each to the lowest version that it allows."""
+    path = folder / "lowest.txt"
+    path.write_text("\n".join(lowest(each) for each in requirements) + "\n")
+    return path
+
+
+def installed(folder: Path, what: str, constraints: Path) -> Path:
+    """Install into a new environment in `folder`; returns the console script."""
     subprocess.run([sys.executable, "-m", "venv", folder / "venv"], check=True)
-    install = [*PIP, "--python", folder / "venv/bin/python", "install", "--constraint", constraints, wheel]
+    install = [*PIP, "--python", folder / "venv/bin/python", "install", "--constraint", constraints, what]
     subprocess.run(install, check=True, capture_output=True)
     return folder / "venv/bin/moe-release"
 
@@ -57,9 +78,9 @@ def manifest(tmp_path: Path) -> Path:
     return write_small_release(tmp_path)
 
 
-def run(command: Path, *words: object) -> str:
+def run(command: Path, *words: object, **given: str) -> str:
     """Standard output of a command that must succeed, started where no checkout can be imported."""
-    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"} | given
     folder = command.parent
     result = subprocess.run(
         [command, *map(str, words)], cwd=folder, env=environment, capture_output=True, text=True, check=False, timeout=300
@@ -83,6 +104,21 @@ def test_a_release_without_extras(command: Path, manifest: Path, tmp_path: Path)
     run(command, "prune", tmp_path / "tiny/model", tmp_path / "map.json", tmp_path / "direct", "--max-shard-size", "1MiB")
     for shard in sorted((tmp_path / "direct").glob("*.safetensors")):
         assert shard.read_bytes() == (work / "weights" / shard.name).read_bytes()
+
+
+def test_signatures_with_the_lowest_versions_of_their_extra(attesting: Path, manifest: Path, tmp_path: Path) -> None:
+    keys = {"publisher": ec.generate_private_key(ec.SECP256R1()), "ada": ed25519.Ed25519PrivateKey.generate()}
+    for name, key in keys.items():
+        (tmp_path / f"{name}.pem").write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+    base = ("--base", tmp_path / "tiny/model")
+    with LocalHub(tmp_path / "hub") as hub:
+        run(attesting, "cut", manifest, "--work", tmp_path / "w", "--sign", tmp_path / "publisher.pem", **hub.environment())
+        said = run(attesting, "verify", f"hf://{REPO}", *base, **hub.environment())
+        assert "GOOD    signature" in said
+        said = run(attesting, "attest", f"hf://{REPO}", *base, "--key", tmp_path / "ada.pem", **hub.environment())
+        assert said.startswith("GOOD: proposed attestations/")
+    python = attesting.with_name("python")
+    run(python, "-c", "import release.attestation.keyless as keyless; keyless._require_library()")
 
 
 def test_what_needs_an_extra_says_which(command: Path, manifest: Path, tmp_path: Path) -> None:
@@ -121,9 +157,3 @@ def test_the_source_distribution_builds_the_same_wheel(wheel: Path, tmp_path: Pa
     again = [*PIP, "wheel", "--no-deps", "--wheel-dir", tmp_path / "again", source]
     subprocess.run(again, check=True)
     assert next((tmp_path / "again").glob("*.whl")).read_bytes() == wheel.read_bytes()
-
-
-def test_every_extra_installs_what_its_commands_import() -> None:
-    extras = PROJECT["optional-dependencies"]
-    assert any(each.startswith("torch") for each in extras["analysis"])
-    assert any(each.startswith("lm-eval") for each in extras["eval"])

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
+import re
+import socket
 import subprocess
 import sys
+import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,14 +21,33 @@ from release.gguf.toolchain import cache_folder
 from tests.conftest import ROOT
 
 RUNNERS = ("ubuntu-latest", "ubuntu-24.04-arm")
+WORKFLOWS = ROOT / ".github" / "workflows"
+UPLOAD = Path(__file__).parent / "upload_artifact"
+SCRIPTS = ROOT / ".github" / "scripts"
+Script = Callable[..., subprocess.CompletedProcess[str]]
+
+
+def free_port() -> int:
+    with socket.socket() as listening:
+        listening.bind(("127.0.0.1", 0))
+        port: int = listening.getsockname()[1]
+        return port
+
+
+def stand_in(workflow: Path) -> list[str]:
+    """The option that lets act take the tests' own action instead of fetching GitHub's."""
+    used = re.findall(r"actions/upload-artifact@[0-9a-f]{40}", workflow.read_text())
+    return [word for each in used for word in ("--local-repository", f"{each}={UPLOAD}")]
 
 
 @dataclass(frozen=True)
 class Run:
-    """What act reported: its exit code, and each job's lines, summaries and outputs."""
+    """What act reported: its exit code, each job's lines, summaries and outputs, and the artifacts that it holds."""
 
     returncode: int
     log: str
+    kept: Path
+    """Where act's artifact server stores what the steps upload."""
 
     @property
     def records(self) -> list[dict[str, Any]]:
@@ -46,6 +69,11 @@ class Run:
         """What the steps wrote for the reader of the run."""
         return "\n".join(str(each["content"]) for each in self.records if each.get("command") == "summary")
 
+    def artifact(self, name: str) -> dict[str, bytes]:
+        """The files of an artifact, by their path in it."""
+        archive = zipfile.ZipFile(io.BytesIO(next(self.kept.glob(f"*/{name}/*.zip")).read_bytes()))
+        return {each: archive.read(each) for each in archive.namelist()}
+
 
 Act = Callable[..., Run]
 
@@ -60,14 +88,39 @@ def command(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
+def script(tmp_path: Path, command: Path) -> Script:
+    """Run one script with no runner at all: `script("cards", MANIFESTS="…")`; keywords are its environment."""
+
+    def run(name: str, **environment: str) -> subprocess.CompletedProcess[str]:
+        given = {name: value for name, value in os.environ.items() if not name.startswith("GITHUB_")}
+        given |= {"MOE_RELEASE": str(command), "PYTHONPATH": str(ROOT), "NO_COLOR": "1"}
+        given |= {"WORK": str(tmp_path / "works"), "ARTIFACTS": str(tmp_path / "kept"), **environment}
+        return subprocess.run([SCRIPTS / f"{name}.sh"], env=given, capture_output=True, text=True, check=False, timeout=600)
+
+    return run
+
+
+@pytest.fixture
 def act(tmp_path: Path, command: Path) -> Act:
     """Run one workflow: `act("ci", "push", SLICE="tests/x.py")`; keywords are the steps' environment."""
 
-    def run(workflow: str, event: str, *, inputs: dict[str, str] | None = None, **environment: str) -> Run:
-        words = [Path(sys.executable).with_name("act"), event, "--json", "--cache-server-addr", "127.0.0.1"]
-        words += ["-W", ROOT / ".github" / "workflows" / f"{workflow}.yml"]
+    def run(
+        workflow: str,
+        event: str,
+        *,
+        inputs: dict[str, str] | None = None,
+        secrets: dict[str, str] | None = None,
+        at_once: int = 2,
+        **environment: str,
+    ) -> Run:
+        path, kept = WORKFLOWS / f"{workflow}.yml", tmp_path / "artifacts"
+        words: list[object] = [Path(sys.executable).with_name("act"), event, "--json", "-W", path]
+        words += ["--cache-server-addr", "127.0.0.1", "--artifact-server-addr", "127.0.0.1"]
+        words += ["--artifact-server-port", free_port(), "--artifact-server-path", kept, *stand_in(path)]
         words += [word for runner in RUNNERS for word in ("-P", f"{runner}=-self-hosted")]
         words += [word for name, value in (inputs or {}).items() for word in ("--input", f"{name}={value}")]
+        words += [word for name in secrets or {} for word in ("--secret", name)]  # values come from act's environment
+        words += ["--concurrent-jobs", at_once]
         cache = str(cache_folder())  # act gets a cache of its own, the toolchain stays where it is
         passed = {
             "MOE_RELEASE": str(command),
@@ -81,13 +134,13 @@ def act(tmp_path: Path, command: Path) -> Act:
         result = subprocess.run(
             [str(word) for word in words],
             cwd=ROOT,
-            env={**os.environ, "XDG_CACHE_HOME": str(tmp_path / "cache")},
+            env={**os.environ, "XDG_CACHE_HOME": str(tmp_path / "cache"), **(secrets or {})},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
             check=False,
             timeout=800,
         )
-        return Run(result.returncode, result.stdout)
+        return Run(result.returncode, result.stdout, kept)
 
     return run

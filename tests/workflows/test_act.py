@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+import base64
 import json
-import os
+import shlex
 import shutil
 import subprocess
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric import ed25519
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from markdown_it import MarkdownIt
 
 from release.hub.local import LocalHub
+from release.hub.remote import hub_api
 from tests.conftest import ROOT
 from tests.release.verification.releases import last_byte
 from tests.small_release import REPO, write_small_release
-from tests.workflows.conftest import Act
+from tests.workflows.conftest import Act, Script
 
 SLICE = "tests/pruner/test_drop_map.py"
 
@@ -50,6 +57,39 @@ def test_verify_rebuilds_on_every_runner_and_says_what_it_found(act: Act, publis
     assert run.summary.count("GOOD    weights") == 2
 
 
+def test_verify_attests_once_with_the_key_of_the_environment(act: Act, published: tuple[LocalHub, Path]) -> None:
+    """Two runners with one key say the same, so one pull request is made."""
+    hub, base = published
+    key = ed25519.Ed25519PrivateKey.generate()
+    pem = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()).decode()
+    run = act(
+        "verify",
+        "workflow_dispatch",
+        inputs={"target": f"hf://{REPO}"},
+        secrets={"REBUILDER_KEY": pem, "HF_TOKEN": hub.token},
+        at_once=1,
+        BASE=str(base),
+        BUILDER="a machine",
+        HF_ENDPOINT=hub.endpoint,
+    )
+    assert run.returncode == 0, run.log
+    api = hub_api(hub.endpoint, hub.token)
+    (proposed,) = api.get_repo_discussions(REPO, discussion_type="pull_request")
+    assert (proposed.title, proposed.status) == ("attestation: rebuilt by a machine", "open")
+    assert f"as pull request {proposed.num} of {REPO}" in run.summary
+    (name,) = (each for each in api.list_repo_files(REPO, revision=f"refs/pr/{proposed.num}") if "attestations/" in each)
+    envelope = json.loads(Path(api.hf_hub_download(REPO, name, revision=f"refs/pr/{proposed.num}")).read_text())
+    key.public_key().verify(base64.b64decode(envelope["signatures"][0]["sig"]), signed_bytes(envelope))
+    assert pem.splitlines()[1] not in run.log
+
+
+def signed_bytes(envelope: dict[str, Any]) -> bytes:
+    """What a DSSE signature covers."""
+    payload = base64.b64decode(envelope["payload"])
+    kind = envelope["payloadType"].encode()
+    return b"DSSEv1 %d %s %d %s" % (len(kind), kind, len(payload), payload)
+
+
 def test_verify_fails_with_what_is_not_good(act: Act, published: tuple[LocalHub, Path], tmp_path: Path) -> None:
     hub, base = published
     other = tmp_path / "other"
@@ -68,18 +108,39 @@ def test_verify_without_published_variants_has_nothing_to_do(act: Act) -> None:
     assert not run.summary
 
 
+def documented(begin: str) -> list[str]:
+    """The words of a line that a reader of docs/how-to/other-places.md would type."""
+    tokens = MarkdownIt().parse((ROOT / "docs/how-to/other-places.md").read_text())
+    lines = "\n".join(token.content for token in tokens if token.type == "code_block").replace("\\\n", " ").splitlines()
+    return shlex.split(next(line for line in lines if line.startswith(begin)))
+
+
 @pytest.mark.llama
 @pytest.mark.slow
-def test_release_rehearses_and_shows_the_results_table(act: Act, tmp_path: Path) -> None:
-    inputs = {"manifest": "manifests/tiny-gemma4-4e.yaml", "mode": "rehearse"}
-    run = act("release", "workflow_dispatch", inputs=inputs, WORK=str(tmp_path / "works"))
+def test_release_rehearses_and_shows_the_results_table(act: Act, script: Script, tmp_path: Path) -> None:
+    """As the page of other places says it, under act and from a shell."""
+    words = documented("act ")
+    asked = dict(each.split("=") for word, each in pairwise(words) if word == "--input")
+    assert words[1:6] == ["workflow_dispatch", "-W", ".github/workflows/release.yml", "-P", "ubuntu-latest=-self-hosted"]
+    assert [word for word in words[6:] if word.startswith("--")] == ["--artifact-server-path", "--input", "--input"]
+    works = tmp_path / "works"
+    run = act("release", words[1], inputs=asked, WORK=str(works))
     assert run.returncode == 0, run.log
     assert "| tiny-gemma4-16e | Q6_K | 205 → 211 of 240 |" in run.summary
+    assert "## tiny-gemma4-4e: rehearse\n```\n" in run.summary
     assert run.outputs["name"] == "tiny-gemma4-4e"
-    assert Path(run.outputs["report"]).read_text().startswith("<!DOCTYPE html>")
-    lock = json.loads((tmp_path / "works/tiny-gemma4-4e/lock.json").read_text())
+    kept = run.artifact("release")
+    assert kept["tiny-gemma4-4e/report.html"] == Path(run.outputs["report"]).read_bytes()
+    assert kept["tiny-gemma4-4e/report.html"].startswith(b"<!DOCTYPE html>")
+    assert {"README.md", "README.gguf.md", "results.md"} <= {Path(path).name for path in kept}
+    assert not any("ledger" in path or "evidence" in path for path in kept)
+    lock = json.loads(kept["tiny-gemma4-4e/tiny-gemma4-4e.lock.json"])
     committed = json.loads((ROOT / "manifests/tiny-gemma4-4e.lock.json").read_text())
     assert lock["outputs"].keys() == committed["outputs"].keys()
+    *settings, path = documented("MANIFEST=")
+    again = script(Path(path).stem, **dict(each.split("=") for each in settings))  # in the work folder that act left
+    assert again.returncode == 0, again.stdout + again.stderr
+    assert "| tiny-gemma4-16e | Q6_K | 205 → 211 of 240 |" in again.stdout
 
 
 def test_release_refuses_another_mode_before_it_builds(act: Act, tmp_path: Path) -> None:
@@ -90,17 +151,20 @@ def test_release_refuses_another_mode_before_it_builds(act: Act, tmp_path: Path)
     assert not (tmp_path / "works").exists()
 
 
-def test_cards_fail_on_drift(command: Path, tmp_path: Path) -> None:
-    """The script itself, with no runner at all: a lock that names another card is drift."""
+def test_cards_are_rendered_again_and_kept(act: Act) -> None:
+    run = act("cards", "workflow_dispatch", MANIFESTS="manifests/gemma-4-A4B-109e-v3.yaml")
+    assert run.returncode == 0, run.log
+    golden = ROOT / "tests/release/card/golden/gemma-4-A4B-109e-v3/README.md"
+    assert run.artifact("cards")["gemma-4-A4B-109e-v3/draft/README.md"] == golden.read_bytes()
+
+
+def test_what_a_failed_run_made_is_kept_too(act: Act, tmp_path: Path) -> None:
     manifest = write_small_release(tmp_path)
-    environment = {**os.environ, "MOE_RELEASE": str(command), "MANIFESTS": str(manifest), "WORK": str(tmp_path / "works")}
-    script = [ROOT / ".github/scripts/cards.sh"]
-    first = subprocess.run(script, env=environment, capture_output=True, text=True, check=False)
-    assert first.returncode == 0, first.stderr
+    first = act("cards", "workflow_dispatch", MANIFESTS=str(manifest))
+    assert first.returncode == 0, first.log
     lock = manifest.with_suffix("").with_suffix(".lock.json")
-    content = json.loads(lock.read_text())
-    content["outputs"]["card/README.md"]["sha256"] = "0" * 64
-    lock.write_text(json.dumps(content))
-    again = subprocess.run(script, env=environment, capture_output=True, text=True, check=False)
-    assert again.returncode == 1
-    assert "card/README.md (changed)" in again.stderr
+    lock.write_text(lock.read_text().replace(json.loads(lock.read_text())["outputs"]["card/README.md"]["sha256"], "0" * 64))
+    run = act("cards", "workflow_dispatch", MANIFESTS=str(manifest))
+    assert run.returncode != 0
+    assert "card/README.md (changed)" in "\n".join(run.lines)
+    assert run.artifact("cards")["packaged-4e/card/README.md"].startswith(b"---\n")

@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import sys
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,8 @@ WORKFLOWS = sorted((GITHUB / "workflows").glob("*.yml"))
 SCRIPTS = sorted((GITHUB / "scripts").glob("*.sh"))
 TOOLS = Path(sys.executable).parent
 CHECKOUT = re.compile(r"actions/checkout@[0-9a-f]{40}")
+UPLOAD = re.compile(r"actions/upload-artifact@[0-9a-f]{40}")
+"""Only an action can keep files of a run: no script gets the token for it."""
 
 
 def load(path: Path) -> dict[str, Any]:
@@ -35,9 +38,12 @@ def test_the_workflows_are_the_four_that_are_documented() -> None:
 
 
 @pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.stem)
-def test_every_step_is_checkout_or_one_script(path: Path) -> None:
+def test_every_step_is_checkout_or_one_script_or_keeps_what_it_made(path: Path) -> None:
     for step in steps(path):
-        if "uses" in step:
+        if UPLOAD.fullmatch(step.get("uses", "")):
+            assert step["if"] == "${{ !cancelled() }}", "what a failed run made is what one wants to see"
+            assert step["with"] == {"name": path.stem, "path": "build/artifacts", "if-no-files-found": "ignore"}
+        elif "uses" in step:
             assert CHECKOUT.fullmatch(step["uses"])
             assert step["with"] == {"persist-credentials": False}
         else:
@@ -53,6 +59,16 @@ def test_rights_are_the_least_and_secrets_only_environment(path: Path) -> None:
     assert all("permissions" not in job and "timeout-minutes" in job for job in content["jobs"].values())
     for step in steps(path):
         assert "secrets." not in str(step.get("run")) + str(step.get("with"))
+
+
+def test_cards_are_rendered_when_anything_that_makes_them_changes() -> None:
+    watched = load(GITHUB / "workflows" / "cards.yml")[True]["pull_request"]["paths"]  # YAML reads `on` as true
+    words = "import sys, release.stages.card, release.stages.lock, release.actions.header_card; print(*sys.modules)"
+    loaded = subprocess.run([sys.executable, "-c", words], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split()
+    ours = [each.replace(".", "/") + ".py" for each in loaded if each.startswith(("release.", "pruner."))]
+    files = [*ours, "manifests/tiny-gemma4-4e.yaml", "templates/weights_card.md.j2", "constraints.txt"]
+    assert len(ours) > 50
+    assert [each for each in files if not any(fnmatch(each, pattern) for pattern in watched)] == []
 
 
 def test_zizmor_finds_nothing() -> None:

@@ -24,6 +24,7 @@ if "--key" in words:
 with open(os.environ["SEEN"], "a") as file:
     file.write(json.dumps(seen) + "\\n")
 print(words[0], "ran")
+print(os.environ.get("SAYS", ""), end="")
 sys.exit(int(os.environ.get(words[0].upper() + "_CODE", "0")))
 """
 
@@ -34,7 +35,13 @@ def run(folder: Path, **environment: str) -> tuple[subprocess.CompletedProcess[s
     recorder.chmod(0o755)
     temporary = folder / "tmp"
     temporary.mkdir()
-    given = {"PATH": os.environ["PATH"], "MOE_RELEASE": str(recorder), "SEEN": str(folder / "seen"), "TMPDIR": str(temporary)}
+    given = {
+        "PATH": os.environ["PATH"],
+        "MOE_RELEASE": str(recorder),
+        "SEEN": str(folder / "seen"),
+        "TMPDIR": str(temporary),
+        "REQUANTIZE": "yes",
+    }
     done = subprocess.run(
         [SCRIPT], env={**given, "TARGET": "hf://org/m@v1", **environment}, capture_output=True, text=True, check=False
     )
@@ -77,3 +84,35 @@ def test_a_failed_attestation_fails_the_run(tmp_path: Path) -> None:
     done, calls = run(tmp_path, REBUILDER_KEY=KEY, ATTEST_CODE="3")
     assert len(calls) == 2
     assert done.returncode == 3
+
+
+def test_what_it_finds_is_shown_at_once_and_stands_in_the_summary(tmp_path: Path) -> None:
+    done, _ = run(tmp_path, REBUILDER_KEY=KEY, GITHUB_STEP_SUMMARY=str(tmp_path / "summary"))
+    assert done.stdout == "verify ran\nattest ran\n"
+    assert (tmp_path / "summary").read_text() == "## hf://org/m@v1\n```\nverify ran\nattest ran\n```\n"
+
+
+UNKNOWN = "UNKNOWN ggufs         Q6_K: as locked; not rebuilt: use --requantize\n"
+
+
+@pytest.mark.parametrize(
+    ("says", "code"),
+    [
+        (f"GOOD    weights       3 files\n{UNKNOWN}UNKNOWN\n", 0),
+        (f"{UNKNOWN}  UNKNOWN A  as locked; not rebuilt\n  UNKNOWN B  as locked; not rebuilt\nUNKNOWN\n", 0),
+        (f"{UNKNOWN}UNKNOWN weights       cannot be reached\nUNKNOWN\n", 3),
+        (f"{UNKNOWN}  UNKNOWN A  as locked; not rebuilt\n  UNKNOWN B  cannot be reached\nUNKNOWN\n", 3),
+        ("moe-release: the Hub cannot be reached\n", 3),
+    ],
+)
+def test_quants_that_another_machine_makes_fail_no_leg(tmp_path: Path, says: str, code: int) -> None:
+    done, calls = run(tmp_path, REQUANTIZE="no", VERIFY_CODE="3", SAYS=says)
+    assert [call["words"] for call in calls] == [["verify", "hf://org/m@v1"]]
+    assert done.returncode == code
+
+
+def test_only_yes_and_no_decide_on_quants(tmp_path: Path) -> None:
+    (tmp_path / "seen").touch()
+    done, calls = run(tmp_path, REQUANTIZE="maybe")
+    assert (done.returncode, calls) == (2, [])
+    assert done.stderr == "verify.sh: REQUANTIZE is 'maybe'; it must be yes or no\n"

@@ -2,7 +2,7 @@
 
 The golden cards are files that a reviewer reads.  After a change that is meant to change them:
 
-    MOE_RELEASE_REFRESH_GOLDEN=1 python -m pytest tests/release/test_header_card.py -k golden
+    MOE_RELEASE_REFRESH_GOLDEN=1 python -m pytest tests/release/actions/test_header_card.py -k golden
 """
 
 from __future__ import annotations

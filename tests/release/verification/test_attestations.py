@@ -158,6 +158,43 @@ def test_a_statement_that_stands_there_is_not_proposed_twice(small: Stage) -> No
     assert propose_attestation(made, endpoint=small.hub.endpoint, token=small.hub.token) is None
 
 
+def test_the_same_rebuild_on_another_day_and_machine_asks_nobody_again(small: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    where = {"endpoint": small.hub.endpoint, "token": small.hub.token}
+    first = propose_attestation(small.attested("alice"), **where)
+    monkeypatch.setattr("platform.machine", lambda: "another")
+    later = small.attested("alice")
+    assert later.statement["predicate"]["platform"].endswith("another")
+    again = propose_attestation(later, **where)
+    assert first is not None
+    assert again is not None
+    assert (again.number, again.commit) == (first.number, first.commit)
+    hub_api(small.hub.endpoint, small.hub.token).merge_pull_request(small.repo, first.number)
+    assert propose_attestation(later, **where) is None
+    assert len(list(hub_api(small.hub.endpoint, small.hub.token).get_repo_discussions(small.repo))) == 1
+
+
+@pytest.mark.parametrize("data", [b"{", b'{"payload": "", "payloadType": "x", "signatures": []}', b" " * (1 << 20) + b"{}"])
+def test_what_only_stands_in_its_place_keeps_no_statement_away(small: Stage, data: bytes) -> None:
+    made = small.attested("alice")
+    small.write(made.path, data)
+    assert propose_attestation(made, endpoint=small.hub.endpoint, token=small.hub.token) is not None
+
+
+def test_a_forged_statement_in_its_place_keeps_none_away(small: Stage) -> None:
+    made, forged = small.attested("alice"), small.attested("mallory")
+    small.write(made.path, forged.envelope)
+    assert propose_attestation(made, endpoint=small.hub.endpoint, token=small.hub.token) is not None
+
+
+def test_another_result_is_proposed_although_one_stands(small: Stage) -> None:
+    made = small.attested("alice")
+    predicate = {**made.statement["predicate"], "verdict": "BAD", "reason": "x"}
+    bad = {**made.statement, "predicate": predicate}
+    signed = sign(bad, load_signer(small.keys / "alice.pem"))
+    small.write(made.path, signed)
+    assert propose_attestation(made, endpoint=small.hub.endpoint, token=small.hub.token) is not None
+
+
 def test_an_unknown_key_is_named_and_not_counted(small: Stage) -> None:
     small.attest("alice")
     small.attest("mallory")
