@@ -115,21 +115,20 @@ def verify(
     """Verify a release on the Hub, part by part; a manifest's weights and quants against its lock; or any weights --against."""
     require_no_near_address(target)
     published = against is None and target.startswith(HUB_PREFIX)
-    if not published and (signer or exam or exam_data):
-        raise InputError("verify: --signer and --exam are for a release on the Hub: hf://org/name@revision")
-    if not published and base and (requantize or against is not None):
-        raise InputError("verify: --base is for a release on the Hub, or for a manifest alone; leave it out")
-    if imatrix is not None and (published or not requantize):
-        raise InputError("verify: --imatrix is for MANIFEST --requantize; a release on the Hub has its own, which is used")
-    if requantize and against is not None:
-        raise InputError("verify: --requantize compares a manifest's quants with its lock; leave out --against")
+    _require_sensible(
+        published=published,
+        published_only=bool(signer or exam or exam_data),
+        requantize=requantize,
+        against=against is not None,
+        base=base is not None,
+        imatrix=imatrix is not None,
+    )
     for path, what in ((exam_data, "the exam's questions"), (imatrix, "an imatrix")):
         if path is not None:
             require_file(path, what)
     if published:
-        chosen: dict[str, Any] = {"signer": signer, "requantize": requantize, "llama_cpp": llama_cpp, "work": work}
-        chosen |= {"exam": exam, "exam_data": exam_data}
-        _verify_published(target, as_json=as_json, base=base, workers=workers, **chosen)
+        exams: dict[str, Any] = {"exam": exam, "exam_data": exam_data, "llama_cpp": llama_cpp, "work": work}
+        _verify_published(target, as_json=as_json, base=base, workers=workers, signer=signer, requantize=requantize, **exams)
     elif against is not None:
         _verify_against(target, against, workers, as_json=as_json)
     elif requantize:
@@ -138,6 +137,20 @@ def verify(
         requantize_manifest(Path(target), work, imatrix=imatrix, llama_cpp=llama_cpp, workers=workers, as_json=as_json)
     else:
         _verify_manifest(Path(target), work, base, as_json=as_json)
+
+
+def _require_sensible(
+    *, published: bool, published_only: bool, requantize: bool, against: bool, base: bool, imatrix: bool
+) -> None:
+    """Raise InputError for options of `verify` that would do nothing."""
+    if not published and published_only:
+        raise InputError("verify: --signer and --exam are for a release on the Hub: hf://org/name@revision")
+    if not published and base and (requantize or against):
+        raise InputError("verify: --base is for a release on the Hub, or for a manifest alone; leave it out")
+    if imatrix and (published or not requantize):
+        raise InputError("verify: --imatrix is for MANIFEST --requantize; a release on the Hub has its own, which is used")
+    if requantize and against:
+        raise InputError("verify: --requantize compares a manifest's quants with its lock; leave out --against")
 
 
 def _verify_against(target: str, against: str, workers: int | None, *, as_json: bool) -> None:
