@@ -34,10 +34,10 @@ def read(monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:
 
 @pytest.fixture
 def manifest(make_checkpoint: CheckpointFactory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A release whose base counts as large, on a machine that remembers nothing yet."""
-    monkeypatch.setattr("pruner.digest_cache.LARGE", 1000)
+    """A release whose shards count as large, on a machine that remembers nothing yet."""
+    shards = make_checkpoint().glob("*.safetensors")
+    monkeypatch.setattr("pruner.digest_cache.LARGE", min(path.stat().st_size for path in shards))
     monkeypatch.setenv("MOE_RELEASE_CACHE", str(tmp_path / "cache"))
-    make_checkpoint()
     (tmp_path / "map.json").write_text(MAP)
     (tmp_path / "v.yaml").write_text(MANIFEST)
     return tmp_path / "v.yaml"
