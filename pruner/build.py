@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import shutil
 from collections.abc import Callable, Collection, Iterable, Iterator
 from concurrent.futures import Executor, as_completed
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -103,6 +104,10 @@ def _own(partial: Path, target: Path) -> Iterator[None]:
     with write_errors(partial):
         partial.mkdir(parents=True, exist_ok=True)
     with exclusive_folder(partial, f"{target}: another process builds it; wait for its end, or choose another folder"):
+        if os.path.lexists(target):  # that process was done just now
+            with suppress(OSError):
+                partial.rmdir()
+        require_new(target, "folder")
         yield
 
 

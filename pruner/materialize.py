@@ -83,9 +83,10 @@ def _place_for(out: Path) -> Iterator[Path]:
         raise InputError(f"{unchecked}: exists and is not an unfinished build of ours; move it away")
     out.parent.mkdir(parents=True, exist_ok=True)
     with exclusive(marker, f"{out}: another process makes it; wait for its end, or choose another folder"):
-        if unchecked.exists():  # of a run that was killed before it could compare
-            shutil.rmtree(unchecked)
         try:
+            require_new(out, "folder")  # that process may have been done just now
+            if unchecked.exists():  # of a run that was killed before it could compare
+                shutil.rmtree(unchecked)
             yield unchecked
         finally:
             if not unchecked.exists():

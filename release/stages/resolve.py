@@ -145,7 +145,7 @@ def _is_locked(context: Context, files: dict[str, LockedFile]) -> bool:
     for each in compare_locked(lock.inputs.base.files, files):
         if each.status != "equal":
             other = f"has SHA-256 {each.found}, the lock pins {each.expected}"
-            what = {"missing": "is missing", "new": "is not in the lock"}.get(each.status, other)
+            what = {"missing": "is missing", "new": "is not in the lock; remove it"}.get(each.status, other)
             remedy = "use the pinned base, restore a damaged lock, or accept the new one with --update-lock"
             raise CheckFailedError(f"base file {each.name} {what}; {remedy}")
     return True

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 
@@ -33,10 +34,10 @@ def read(monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:
 
 @pytest.fixture
 def manifest(make_checkpoint: CheckpointFactory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A release whose base counts as large, on a machine that remembers nothing yet."""
-    monkeypatch.setattr("pruner.digest_cache.LARGE", 1000)
+    """A release whose shards count as large, on a machine that remembers nothing yet."""
+    shards = make_checkpoint().glob("*.safetensors")
+    monkeypatch.setattr("pruner.digest_cache.LARGE", min(path.stat().st_size for path in shards))
     monkeypatch.setenv("MOE_RELEASE_CACHE", str(tmp_path / "cache"))
-    make_checkpoint()
     (tmp_path / "map.json").write_text(MAP)
     (tmp_path / "v.yaml").write_text(MANIFEST)
     return tmp_path / "v.yaml"
@@ -46,22 +47,20 @@ def cut(manifest: Path, work: str) -> tuple[int, str]:
     return run("cut", manifest, "--work", manifest.parent / work, "--until", "verify")
 
 
-def test_a_new_work_folder_reads_the_base_once(manifest: Path, tmp_path: Path, read: dict[str, int]) -> None:
+def test_a_new_work_folder_digests_no_shard_again(manifest: Path, tmp_path: Path, read: dict[str, int]) -> None:
     sizes = {path.name: path.stat().st_size for path in (tmp_path / "base").glob("*.safetensors")}
-    headers_and_data = []
+    seen = []
     for work in ("one", "two", "three"):
         read.clear()
-        assert cut(manifest, work)[0] == 0
-        headers_and_data.append({name: read[name] for name in sizes})
-    assert digests(tmp_path / "one" / "weights") == digests(tmp_path / "three" / "weights")
-    first, second, third = headers_and_data
+        assert run("cut", manifest, "--work", tmp_path / work, "--until", "resolve")[0] == 0
+        seen.append({name: read[name] for name in sizes})
+    first, second, third = seen
+    assert {name: first[name] - second[name] for name in sizes} == sizes, "headers are read each time"
     assert second == third
-    for name, size in sizes.items():
-        header = 8 + int.from_bytes((tmp_path / "base" / name).read_bytes()[:8], "little")
-        kept = first[name] - second[name]
-        assert 0 < kept < size, "at first it is digested, and then what stays is copied"
-        assert second[name] >= size, "later all of it is digested while it is copied"
-        assert (second[name] - size) % size < header + size, "besides headers"
+    assert json.loads((tmp_path / "two" / "inputs.json").read_bytes())["remembered"] == sorted(sizes)
+    for work in ("one", "two"):
+        assert cut(manifest, work)[0] == 0
+    assert digests(tmp_path / "one" / "weights") == digests(tmp_path / "two" / "weights")
 
 
 def test_a_bit_that_rots_is_found_where_nothing_shows_it(manifest: Path, tmp_path: Path) -> None:
