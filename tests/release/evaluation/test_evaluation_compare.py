@@ -285,8 +285,8 @@ def test_settings_of_two_protocols_are_told_when_their_files_are_found(tmp_path:
     found = compare_runs([one, two], [given], allow_different_protocols=True).to_json()["comparisons"][0]
     assert found["differing"] == [
         f"protocol: tiny-exam {evidence.protocol_digest[:12]} and tiny-exam {digest[:12]}",
-        "sampling.min_p: 0.0 and 0.05",
         "sampling.seed: 42 and 1234",
+        "sampling.min_p: 0.0 and 0.05",
     ]
     assert "sampling.min_p: 0.0 and 0.05" in found["words"]
 

@@ -225,7 +225,7 @@ def test_three_of_198_is_no_detectable_difference():
 def test_a_clear_difference_says_which_way():
     base = [answered(number, correct=number < 150) for number in range(198)]
     other = [answered(number, correct=number < 170) for number in range(198)]
-    assert compare(evidence(base), evidence(other)).words == "better (20 of 198; p = 2e-06; 198 questions can show 6.4 pp)"
+    assert compare(evidence(base), evidence(other)).words == "better (20 of 198; p = 2e-06; 198 questions can show 6.3 pp)"
     assert compare(evidence(other), evidence(base)).words.startswith("worse (20 of 198;")
 
 

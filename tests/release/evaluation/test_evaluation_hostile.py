@@ -19,7 +19,7 @@ from release.evaluation.evidence import evidence_bytes, read_evidence
 from release.evaluation.ledger import Header, Ledger, Reply
 from release.evaluation.lm_eval_run import read_lm_eval_files
 from release.evaluation.outcomes import classify
-from release.evaluation.protocol import load_protocol, protocol_digest
+from release.evaluation.protocol import Loop, load_protocol, protocol_digest
 from release.evaluation.remote import RemoteServer
 from release.evaluation.settings import build_commit, differing_settings, template_digest
 from release.evaluation.timing import misfits, read_timing, timing_bytes
@@ -146,7 +146,7 @@ def test_a_servers_replies_become_ledger_lines(tmp_path: Path, data: st.DataObje
             ledger.append(Reply.model_validate(values))
     with closing(Ledger(path, HEADER)) as ledger:
         for reply in ledger:
-            classify(reply, None)
+            classify(reply, None, Loop())
             assert len(reply.digest()) == 64
 
 

@@ -16,6 +16,7 @@ from pruner.option_order import option_order
 from release.evaluation.data import OrderedRows, digest_of_questions, load_rows, questions_of
 from release.evaluation.evidence import evidence_bytes, read_evidence
 from release.evaluation.protocol import Protocol, load_protocol, protocol_digest
+from release.gguf.toolchain import PINNED_COMMIT
 
 Value = dict[str, Any]
 
@@ -62,6 +63,7 @@ def test_the_cards_protocol_has_the_cards_values_and_the_defaults_that_filled_it
     ours = load_protocol(manifests / "protocols" / "gpqa-diamond-v1.yaml", manifests)
     assert protocol_digest(ours) != protocol_digest(protocol)
     assert ours.data == protocol.data
+    assert ours.server.llama_cpp_commit == PINNED_COMMIT, "ours is complete: another build may answer otherwise"
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""A quant in shards, with its exam: evidence, card and the exam taken again are of all its shards."""
+"""A quant in shards, with an exam that asks each question twice: evidence, card and the exam taken again are of all of it."""
 
 from __future__ import annotations
 
@@ -48,6 +48,7 @@ def sharded_release(tmp_path_factory: pytest.TempPathFactory) -> PublishedReleas
     (folder / "questions.jsonl").write_bytes(data)
     protocol = yaml.safe_load((MANIFESTS / "protocols" / "tiny-exam.yaml").read_text())
     protocol["data"] |= {"path": "questions.jsonl", "questions": QUESTIONS, "sha256": sha256_bytes(data)}
+    protocol["repeats"], protocol["sampling"]["temperature"] = 2, 0.7
     protocol["gates"] = dict.fromkeys(protocol["gates"], 1.0)
     (folder / "exam.yaml").write_text(yaml.safe_dump(protocol))
     manifest = folder / "sharded-4e.yaml"
@@ -70,7 +71,10 @@ def test_an_honest_release_is_good_and_its_exam_can_be_taken_again(sharded: Stag
     found = sharded.verify(exam=True, exam_data=questions)
     for name in ("consistency", "files", "weights", "evidence", "card", "exam"):
         assert part(found, name).verdict is Verdict.GOOD, found.text()
-    assert part(found, "exam").reason.endswith("the same evidence byte for byte")
+    assert part(found, "exam").reason.endswith(f"of {2 * QUESTIONS}, the same evidence byte for byte")
+    evidence = json.loads(sharded.read(EVIDENCE))
+    assert (evidence["repeats"], len(evidence["questions"])) == (2, 2 * QUESTIONS)
+    assert evidence["raw_error"] > 0
 
 
 def test_evidence_of_one_of_the_shards_is_bad(sharded: Stage) -> None:
