@@ -22,7 +22,11 @@ def card(
     ] = None,
     files: Annotated[
         list[Path] | None,
-        typer.Option("--files", metavar="DIR|LIST", help="For --lint: the files of the card's repository; repeatable."),
+        typer.Option(
+            "--files",
+            metavar="DIR|LIST",
+            help="For --lint: the files of the card's repository; repeatable; a whole copy is found.",
+        ),
     ] = None,
     claims: Annotated[
         Path | None, typer.Option("--claims", metavar="FILE", help="For --lint: its claims.json; one beside the card is found.")
