@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any
 
 from pruner.errors import CheckFailedError, InputError, MoeReleaseError
 from pruner.files import path_inside, sha256_file
+from release.actions.published_work import fetch_work, has_evidence
 from release.card.compared import compared_entry, reference_of
 from release.card.facts import Facts, known_contamination
 from release.card.render import render
@@ -59,24 +61,33 @@ class Table:
         return [{"label": label, "contamination": known_contamination(run)} for label, run in reversed(runs.items())]
 
 
-def results_tables(manifests: Sequence[Path], work: Path) -> list[Table]:
+def results_tables(manifests: Sequence[Path], work: Path, *, published: bool = False) -> list[Table]:
     """One table for each protocol, in the order of the manifests; what two manifests both name stands once.
 
     Args:
         manifests: of the family.
         work: the folder that holds a work folder for each manifest, by its name.
+        published: where a work folder holds no evidence, take that from the Hub, under the lock that is published with it.
 
     Raises:
         CheckFailedError: evidence is missing or is not what a lock says, or the same row is given twice and differently.
         InputError: a manifest or a file that it names cannot be used.
     """
+    with tempfile.TemporaryDirectory() as folder:
+        return _tables(manifests, work, Path(folder) if published else None)
+
+
+def _tables(manifests: Sequence[Path], work: Path, fetched: Path | None) -> list[Table]:
     found: dict[str | None, tuple[str | None, list[Entry]]] = {}
     missing: list[str] = []
     for path in manifests:
         loaded = load_manifest(path)
         protocol = _protocol(loaded)
         try:
-            entries = list(_entries(loaded, protocol, work / loaded.content.name))
+            place = work / loaded.content.name
+            if fetched is not None and not has_evidence(loaded, place):
+                place = fetch_work(loaded, fetched / loaded.content.name)
+            entries = list(_entries(loaded, protocol, place))
         except MoeReleaseError as error:
             missing.append(f"{loaded.content.name}: {error}")
             continue

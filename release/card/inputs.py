@@ -101,7 +101,7 @@ def facts_of(inputs: CardInputs) -> Facts:
         "drop_map_digest": Claim(drop_map.digest, "digest", "drop_map.json: digest"),
         "statistics": statistics_facts(drop_map),
         "files": file_facts(inputs.lock, "weights/"),
-        "tools": {key: SourcedText(tool, f"lock.json: inputs.tools.{key}") for key, tool in inputs.lock.inputs.tools.items()},
+        "tools": inputs.lock.inputs.tools,  # no claims: the same bytes by another version are no other card
         "draft": None,
         "confidence": CONFIDENCE,
         "earlier": earlier_facts(drop_map, inputs.base.architecture.experts, earlier_maps(inputs.loaded)),

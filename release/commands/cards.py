@@ -22,7 +22,11 @@ def card(
     ] = None,
     files: Annotated[
         list[Path] | None,
-        typer.Option("--files", metavar="DIR|LIST", help="For --lint: the files of the card's repository; repeatable."),
+        typer.Option(
+            "--files",
+            metavar="DIR|LIST",
+            help="For --lint: the files of the card's repository; repeatable; a whole copy is found.",
+        ),
     ] = None,
     claims: Annotated[
         Path | None, typer.Option("--claims", metavar="FILE", help="For --lint: its claims.json; one beside the card is found.")
@@ -59,11 +63,14 @@ def table(
     work: Annotated[
         Path, typer.Option("--work", metavar="DIR", help="Folder with a work folder for each manifest, by name.")
     ] = Path("build"),
+    published: Annotated[
+        bool, typer.Option("--published", help="Take evidence that no work folder holds from where the manifest publishes it.")
+    ] = False,
 ) -> None:
     """Print the results table of any set of variants, one table per protocol; exit code 1 when evidence is missing."""
     from release.actions.results import results_tables, tables_csv, tables_json, tables_markdown
 
-    tables = results_tables(manifests, work)
+    tables = results_tables(manifests, work, published=published)
     typer.echo({"markdown": tables_markdown, "csv": tables_csv, "json": tables_json}[form](tables))
 
 

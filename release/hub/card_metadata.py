@@ -10,8 +10,8 @@ from typing import Any
 
 FRONT_MATTER = re.compile(r"\A(?:\ufeff)?---[ \t]*\r?\n(.*?)^---[ \t]*\r?$", re.DOTALL | re.MULTILINE)
 LARGEST = 1 << 20
-TEXTS = ("license", "license_name", "license_link", "pipeline_tag", "library_name", "base_model_relation", "new_version")
-LISTS = ("base_model", "datasets", "language", "metrics", "tags")
+TEXTS = ("license_name", "license_link", "pipeline_tag", "library_name", "base_model_relation", "new_version")
+LISTS = ("base_model", "datasets", "language", "license", "metrics", "tags")
 
 
 @dataclass(frozen=True)

@@ -185,3 +185,15 @@ def test_the_table_of_the_family_is_the_one_on_the_card(release: Release) -> Non
         (release.work.parent / "tiny-gemma4-4e").unlink()
     assert shown.strip() == (release.work / "card" / "results.md").read_text().strip()
     assert [row["total"] for row in rows] == [240, 240, 240]
+
+
+def test_the_table_of_a_fresh_clone_takes_evidence_from_the_hub(release: Release, tmp_path: Path) -> None:
+    words = ("table", release.manifest, "--work", tmp_path / "none")
+    assert run_command(*words, check=False).returncode == 1
+    with LocalHub(release.hub) as hub:
+        shown = run_command(*words, "--published", **hub.environment()).stdout
+        reference = release.manifests / "tiny-gemma4-16e.yaml"  # it publishes nothing
+        refused = run_command("table", reference, "--work", tmp_path / "none", "--published", check=False, **hub.environment())
+    assert shown.strip() == (release.work / "card" / "results.md").read_text().strip()
+    assert refused.returncode == 1
+    assert "the manifest publishes nothing, so there is no evidence on the Hub" in refused.stderr

@@ -10,7 +10,8 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from huggingface_hub import HfApi, ModelCard
+import yaml
+from huggingface_hub import HfApi, ModelCard, parse_eval_result_entries
 
 from release.hub.local import LocalHub
 from release.pipeline import stage_names
@@ -183,3 +184,21 @@ def test_own_templates_are_used_and_locked(release: Release, tmp_path: Path) -> 
     refused = run_command("cut", again.manifests / MANIFEST, "--work", again.work, "--hub", "local", *words, check=False)
     assert refused.returncode == 1
     assert "mine/weights_card.md.j2" in refused.stderr
+
+
+def test_a_release_for_a_leaderboard_publishes_its_scores_there(release: Release, tmp_path: Path) -> None:
+    again = Again(release, tmp_path)
+    again.edit("card: {prose", "card: {leaderboard: {dataset: org/exam, task: diamond}, prose")
+    again.edit("tag: v1", "tag: v2")
+    again.publish("--skip", "readback")
+    name = ".eval_results/tiny-exam.yaml"
+    with LocalHub(again.hub) as hub:
+        api = HfApi(endpoint=hub.endpoint, token=hub.token)
+        assert name in api.list_repo_files(WEIGHTS)
+        text = Path(api.hf_hub_download(WEIGHTS, name, local_dir=tmp_path / "read")).read_text()
+    entries = parse_eval_result_entries(yaml.safe_load(text))
+    scores = {quant: json.loads((again.work / "eval" / quant / "evidence.json").read_text()) for quant in ("Q6_K", "Q4_K_M")}
+    assert [(each.dataset_id, each.task_id, each.value) for each in entries] == [
+        ("org/exam", "diamond", round(100 * run["raw_correct"] / run["total"], 2)) for run in scores.values()
+    ]
+    assert entries[0].source_url == f"https://huggingface.co/{WEIGHTS}/blob/main/reproduce/evidence/Q6_K.json"

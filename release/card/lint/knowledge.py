@@ -23,11 +23,15 @@ NUMBERED = re.compile(r"(?<![A-Za-z0-9])[0-9]*[N#]+(?![A-Za-z0-9])")
 
 @dataclass(frozen=True)
 class Knowledge:
-    """Files by path in the repository, claims by name with value, unit and how they are shown, config.json; None: not known."""
+    """Files by path in the repository, claims by name with value, unit and how they are shown, config.json; None: not known.
+
+    `repositories` are the names, on the Hub, of those that the files are of.
+    """
 
     files: frozenset[str] | None = None
     claims: Mapping[str, Mapping[str, Any]] | None = None
     config: Mapping[str, Any] | None = None
+    repositories: frozenset[str] = frozenset()
     command_error: Callable[[Sequence[str]], str | None] | None = None
     """Why words are no command line of moe-release; the command line itself knows, and the lint does not import it."""
 
@@ -95,6 +99,18 @@ def read_config(places: Sequence[Path]) -> Mapping[str, Any] | None:
         return None
     nested = content.get("text_config")
     return nested if isinstance(nested, dict) else content
+
+
+def repositories_of(card: Path, claims: Mapping[str, Mapping[str, Any]] | None) -> frozenset[str]:
+    """Names of the card's own repositories: as its claims give them, or as the Hub's cache names a copy's folder."""
+    named = [str((claims or {}).get(f"publish.{kind}", {}).get("shown", "")) for kind in ("weights", "gguf")]
+    cached = [part.removeprefix("models--").replace("--", "/", 1) for part in card.parts if part.startswith("models--")]
+    return frozenset(name for name in (*named, *cached) if name.count("/") == 1)
+
+
+def whole_copy(card: Path) -> list[Path]:
+    """The folder of a README.md in a copy of a whole repository: only such a copy holds `.gitattributes` beside it."""
+    return [card.parent] if card.name == "README.md" and (card.parent / ".gitattributes").exists() else []
 
 
 def read_claims(path: Path) -> Mapping[str, Mapping[str, Any]]:

@@ -11,7 +11,16 @@ from pruner.errors import InputError
 from pruner.wording import counted
 from release.card.lint.document import Document, read_document
 from release.card.lint.finding import Finding
-from release.card.lint.knowledge import Knowledge, Rule, claims_beside, read_claims, read_config, read_files
+from release.card.lint.knowledge import (
+    Knowledge,
+    Rule,
+    claims_beside,
+    read_claims,
+    read_config,
+    read_files,
+    repositories_of,
+    whole_copy,
+)
 from release.card.lint.rules import (
     breakdown,
     calibration,
@@ -79,8 +88,9 @@ def lint_file(
     claims: Path | None = None,
     command_error: Callable[[Sequence[str]], str | None] | None = None,
 ) -> tuple[Finding, ...]:
-    """Lint a card, with the files of its repositories and its claims if they are given; a claims.json beside it is taken.
+    """Lint a card, with the files of its repositories and its claims if they are given.
 
+    A claims.json beside it is taken, and in a copy of a whole repository the files around it.
     `command_error` says why words are no command line of moe-release, or None.
 
     Raises:
@@ -91,10 +101,13 @@ def lint_file(
     if not card.is_file():
         raise InputError(f"{card}: does not exist; give a model card, such as README.md")
     claims = claims or claims_beside(card)
+    files = files or whole_copy(card)
+    shown = read_claims(claims) if claims else None
     known = Knowledge(
         frozenset().union(*map(read_files, files)) if files else None,
-        read_claims(claims) if claims else None,
+        shown,
         read_config(files),
+        repositories_of(card, shown),
         command_error,
     )
     return lint(read_document(card), known)

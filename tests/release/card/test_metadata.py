@@ -136,7 +136,7 @@ def test_the_license_of_the_base_is_kept_in_all_its_parts(said: str, metadata: d
     card = base_card(f"---\n{said}\npipeline_tag: image-text-to-text\n---\n# Base\n", "org/base", REVISION)
     assert card.license == words
     for front_matter, tag in ((weights_front_matter, "image-text-to-text"), (gguf_front_matter, "text-generation")):
-        data = ModelCard(front_matter(manifest(), words, (), card) + "# x").data.to_dict()
+        data = parsed(front_matter(manifest(), words, (), card) + "# x").data.to_dict()
         assert {key: each for key, each in data.items() if key.startswith("license")} == metadata
         assert data["pipeline_tag"] == tag
 

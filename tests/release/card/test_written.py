@@ -85,11 +85,10 @@ def test_a_mistake_in_a_page_of_ones_own_has_its_line(tmp_path: Path, name: str,
 
 def test_a_page_of_ones_own_may_extend_the_shipped_one(tmp_path: Path) -> None:
     page = '{% extends "report.html.j2" %}\n{% block summary %}{{ super() }}<p>{{ report.name }}</p>{% endblock %}'
-    check(
-        tmp_path,
-        **{"report.html": page},
-        reproduce='{% extends "reproduce.md.j2" %}{% block contents %}{{ name }}{% endblock %}',
-    )
+    commands = '{% extends "reproduce.md.j2" %}{% block contents %}{{ name }}{% endblock %}'
+    check(tmp_path, **{"report.html": page}, reproduce=commands)
+    with pytest.raises(InputError, match=r"mine/report\.html\.j2:1: there is no template 'page\.html\.j2'"):
+        check(tmp_path, **{"report.html": page.replace("report.html", "page.html")}, reproduce=commands)
 
 
 def test_names_that_templates_give_each_other_are_known(tmp_path: Path) -> None:

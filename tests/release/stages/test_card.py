@@ -10,6 +10,7 @@ import pytest
 from typer.testing import CliRunner
 
 from pruner.errors import CheckFailedError
+from pruner.files import sha256_file
 from release.card.lint.run import lint_file
 from release.cli import app
 from release.lock import LockedFile, read_lock, write_lock
@@ -133,3 +134,23 @@ def test_a_card_is_rendered_of_what_is_locked_alone(tmp_path: Path, part: str) -
     assert (work / "card" / "README.md").read_bytes() == before
     write_lock(path, lock)
     assert CliRunner().invoke(app, ["card", *words]).exit_code == 0
+
+
+def test_earlier_builds_and_maps_stand_on_the_card_with_their_counts(tmp_path: Path) -> None:
+    manifest = small(
+        tmp_path, **{"card: {license: apache-2.0}": "card: {license: apache-2.0, earlier_maps: {x-v0: {path: old.json}}}"}
+    )
+    (tmp_path / "old.json").write_text(json.dumps({str(layer): list(range(12)) for layer in range(4)}))
+    card(manifest)
+    build = tmp_path / "work" / "weights"
+    sums = "".join(f"{sha256_file(path)}  {path.name}\n" for path in sorted(build.glob("*.safetensors")))
+    (tmp_path / "SHA256SUMS").write_text(sums)
+    manifest.write_text(manifest.read_text() + "prior:\n  - {path: SHA256SUMS}\n")
+    folder = card(manifest)
+    text = (folder / "README.md").read_text()
+    assert "| Earlier build | Shards equal to this build | Of |\n|---|---|---|\n| SHA256SUMS | 3 | 3 |\n" in text
+    assert "| x-v0 | 48 | 32 | 66.67 % | 16 |" in text
+    claims = json.loads((folder / "claims.json").read_text())
+    assert claims["prior.0.equal"]["source"] == "SHA-256 of this build and of SHA256SUMS"
+    assert claims["earlier.0.both"]["value"] == 32
+    assert lint_file(folder / "README.md") == ()

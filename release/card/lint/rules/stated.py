@@ -78,10 +78,8 @@ def _own(line: Line) -> str:
 
 def _scores(document: Document) -> Iterator[Finding]:
     """A score in a sentence that is neither the share of any counts nor in any table; of a card about one exam alone."""
-    if (
-        len({match[0].lower().split()[0].split("-")[0] for line in document.lines for match in BENCHMARK.finditer(line.text)})
-        > 1
-    ):
+    named = [match[0].lower() for line in document.lines for match in BENCHMARK.finditer(line.text)]
+    if len({re.split(r"[ _-]", name)[0] for name in named}) > 1:
         return
     counts = [(line.number, each) for line in document.lines for each in fractions(line.text) if _is_score(line, each.whole)]
     if not counts:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from release.card.lint.document import parse_document
-from release.card.lint.knowledge import Knowledge, read_files
+from release.card.lint.knowledge import Knowledge, read_files, repositories_of
 from release.card.lint.run import lint, lint_file
 
 GOLDEN = sorted((Path(__file__).parents[1] / "golden").rglob("*.md"))
@@ -332,3 +332,26 @@ def test_a_number_that_a_sentence_gives_otherwise_is_found(text: str, said: str)
 )
 def test_other_numbers_of_the_same_kind_are_no_slip(text: str) -> None:
     assert kinds(text) == []
+
+
+def test_links_into_the_own_repository_are_held_against_its_files(tmp_path: Path) -> None:
+    folder = tmp_path / "models--org--small" / "snapshots" / "main"
+    (folder / "scripts").mkdir(parents=True)
+    (folder / "scripts" / "a.py").write_text("")
+    card = folder / "README.md"
+    links = [f"https://huggingface.co/org/{name}" for name in ("small/blob/main/scripts/a.py", "small/tree/main/scripts/")]
+    links += [f"https://huggingface.co/org/{name}" for name in ("small/blob/v1/old.py", "other/blob/main/b.py", "small")]
+    card.write_text("".join(f"[x]({link})\n" for link in links))
+    (folder / ".gitattributes").write_text("")
+    assert lint_file(card) == ()
+    card.write_text("[x](https://huggingface.co/org/small/resolve/main/scripts/b.py) and `scripts/b.py`\n")
+    assert [each.kind for each in lint_file(card)] == ["link", "missing file"]
+    (folder / ".gitattributes").unlink()
+    assert lint_file(card) == (), "what is here need not be all of the repository"
+
+
+def test_the_own_repository_is_known_from_the_claims() -> None:
+    claims = {"publish.weights": {"shown": "org/small", "unit": "text", "value": "org/small"}}
+    known = Knowledge(frozenset({"README.md"}), claims, repositories=repositories_of(Path("README.md"), claims))
+    found = lint(parse_document("[x](https://huggingface.co/org/small/blob/main/none.md)"), known)
+    assert [each.kind for each in found] == ["link"]
