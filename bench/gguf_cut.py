@@ -63,7 +63,8 @@ what, base, out, drop, pin = sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3]), 
 start, cpu = time.perf_counter(), time.process_time()
 found = locate(base)
 if what == "prove":
-    sys.exit(None if prove_cut(locate(out), found).good else "the cut is not what the base's GGUF gives")
+    if not prove_cut(locate(out), found).good:
+        sys.exit("the cut is not what the base's GGUF gives")
 else:
     drop_map = DropMap({layer: tuple(ids) for layer, ids in drop.items()})
     cut(found, plan_cut(found, drop_map, name="cut", where="map"), out, pinned=pin or None)
