@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,9 +14,8 @@ from pruner.wording import counted
 from release import reproduce
 from release.gguf.cut_proof import prove_cut
 from release.gguf.located import locate_on_hub
-from release.gguf.names import quant_file, wrong_tag
+from release.gguf.names import wrong_tag
 from release.hub.published import Published, PublishedRepository, open_repository
-from release.lock import Lock
 from release.manifest import BaseQuant, Quant
 from release.verdict import Finding, Pieces, Verdict
 from release.verification.consistency import check_listing
@@ -84,27 +82,12 @@ def quant_files(published: Published, quant: str) -> list[str]:
     Raises:
         CheckFailedError: the lock lists none.
     """
-    return locked_files_of(published.lock, published.manifest.content.name, quant)
-
-
-def locked_files_of(lock: Lock, model: str, quant: str) -> list[str]:
-    """The file of a quant in the GGUF repository, or all its shards in order; raises as `quant_files` does."""
-    whole = f"gguf/{quant_file(model, quant)}"
-    shard = re.compile(re.escape(whole.removesuffix(".gguf")) + r"-\d{5}-of-\d{5}\.gguf")
-    found = sorted(path for path in lock.outputs if path == whole or shard.fullmatch(path))
+    stem = f"gguf/{published.manifest.content.name}-{quant}"
+    wanted = (f"{stem}.gguf", f"{stem}-00001-of-")
+    found = sorted(path for path in published.lock.outputs if path == wanted[0] or path.startswith(wanted[1]))
     if not found:
         raise CheckFailedError(f"the lock lists no file of {quant}")
     return [path.removeprefix("gguf/") for path in found]
-
-
-def _check_tags(published: Published, repository: PublishedRepository, pieces: Pieces) -> None:
-    """BAD for each quant that its tag does not find alone among all files of the repository, whoever put them there."""
-    gguf = published.manifest.content.gguf
-    for quant in gguf.quants if gguf else ():
-        with pieces.checking(quant.name):
-            problem = wrong_tag(quant.name, quant_files(published, quant.name)[0], repository.files.keys())
-            if problem is not None:
-                raise CheckFailedError(problem.reason)
 
 
 def _prove(
@@ -130,6 +113,16 @@ def _prove(
     for verdict in proof.verdicts:
         if verdict.reason is not None:
             raise CheckFailedError(verdict.reason)
+
+
+def _check_tags(published: Published, repository: PublishedRepository, pieces: Pieces) -> None:
+    """BAD for each quant that its tag does not find alone among all files of the repository, whoever put them there."""
+    gguf = published.manifest.content.gguf
+    for quant in gguf.quants if gguf else ():
+        with pieces.checking(quant.name):
+            problem = wrong_tag(quant.name, quant_files(published, quant.name)[0], repository.files.keys())
+            if problem is not None:
+                raise CheckFailedError(problem.reason)
 
 
 def _requantize(
