@@ -147,7 +147,7 @@ def _verify_published(target: str, *, as_json: bool, **chosen: Any) -> None:
 
 def _verify_manifest(manifest: Path, work: Path | None, *, as_json: bool) -> None:
     from release.stages.verify import compare_weights, require_equal, weights_lock
-    from release.verification.quants_here import compare_quants, made_here, require_equal_quants
+    from release.verification.quants_here import compare_quants, quants_text, require_equal_quants, shown_differences
 
     if manifest.is_dir():
         raise InputError(f"{manifest}: a folder of weights: say with --against what it must equal")
@@ -157,15 +157,14 @@ def _verify_manifest(manifest: Path, work: Path | None, *, as_json: bool) -> Non
         context.progress = progress
         result, quants = compare_weights(context), compare_quants(context)
     if as_json:
-        every = {name: (*found, *quants.get(name, ())) for name, found in result.items()}
-        shown = {name: [{"path": each.path, "kind": each.kind} for each in found] for name, found in every.items()}
-        typer.echo(json.dumps({"name": context.manifest.name, "differences": shown}, indent=2))
+        shown = {"differences": shown_differences(result), "quants": shown_differences(quants)}
+        typer.echo(json.dumps({"name": context.manifest.name, **shown}, indent=2))
     require_equal(context, result)
     require_equal_quants(quants)
     if not as_json:
         typer.echo(f"{counted(len(weights_lock(context).outputs), 'file')} equal to: {', '.join(result)}")
-        if count := len(made_here(context)):
-            typer.echo(f"{counted(count, 'file')} of the quants equal to: {', '.join(quants)}")
+        if quants:
+            typer.echo(quants_text(context, quants))
 
 
 def materialize(

@@ -185,6 +185,8 @@ def test_a_damaged_quant_is_found_by_verify(manifest: Path) -> None:
     made.write_bytes(good)
     lock = manifest.parent / "cut-4e.lock.json"
     lock.write_bytes(lock.read_bytes().replace(sha256_file(made).encode(), b"0" * 64))
+    shown = json.loads(verify(manifest, "--json", code=1).stdout)
+    assert shown["quants"] == {"build": [], "lock": [{"path": "gguf/cut-4e-Q8_0.gguf", "kind": "changed"}]}
     assert "1 quant file differs from lock: gguf/cut-4e-Q8_0.gguf (changed)" in verify(manifest, code=1).stderr
 
 
