@@ -17,6 +17,7 @@ import pytest
 
 from pruner.errors import CheckFailedError, InputError
 from pruner.files import sha256_file
+from release.actions.rehearsal import outlook
 from release.commands.pipeline import check
 from release.context import Context, Options
 from release.gguf.reader import read_header
@@ -363,6 +364,8 @@ def test_a_file_of_others_that_answers_to_a_tag_stops_the_commit(manifest: Path,
         plan = publication_plan(context, repositories(context)[1])
         with pytest.raises(CheckFailedError, match=r"would load A-model-Q8_0.*--prune-remote; nothing was committed"):
             require_tags(context, plan)
+        foreseen = outlook(context, context.options.hub).problems
+        assert any("would load A-model-Q8_0" in problem for problem in foreseen)
         pruned = replace(context, options=replace(context.options, prune_remote=True))
         require_tags(pruned, publication_plan(pruned, repositories(pruned)[1]))
 
