@@ -29,38 +29,25 @@ HEXADECIMAL = re.compile(r"[0-9a-f]{40,64}\Z")
 
 @dataclass(frozen=True)
 class DigestCache:
-    """One small file per digest in a folder of the user's."""
+    """One small file per shard in a folder of the user's."""
 
     folder: Path
 
     def find(self, shard: PlannedShard, base: Source, kind: str) -> str | None:
         """The digest of a shard as it was computed before, None when it was not."""
-        return self.recall(_key(shard, base, kind))
+        return _read(self._path(shard, base, kind))
 
     def store(self, shard: PlannedShard, base: Source, kind: str, digest: str) -> None:
         """Remember a digest; a full or read-only disk only costs the time to compute it again."""
-        self.keep(_key(shard, base, kind), digest)
+        _write(self._path(shard, base, kind), digest)
 
-    def recall(self, key: str | None) -> str | None:
-        """The digest under a key, which is None for what cannot be remembered."""
-        return _read(self.folder / key if key else None)
-
-    def keep(self, key: str | None, digest: str) -> None:
-        """Remember a digest under a key; nothing under None."""
-        _write(self.folder / key if key else None, digest)
-
-
-def key_of(base: Source, *plan: object) -> str | None:
-    """The key of what is planned of a base on the Hub; None for another base, whose files may change."""
-    return digest_of([FORMAT, base.repo, base.commit, *plan]) if isinstance(base, HubSource) else None
-
-
-def _key(shard: PlannedShard, base: Source, kind: str) -> str | None:
-    if not isinstance(base, HubSource):
-        return None
-    ranges = [[each.file, each.start, each.length] for tensor in shard.tensors for each in tensor.ranges]
-    states = {each.file: base.state(each.file) for tensor in shard.tensors for each in tensor.ranges}
-    return key_of(base, kind, hashlib.sha256(shard.header).hexdigest(), ranges, states)
+    def _path(self, shard: PlannedShard, base: Source, kind: str) -> Path | None:
+        if not isinstance(base, HubSource):
+            return None
+        ranges = [[each.file, each.start, each.length] for tensor in shard.tensors for each in tensor.ranges]
+        states = {each.file: base.state(each.file) for tensor in shard.tensors for each in tensor.ranges}
+        header = hashlib.sha256(shard.header).hexdigest()
+        return self.folder / digest_of([FORMAT, base.repo, base.commit, kind, header, ranges, states])
 
 
 @dataclass(frozen=True)

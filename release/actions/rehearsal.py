@@ -15,11 +15,11 @@ from release.context import Context
 from release.hub.endpoint import HubTarget
 from release.manifest import LoadedManifest
 from release.reports.publication import plan_json, plan_lines
+from release.stages import tags
 from release.stages.kept_card import with_kept_parts
 from release.stages.publication import Repository, repositories
 from release.stages.publish import publication_plan
 from release.stages.sign import signed
-from release.stages.tags import wrong_tags
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
@@ -120,7 +120,7 @@ def outlook(context: Context, real: HubTarget, *, pull_request: bool = False) ->
             plan = publication_plan(there, repository)
         else:
             problems += _problems(context, api, repository, plan, pull_request=pull_request)
-        problems += wrong_tags(there, plan)
+        problems += tags.wrong_tags(there, plan)
         plans.append(plan)
     if real.token is None:
         unknown.append("no Hub token: its rights, and private repositories")

@@ -18,7 +18,6 @@ from release.commands.running import console_progress, context_of, proved_digest
 
 if TYPE_CHECKING:
     from release.references import Comparison
-    from release.verification.quants_here import Differences
 
 
 def prune(
@@ -187,7 +186,7 @@ def _verify_manifest(manifest: Path, work: Path | None, base: str | None, *, as_
     from pruner.sources import open_source
     from release.references import Reference, comparison_table
     from release.stages.verify import BASE, BUILD, INPUTS, NOTHING, compare_base, compare_weights, require_equal
-    from release.verification.quants_here import compare_quants, made_here, require_equal_quants
+    from release.verification.quants_here import compare_quants, quants_text, require_equal_quants, shown_differences
 
     if manifest.is_dir():
         raise InputError(f"{manifest}: a folder of weights: say with --against what it must equal")
@@ -199,7 +198,8 @@ def _verify_manifest(manifest: Path, work: Path | None, base: str | None, *, as_
         result |= compare_weights(context, everything=True)
         quants = compare_quants(context)
     if as_json:
-        typer.echo(json.dumps(_verified_json(context.manifest.name, result, quants), indent=2))
+        quants_shown = {"quants": shown_differences(quants)}
+        typer.echo(json.dumps({**_verified_json(context.manifest.name, result), **quants_shown}, indent=2))
     else:
         for name, found in result.items():
             typer.echo(f"{comparison_table(found, context.manifest.name, Reference(name, {}, complete=True))}\n")
@@ -209,20 +209,18 @@ def _verify_manifest(manifest: Path, work: Path | None, base: str | None, *, as_
         against = [name for name in result if name not in (BASE, INPUTS)]
         outcome = f"equal to: {', '.join(against)}" if len(against) > 1 else f"as they were built; compared with {NOTHING}"
         typer.echo(f"{counted(len(result[BUILD]), 'file')} {outcome}")
-        if count := len(made_here(context)):
-            typer.echo(f"{counted(count, 'file')} of the quants equal to: {', '.join(quants)}")
+        if quants:
+            typer.echo(quants_text(context, quants))
 
 
-def _verified_json(name: str, result: Mapping[str, Sequence[Comparison]], quants: Differences) -> dict[str, Any]:
-    """Every file of the weights with both digests by reference; those that differ by themselves, quants too."""
+def _verified_json(name: str, result: Mapping[str, Sequence[Comparison]]) -> dict[str, Any]:
+    """Every file with both digests by reference, and those that differ by themselves."""
     from dataclasses import asdict
 
     other = {
         reference: [{"path": each.name, "kind": each.status} for each in found if each.status != "equal"]
         for reference, found in result.items()
     }
-    for reference, changed in quants.items():
-        other.setdefault(reference, []).extend({"path": each.path, "kind": each.kind} for each in changed)
     references = {reference: [asdict(each) for each in found] for reference, found in result.items()}
     return {"name": name, "differences": other, "references": references}
 

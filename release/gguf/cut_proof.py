@@ -6,10 +6,11 @@ import io
 from pathlib import Path
 
 from pruner.base_check import FollowingSource, require_known_digests
-from pruner.digest_cache import DigestCache, key_of
+from pruner.digest_cache import DigestCache
 from pruner.drop_map import DropMap, drop_map_from_keep
 from pruner.errors import CheckFailedError, InputError
 from pruner.locate import first_difference
+from pruner.plan import PlannedShard
 from pruner.progress import SILENT, Advance, Progress
 from pruner.proof import Proof, Verdict
 from pruner.sources import ContentIds
@@ -88,13 +89,13 @@ def planned_digest(
 
 def _is_planned(sha256: str, plan: CutPlan, base: LocatedGguf, advance: Advance, cache: DigestCache | None) -> bool:
     """Whether cutting the base gives a file of this digest: as remembered, or computed now."""
-    key = key_of(base.source, "gguf", plan.digest(base.source)) if cache is not None else None
-    if cache is not None and cache.recall(key) == sha256:
+    key = PlannedShard(base.name, plan.digest(base.source).encode(), ())  # which covers header, ranges and the base's file
+    if cache is not None and cache.find(key, base.source, "sha256") == sha256:
         advance(plan.size)
         return True
     found = planned_digest(plan, base, advance)
     if cache is not None:
-        cache.keep(key, found)
+        cache.store(key, base.source, "sha256", found)
     return found == sha256
 
 

@@ -10,7 +10,6 @@ from release.lock import VARYING, Lock, LockedFile, LockedInputs, locked_weights
 from release.processes import processor
 from release.records import read_record
 from release.stages.calibrate import imatrix_of
-from release.stages.convert import skip_without_quantizing
 from release.stages.evaluate import evidence_of, evidence_path, protocol_of
 from release.stages.prune import build_result, drop_map_path
 from release.stages.quality import wants_quality
@@ -123,12 +122,6 @@ def answered_elsewhere(context: Context) -> dict[str, dict[str, str]]:
     }
 
 
-def _converter(context: Context) -> dict[str, str]:
-    """The code that converted the weights, where any of it did: two trees of one commit may have been changed differently."""
-    code = context.toolchain.converter_code if skip_without_quantizing(context) is None else None
-    return {"converter": code} if code else {}
-
-
 def _torch_versions(context: Context) -> dict[str, str]:
     from pruner.statistics import read_statistics
     from release.stages.analyze import statistics_path
@@ -147,3 +140,10 @@ def _tools(context: Context) -> dict[str, str]:
         protocol = protocol_of(context)
         tools |= {"lm-eval": protocol.lm_eval, "task": f"{protocol.task.name} {protocol.task.version}"}
     return tools
+
+
+def _converter(context: Context) -> dict[str, str]:
+    """The code that converted the weights, where any of it did: two trees of one commit may have been changed differently."""
+    gguf = context.manifest.gguf
+    code = context.toolchain.converter_code if gguf and (gguf.quantized or gguf.quality) else None
+    return {"converter": code} if code else {}

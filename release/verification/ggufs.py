@@ -72,16 +72,6 @@ def open_gguf_repository(published: Published, request: Request) -> PublishedRep
     return open_repository(publish.gguf, revision, endpoint=request.endpoint, token=request.token)
 
 
-def _check_tags(published: Published, repository: PublishedRepository, pieces: Pieces) -> None:
-    """BAD for each quant that its tag does not find alone among all files of the repository, whoever put them there."""
-    gguf = published.manifest.content.gguf
-    for quant in gguf.quants if gguf else ():
-        with pieces.checking(quant.name):
-            problem = wrong_tag(quant.name, published.lock.quant_files(quant.name)[0], repository.files.keys())
-            if problem is not None:
-                raise CheckFailedError(problem.reason)
-
-
 def _prove(
     published: Published,
     repository: PublishedRepository,
@@ -105,6 +95,16 @@ def _prove(
     for verdict in proof.verdicts:
         if verdict.reason is not None:
             raise CheckFailedError(verdict.reason)
+
+
+def _check_tags(published: Published, repository: PublishedRepository, pieces: Pieces) -> None:
+    """BAD for each quant that its tag does not find alone among all files of the repository, whoever put them there."""
+    gguf = published.manifest.content.gguf
+    for quant in gguf.quants if gguf else ():
+        with pieces.checking(quant.name):
+            problem = wrong_tag(quant.name, published.lock.quant_files(quant.name)[0], repository.files.keys())
+            if problem is not None:
+                raise CheckFailedError(problem.reason)
 
 
 def _requantize(

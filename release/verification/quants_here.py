@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from pruner.errors import CheckFailedError
 from pruner.files import sha256_file
-from pruner.wording import counted_that, some
+from pruner.wording import counted, counted_that, some
 from release.context import Context
 from release.lock import Difference, LockedFile, differences, read_committed_lock, read_lock
 from release.records import read_record
@@ -59,6 +59,16 @@ def _with_tools(context: Context, found: Mapping[str, LockedFile]) -> dict[str, 
     build = read_lock(work_lock_path(context))
     tools = {path: file.made_with for path, file in build.outputs.items()} if build else {}
     return {path: file.model_copy(update={"made_with": tools.get(path)}) for path, file in found.items()}
+
+
+def shown_differences(result: Differences) -> dict[str, list[dict[str, str]]]:
+    """Differences for machines."""
+    return {name: [{"path": each.path, "kind": each.kind} for each in found] for name, found in result.items()}
+
+
+def quants_text(context: Context, result: Differences) -> str:
+    """One line on quants that are equal to every reference."""
+    return f"{counted(len(made_here(context)), 'file')} of the quants equal to: {', '.join(result)}"
 
 
 def require_equal_quants(result: Differences) -> None:

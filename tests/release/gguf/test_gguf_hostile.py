@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,9 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from release.gguf.imatrix import read_imatrix
+from release.gguf.imatrix import read_imatrix, require_fits
 from release.gguf.perplexity import read_predictions
 from release.gguf.quality import parse_divergence, read_quality
+from release.gguf.reader import read_header
 from release.gguf.summary import summarize
 from release.gguf.tensor_types import assign, read_tensor_types
 from tests.hostile import FUZZ, NAMES, assert_read_or_refused, changed_bytes, changed_json
@@ -64,6 +66,15 @@ def test_an_imatrix(tmp_path: Path, imatrix: bytes, data: st.DataObject) -> None
     path = tmp_path / "i.gguf"
     path.write_bytes(data.draw(changed_bytes(imatrix)))
     assert_read_or_refused(lambda: read_imatrix(path).to_json(), str(path), path.stat().st_size)
+    (tmp_path / "sound.gguf").write_bytes(imatrix)
+    sound = read_header(tmp_path / "sound.gguf")
+    sums = [each for each in sound.tensors if each.name.endswith(".in_sum2")]
+    weights = tuple(
+        replace(each, name=each.name.removesuffix(".in_sum2"), shape=(each.shape[0], 1, *each.shape[1:])) for each in sums
+    )
+    model = replace(sound, tensors=weights)
+    require_fits(tmp_path / "sound.gguf", model)
+    assert_read_or_refused(lambda: require_fits(path, model), str(path), path.stat().st_size)
     assert_read_or_refused(lambda: summarize(path).to_json(), str(path), path.stat().st_size)
 
 

@@ -17,6 +17,7 @@ import pytest
 
 from pruner.errors import CheckFailedError, InputError
 from pruner.files import sha256_file
+from release.actions.rehearsal import outlook
 from release.commands.pipeline import check
 from release.context import Context, Options
 from release.gguf.reader import read_header
@@ -185,6 +186,8 @@ def test_a_damaged_quant_is_found_by_verify(manifest: Path) -> None:
     made.write_bytes(good)
     lock = manifest.parent / "cut-4e.lock.json"
     lock.write_bytes(lock.read_bytes().replace(sha256_file(made).encode(), b"0" * 64))
+    shown = json.loads(verify(manifest, "--json", code=1).stdout)
+    assert shown["quants"] == {"build": [], "lock": [{"path": "gguf/cut-4e-Q8_0.gguf", "kind": "changed"}]}
     assert "1 quant file differs from lock: gguf/cut-4e-Q8_0.gguf (changed)" in verify(manifest, code=1).stderr
 
 
@@ -361,6 +364,8 @@ def test_a_file_of_others_that_answers_to_a_tag_stops_the_commit(manifest: Path,
         plan = publication_plan(context, repositories(context)[1])
         with pytest.raises(CheckFailedError, match=r"would load A-model-Q8_0.*--prune-remote; nothing was committed"):
             require_tags(context, plan)
+        foreseen = outlook(context, context.options.hub).problems
+        assert any("would load A-model-Q8_0" in problem for problem in foreseen)
         pruned = replace(context, options=replace(context.options, prune_remote=True))
         require_tags(pruned, publication_plan(pruned, repositories(pruned)[1]))
 
