@@ -88,7 +88,7 @@ def _xet_bars() -> Any:
     """The client's module of bars for Xet, where it has one and sends by Xet."""
     try:
         from huggingface_hub.utils import _xet_progress_reporting as bars
-        from huggingface_hub.utils import is_xet_available  # type: ignore[attr-defined]
+        from huggingface_hub.utils._runtime import is_xet_available
     except ImportError:
         return None
     return bars if is_xet_available() and hasattr(bars, "XetUploadProgressReporter") else None

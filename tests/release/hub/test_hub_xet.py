@@ -164,7 +164,7 @@ def test_killed_at_random_moments_by_xet(faulty: LocalHub, faults: Faults, relea
         (release / "notes.md").write_text(f"# Notes {number}\n")
         words = [sys.executable, "-c", PUBLISH.replace('"tag": "v1"', '"tag": None'), str(release)]
         process = subprocess.Popen(words, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        left = [rng.randrange(4, 16)]
+        left = [rng.randrange(3, 11)]
 
         def count_down(_method: str, _path: str, left: list[int] = left, process: subprocess.Popen[bytes] = process) -> None:
             left[0] -= 1

@@ -14,6 +14,7 @@ from tests.conftest import ROOT
 from tests.end_to_end.conftest import run_command
 from tests.small_release import REPO, write_small_release
 
+pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")  # huggingface_hub 2.4.0's own
 SHARD = "model-00001-of-00003.safetensors"
 
 
