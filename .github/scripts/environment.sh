@@ -27,10 +27,15 @@ seen() {
 }
 
 # Run a command, show at once what it says, and keep that in a file: `said FILE COMMAND…` ends with the command's exit code.
+# On a terminal its progress stays there.
 said() {
     local file=$1
     shift
-    "$@" 2>&1 | tee -a "$file"
+    if [[ -t 2 ]]; then
+        "$@" | tee -a "$file"
+    else
+        "$@" 2>&1 | tee -a "$file"
+    fi
 }
 
 # What a command said, as a block of a Markdown page: `quoted FILE`.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import pty
 import re
 import shutil
 import subprocess
@@ -155,6 +156,22 @@ def test_all_cards_are_as_locked_and_drift_of_a_table_is_found(script: Script, t
     again = script("cards", MANIFESTS=str(manifest))
     assert again.returncode == 1
     assert "card/results.md (changed)" in again.stderr
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_what_a_command_says_is_kept_and_progress_stays_on_a_terminal(tmp_path: Path, *, terminal: bool) -> None:
+    command = 'if [ -t 2 ]; then echo bars >&2; else echo lines >&2; fi; echo "a verdict"; exit 3'
+    words = ["bash", "-c", f'source .github/scripts/environment.sh; said {tmp_path}/kept sh -c "$COMMAND"']
+    environment = {"PATH": os.environ["PATH"], "MOE_RELEASE": "none", "COMMAND": command}
+    ours, theirs = pty.openpty()
+    screen = theirs if terminal else subprocess.PIPE
+    done = subprocess.run(words, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=screen, text=True, check=False)
+    shown = os.read(ours, 1000).decode() if terminal else ""
+    os.close(ours)
+    os.close(theirs)
+    assert done.returncode == 3
+    assert shown.strip() == ("bars" if terminal else "")
+    assert (tmp_path / "kept").read_text() == done.stdout == ("a verdict\n" if terminal else "lines\na verdict\n")
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from release.verdict import Finding, Pieces, Verdict, Verification
+from release.verification.ggufs import NOT_REBUILT
 from tests.conftest import ROOT
 
 SCRIPT = ROOT / ".github" / "scripts" / "verify.sh"
@@ -92,17 +94,32 @@ def test_what_it_finds_is_shown_at_once_and_stands_in_the_summary(tmp_path: Path
     assert (tmp_path / "summary").read_text() == "## hf://org/m@v1\n```\nverify ran\nattest ran\n```\n"
 
 
-UNKNOWN = "UNKNOWN ggufs         Q6_K: as locked; not rebuilt: use --requantize\n"
+def text(*findings: Finding) -> str:
+    """What `verify` prints of a release with these parts."""
+    return Verification("hf://org/m", "c" * 40, (Finding("weights", Verdict.GOOD, "3 files"), *findings)).text() + "\n"
+
+
+def quants(**reasons: str) -> Finding:
+    """The finding on quants that could not be called good."""
+    pieces = Pieces("ggufs")
+    for name, reason in reasons.items():
+        pieces.add(name, Verdict.UNKNOWN, reason)
+    return pieces.finding("")
+
+
+GONE = "the Hub cannot be reached"
 
 
 @pytest.mark.parametrize(
     ("says", "code"),
     [
-        (f"GOOD    weights       3 files\n{UNKNOWN}UNKNOWN\n", 0),
-        (f"{UNKNOWN}  UNKNOWN A  as locked; not rebuilt\n  UNKNOWN B  as locked; not rebuilt\nUNKNOWN\n", 0),
-        (f"{UNKNOWN}UNKNOWN weights       cannot be reached\nUNKNOWN\n", 3),
-        (f"{UNKNOWN}  UNKNOWN A  as locked; not rebuilt\n  UNKNOWN B  cannot be reached\nUNKNOWN\n", 3),
-        ("moe-release: the Hub cannot be reached\n", 3),
+        (text(quants(A=NOT_REBUILT)), 0),
+        (text(quants(A=NOT_REBUILT, B=NOT_REBUILT)), 0),
+        (text(quants(A=NOT_REBUILT, B=GONE)), 3),
+        (text(quants(A=GONE, B=NOT_REBUILT)), 3),
+        (text(quants(A=NOT_REBUILT), Finding("exam", Verdict.UNKNOWN, GONE)), 3),
+        (text(Finding("exam", Verdict.UNKNOWN, GONE)), 3),
+        (f"moe-release: {GONE}\n", 3),
     ],
 )
 def test_quants_that_another_machine_makes_fail_no_leg(tmp_path: Path, says: str, code: int) -> None:

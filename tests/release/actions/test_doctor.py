@@ -93,16 +93,24 @@ def test_the_token_is_noticed_and_never_shown(monkeypatch: pytest.MonkeyPatch):
     assert "sss" not in repr(findings)
 
 
-def test_a_missing_extra_names_its_command(monkeypatch: pytest.MonkeyPatch):
+@pytest.mark.parametrize(
+    ("absent", "extra"),
+    [("lm-eval", "eval"), ("sentencepiece", "analysis"), ("model-signing", "attest"), ("torch", "analysis")],
+)
+def test_a_missing_extra_names_its_command(monkeypatch: pytest.MonkeyPatch, absent: str, extra: str):
     def version(package: str) -> str:
-        if package == "lm-eval":
+        if package == absent:
             raise importlib.metadata.PackageNotFoundError(package)
         return "1.2.3"
 
     monkeypatch.setattr(doctor.importlib.metadata, "version", version)
     found = by_name(diagnose())
-    assert (found["lm-eval"].state, found["lm-eval"].remedy) == ("warning", "pip install 'moe-release[eval]'")
-    assert (found["torch"].state, found["torch"].detail) == ("ok", "1.2.3")
+    assert (found[absent].state, found[absent].remedy) == ("warning", f"pip install 'moe-release[{extra}]'")
+    assert (found["transformers"].state, found["transformers"].detail) == ("ok", "1.2.3")
+
+
+def test_every_extra_for_users_is_looked_for():
+    assert set(doctor.EXTRAS.values()) == {"analysis", "attest", "eval"}
 
 
 def test_little_space_is_a_warning(monkeypatch: pytest.MonkeyPatch):
