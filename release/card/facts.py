@@ -272,7 +272,10 @@ def protocol_facts(protocol: Protocol, digest: str, evidence: Sequence[Evidence]
         "lm_eval": text(protocol.lm_eval, "lm_eval"),
         "patch": text(protocol.patch.method, "patch.method") if protocol.patch else text("none", "patch"),
         "patch_outcomes": [text(name, "patch.outcomes") for name in protocol.patch.outcomes] if protocol.patch else [],
-        "settings": [(_label(place), text(value, place)) for place, value in _settings(protocol).items()],
+        "settings": [
+            (_label(place), text(value, place.rpartition(".")[0] if value == NOT_PINNED else place))
+            for place, value in _settings(protocol).items()
+        ],
         "server": SourcedText(command_line(server_flags(protocol)), f"{source}: server and {source}: sampling"),
         "toolchain": Claim(evidence[0].toolchain_commit, "digest", run) if evidence else None,
     }
@@ -340,6 +343,10 @@ def rebuild_facts(good: int, bad: int) -> Facts:
     return {"good": Claim(good, "count", source), "bad": Claim(bad, "count", source)}
 
 
+NOT_PINNED = "not pinned"
+"""What a protocol says of a template, a tokenizer or a llama.cpp that it leaves open, with or without a line for it."""
+
+
 def _settings(protocol: Protocol) -> dict[str, Any]:
     """What a card shows of a protocol, by its place there."""
     server = ("context", "slots", "threads", "reasoning_format", "reasoning_budget", "prompt_cache")
@@ -353,7 +360,7 @@ def _settings(protocol: Protocol) -> dict[str, Any]:
         **{f"server.{name}": getattr(protocol.server, name) for name in server},
         "max_tokens": protocol.max_tokens,
         **{f"sampling.{name}": getattr(protocol.sampling, name) for name in sampling},
-        **{place: pin[:12] if pin else "not pinned" for place, pin in pins.items()},
+        **{place: pin[:12] if pin else NOT_PINNED for place, pin in pins.items()},
     }
 
 

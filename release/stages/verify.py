@@ -182,7 +182,8 @@ def _run(context: Context) -> str:
     write_atomic(_verified_path(context), canonical_json(_equal_files(context, result)))
     shards = sum(path.endswith(".safetensors") for path in weights_lock(context).outputs)
     against = [name for name in result if name not in (BUILD, INPUTS)]
-    return f"{counted(shards, 'shard')} equal to {', '.join(against)}" if against else f"compared with {NOTHING}"
+    nothing = "nothing: --update-lock replaces the lock" if context.options.update_lock else NOTHING
+    return f"{counted(shards, 'shard')} equal to {', '.join(against)}" if against else f"compared with {nothing}"
 
 
 def _verified_path(context: Context) -> Path:
