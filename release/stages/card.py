@@ -60,7 +60,8 @@ def _inputs(context: Context) -> Any:
 def _not_as_locked(context: Context) -> list[str]:
     """What the card would be made of and the lock beside the manifest says otherwise.
 
-    Nothing when the lock's own stage compares everything, after the report has told a person of it.
+    Prose and a person's own templates may be other ones: they are written in rounds, with a look at the card after each.  And
+    nothing when the lock's own stage compares everything, after the report has told a person of it.
     """
     locked, options = read_committed_lock(context.loaded.lock_path), context.options
     if locked is None or options.update_lock or "lock" in context.planned:
@@ -68,7 +69,14 @@ def _not_as_locked(context: Context) -> list[str]:
     drafted = draft_lock(context)
     before = {path: file for path, file in locked.outputs.items() if not path.startswith("card/")}
     changed = [each for each in differences(before, drafted.outputs) if each.explained is None]
-    return changed_inputs(locked, drafted) + [str(each) for each in changed if each.kind != "missing" or not options.skip]
+    inputs = [name for name in changed_inputs(locked, drafted) if not _is_written(context, name)]
+    return inputs + [str(each) for each in changed if each.kind != "missing" or not options.skip]
+
+
+def _is_written(context: Context, name: str) -> bool:
+    """Whether a file beside the manifest is prose or a template of the person who writes the card."""
+    card = context.manifest.card
+    return name == card.prose or (card.templates is not None and name.startswith(f"{card.templates}/"))
 
 
 def _run(context: Context) -> str:

@@ -136,6 +136,20 @@ def test_a_card_is_rendered_of_what_is_locked_alone(tmp_path: Path, part: str) -
     assert CliRunner().invoke(app, ["card", *words]).exit_code == 0
 
 
+def test_prose_is_written_in_rounds_and_locked_in_the_end(tmp_path: Path) -> None:
+    (tmp_path / "notes.md").write_text("First words.\n")
+    manifest = small(tmp_path, **{"card: {license: apache-2.0}": "card: {license: apache-2.0, prose: notes.md}"})
+    words = [str(manifest), "--work", str(tmp_path / "work")]
+    everything = ["cut", *words, "--skip", "publish,readback"]
+    assert CliRunner().invoke(app, everything).exit_code == 0
+    (tmp_path / "notes.md").write_text("Other words.\n")
+    assert CliRunner().invoke(app, ["card", *words]).exit_code == 0
+    assert "Other words." in (tmp_path / "work" / "card" / "README.md").read_text()
+    refused = CliRunner().invoke(app, everything)
+    assert isinstance(refused.exception, CheckFailedError)
+    assert "notes.md" in str(refused.exception)
+
+
 def test_earlier_builds_and_maps_stand_on_the_card_with_their_counts(tmp_path: Path) -> None:
     manifest = small(
         tmp_path, **{"card: {license: apache-2.0}": "card: {license: apache-2.0, earlier_maps: {x-v0: {path: old.json}}}"}
