@@ -54,7 +54,7 @@ $(VENV)/.ready: pyproject.toml constraints.txt
 bench: setup toolchain  ## pruning, cutting and measuring against what each would take without us, as ratios
 	$(BIN)/python bench/prune_speed.py --scale $(SCALE) --rounds $(ROUNDS) --tensors
 	$(BIN)/python bench/gguf_cut.py --scale $(SCALE) --rounds $(ROUNDS) --ladder
-	$(BIN)/python bench/experts_overhead.py --scale $(SCALE) --rounds $(ROUNDS)
+	$(BIN)/python bench/experts_overhead.py --rounds $(ROUNDS) $(if $(filter 0.0%,$(SCALE)),--tiny --most 100)
 
 docs: setup  ## the pages that are generated
 	$(BIN)/moe-release schema --page > docs/manifest.md.tmp && mv docs/manifest.md.tmp docs/manifest.md
