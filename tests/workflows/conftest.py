@@ -110,7 +110,7 @@ def act(tmp_path: Path, command: Path) -> Act:
         *,
         inputs: dict[str, str] | None = None,
         secrets: dict[str, str] | None = None,
-        at_once: int = 2,
+        matrix: str | None = None,
         **environment: str,
     ) -> Run:
         path, kept = WORKFLOWS / f"{workflow}.yml", tmp_path / "artifacts"
@@ -120,7 +120,7 @@ def act(tmp_path: Path, command: Path) -> Act:
         words += [word for runner in RUNNERS for word in ("-P", f"{runner}=-self-hosted")]
         words += [word for name, value in (inputs or {}).items() for word in ("--input", f"{name}={value}")]
         words += [word for name in secrets or {} for word in ("--secret", name)]  # values come from act's environment
-        words += ["--concurrent-jobs", at_once]
+        words += ["--matrix", matrix] if matrix else []
         cache = str(cache_folder())  # act gets a cache of its own, the toolchain stays where it is
         passed = {
             "MOE_RELEASE": str(command),
