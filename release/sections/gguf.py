@@ -29,10 +29,12 @@ class Imatrix(Document):
 
 
 class BaseQuant(Document):
-    """A GGUF of the base: a file of a repository on the Hub at one commit, or a file beside the manifest."""
+    """A GGUF of the base: a file of a repository on the Hub, or a file beside the manifest; its digest pins it."""
 
     repo: RepoId | None = Field(None, description="Repository on the Hub, such as ggml-org/gemma-4-26B-A4B-it-GGUF …")
-    revision: Revision | None = Field(None, description="… at this commit: 40 hexadecimal digits, never a branch;")
+    revision: Revision | None = Field(
+        None, description="… at this commit (40 hexadecimal digits): it stays there when the file is replaced on main;"
+    )
     file: str | None = Field(None, description="the file's path in it.")
     path: str | None = Field(None, description="Or a file, relative to the manifest's folder.")
     sha256: Sha256 = Field(description="What the file must have: by the Hub's listing, or by reading it while it is cut.")
@@ -40,15 +42,20 @@ class BaseQuant(Document):
     @model_validator(mode="after")
     def _one_source(self) -> BaseQuant:
         if (self.repo is None) == (self.path is None):
-            raise ValueError("give either repo with revision and file, or path")
-        if (self.repo is None, self.repo is None) != (self.revision is None, self.file is None):
-            raise ValueError("a GGUF on the Hub needs repo, revision (40 hexadecimal digits) and file")
+            raise ValueError("give either repo with file, or path")
+        if (self.repo is None) != (self.file is None) or (self.repo is None and self.revision is not None):
+            raise ValueError("a GGUF on the Hub needs repo and file, and may have a revision; path stands alone")
         return self
+
+    @property
+    def at(self) -> str:
+        """The revision at which the Hub is asked."""
+        return self.revision or "main"
 
     @property
     def label(self) -> str:
         """What cards and locks call it."""
-        return self.path or f"hf://{self.repo}@{self.revision}/{self.file}"
+        return self.path or f"hf://{self.repo}@{self.at}/{self.file}"
 
 
 class Quant(Document):

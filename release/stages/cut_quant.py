@@ -25,7 +25,7 @@ def base_quant(loaded: LoadedManifest, source: BaseQuant) -> LocatedGguf:
         UnavailableError: the Hub does not give it.
     """
     if source.path is None:
-        return locate_on_hub(str(source.repo), str(source.revision), str(source.file))
+        return locate_on_hub(str(source.repo), source.at, str(source.file))
     path = path_inside(loaded.root, source.path)
     if not path.is_file():
         raise InputError(f"{loaded.path}: {source.path} does not exist beside the manifest")

@@ -84,9 +84,12 @@ def _prove(
     if source.repo is None:
         raise UnavailableError(f"was cut from {source.label}, a file beside the publisher's manifest that nobody else has")
     where = {"endpoint": request.endpoint, "token": request.token}
-    base = locate_on_hub(source.repo, str(source.revision), str(source.file), **where)
+    base = locate_on_hub(source.repo, source.at, str(source.file), **where)
     if base.listed != source.sha256:
-        raise CheckFailedError(f"{base.label} has SHA-256 {base.listed}, the manifest pins {source.sha256}")
+        other = f"{base.label} has SHA-256 {base.listed}, the manifest pins {source.sha256}"
+        if source.revision is None:
+            raise UnavailableError(f"{other}: the file was replaced since, and the manifest names no revision")
+        raise CheckFailedError(other)
     commit = repository.source.commit
     target = locate_on_hub(repository.repo, commit, published.lock.quant_files(quant.name)[0], **where)
     drop_map = read_drop_map(published.path(reproduce.DROP_MAP))

@@ -211,7 +211,7 @@ WRONG = {
     "no digest": ("from: {path: a.gguf}", "sha256"),
     "no place": ("from: {sha256: %s}", "give either repo"),
     "a branch": ("from: {repo: o/m, revision: main, file: a.gguf, sha256: %s}", "revision"),
-    "no file": ("from: {repo: o/m, revision: a123456789012345678901234567890123456789, sha256: %s}", "needs repo, revision"),
+    "no file": ("from: {repo: o/m, revision: a123456789012345678901234567890123456789, sha256: %s}", "needs repo and file"),
 }
 
 

@@ -29,15 +29,14 @@ name: cut-4e
 base: {{path: model, name: tiny-16e}}
 prune: {{experts: 4, drop_map: {{path: map.json}}}}
 weights: {{max_shard_size: 1MiB}}
-gguf: {{quants: [{{name: Q8_0, from: {{repo: {base}, revision: {commit}, file: base-Q8_0.gguf, sha256: {sha256}}}}}]}}
+gguf: {{quants: [{{name: Q8_0, from: {{repo: {base},{at} file: base-Q8_0.gguf, sha256: {sha256}}}}}]}}
 card: {{license: apache-2.0}}
 publish: {{weights: {repo}, gguf: {ggufs}, private: false}}
 """
 
 
-@pytest.fixture(scope="session")
-def cut_release(tmp_path_factory: pytest.TempPathFactory) -> PublishedRelease:
-    folder = tmp_path_factory.mktemp("cut")
+def publish_cut(folder: Path, *, pinned: bool) -> PublishedRelease:
+    """A release whose quant is cut from a GGUF on the Hub, at its commit or by its digest alone."""
     shutil.copytree(MANIFESTS / "tiny" / "model", folder / "model")
     (folder / "map.json").write_text(json.dumps(DROPPED))
     arrays = arrays_of("gemma4", (0, 1, 2, 3), experts=16)
@@ -47,12 +46,18 @@ def cut_release(tmp_path_factory: pytest.TempPathFactory) -> PublishedRelease:
         api.create_repo(BASE)
         commit = api.upload_file(path_or_fileobj=base, path_in_repo=base.name, repo_id=BASE).oid
         manifest = folder / "cut-4e.yaml"
-        words = {"base": BASE, "commit": commit, "sha256": sha256_file(base), "repo": REPO, "ggufs": GGUFS}
+        at = f" revision: {commit}," if pinned else ""
+        words = {"base": BASE, "at": at, "sha256": sha256_file(base), "repo": REPO, "ggufs": GGUFS}
         manifest.write_text(MANIFEST.format(**words))
         environment = {**hub.environment(), "PYTHONPATH": str(ROOT), "MOE_RELEASE_LLAMA_CPP": str(folder / "nowhere")}
         where = ("--work", folder / "work", "--hub", hub.endpoint)
         run_command("cut", manifest, *where, "--skip", "readback", **environment)
     return PublishedRelease(REPO, folder / "model", folder / "hub", manifest)
+
+
+@pytest.fixture(scope="session")
+def cut_release(tmp_path_factory: pytest.TempPathFactory) -> PublishedRelease:
+    return publish_cut(tmp_path_factory.mktemp("cut"), pinned=True)
 
 
 @pytest.fixture
@@ -127,6 +132,16 @@ def test_a_file_of_others_that_answers_to_a_tag_is_bad(cut: Stage, name: str) ->
     assert quants.verdict is Verdict.BAD
     assert f"{name}" in quants.reason
     assert quants.reason.startswith("Q8_0: ")
+
+
+def test_a_base_that_only_its_digest_pins_may_be_gone_and_accuses_nobody(tmp_path: Path) -> None:
+    release = publish_cut(tmp_path / "release", pinned=False)
+    with release.staged(tmp_path / "stage") as stage:
+        assert part(stage.verify(), "ggufs").verdict is Verdict.GOOD
+        stage.write("base-Q8_0.gguf", stage.read("base-Q8_0.gguf", BASE)[:-1] + b"?", BASE)
+        quants = part(stage.verify(), "ggufs")
+    assert quants.verdict is Verdict.UNKNOWN
+    assert "was replaced since" in quants.reason
 
 
 def test_another_base_than_the_pinned_one_is_bad(cut: Stage) -> None:
