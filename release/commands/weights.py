@@ -19,6 +19,13 @@ from release.commands.running import console_progress, context_of, proved_digest
 if TYPE_CHECKING:
     from release.references import Comparison
 
+AgainstOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="LOCK|SHA256SUMS|FOLDER|hf://org/name@revision", help="What the weights must equal.", show_default=False
+    ),
+]
+
 
 def prune(
     source: Annotated[
@@ -81,12 +88,7 @@ def verify(
             metavar="MANIFEST|TARGET", help="A manifest; or weights (a folder, or hf://org/name@revision).", show_default=False
         ),
     ],
-    against: Annotated[
-        str | None,
-        typer.Option(
-            metavar="LOCK|SHA256SUMS|FOLDER|hf://org/name@revision", help="What the weights must equal.", show_default=False
-        ),
-    ] = None,
+    against: AgainstOption = None,
     base: Annotated[
         str | None,
         typer.Option("--base", help="A published release's base: a folder, or hf://…; or, to verify it too, a manifest's."),
