@@ -16,7 +16,7 @@ from typing import Any, Literal, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from pruner.calibration_rows import cell, is_empty, list_cell, number_cell, table_rows
+from pruner.calibration_rows import cell, is_blank, is_empty, list_cell, number_cell, table_rows
 from pruner.errors import InputError
 from pruner.files import sha256_bytes, sha256_file
 from pruner.option_order import option_order
@@ -185,7 +185,8 @@ def read_calibration(
 def _incomplete(row: dict[str, Any], fields: FieldMap) -> bool:
     """Whether a cell is empty without which a row is no question; a column that is not there at all is a wrong field map."""
     columns = (fields.choices,) if isinstance(fields.choices, str) else fields.choices
-    return any(name in row and row[name] in (None, "", []) for name in (fields.question, fields.answer, *columns))
+    cells = [row[name] for name in (fields.question, fields.answer, *columns) if name in row]
+    return any(is_blank(part) for each in cells for part in (each if isinstance(each, list) and each else [each]))
 
 
 def without_special_tokens(tokenizer: Any, questions: CalibrationSet) -> CalibrationSet:

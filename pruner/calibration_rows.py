@@ -69,13 +69,18 @@ def cell(row: dict[str, Any], name: str, where: str) -> str:
     return value
 
 
+def is_blank(value: Any) -> bool:
+    """Whether a cell holds nothing, or a text of white space."""
+    return value in (None, []) or (isinstance(value, str) and not value.strip())
+
+
 def is_empty(row: dict[str, Any], name: str, where: str) -> bool:
     """Whether a column's cell is empty; a column that is not there at all is a wrong field map.
 
     Raises:
         InputError: the column is missing, or neither empty nor text.
     """
-    if name in row and (row[name] is None or (isinstance(row[name], str) and not row[name].strip())):
+    if name in row and is_blank(row[name]):
         return True
     cell(row, name, where)
     return False

@@ -75,22 +75,13 @@ def bootstrap(
     return Stability(shares, len(own), int((own >= SETTLED).sum()), int((own < COIN_FLIP).sum()), rounds)
 
 
-def folds(statistics: ExpertStatistics, selection: Selection, count: int, weights: Floats | None = None) -> tuple[Kept, ...]:
-    """Cross-fitted selections: the i-th is made without the questions whose digest falls into fold i of `count`.
+def fold_weights(statistics: ExpertStatistics, count: int, weights: Floats | None = None) -> tuple[Floats, ...]:
+    """For each fold of cross-fitted selections the weights [Q] of the questions, with those of its own left out.
 
     A question of the exam whose digest falls into fold i (see `fold_of`) is scored by a model that did not see it.
 
     Raises:
         InputError: a fold would leave no question, or `count` is below two.
-    """
-    return tuple(kept_experts(statistics, selection, each) for each in fold_weights(statistics, count, weights))
-
-
-def fold_weights(statistics: ExpertStatistics, count: int, weights: Floats | None = None) -> tuple[Floats, ...]:
-    """For each fold the weights [Q] of the questions with its own left out.
-
-    Raises:
-        InputError: see `folds`.
     """
     if count < 2:  # noqa: PLR2004 - with one fold nothing is left to measure
         raise InputError(f"folds {count}: at least two are needed")

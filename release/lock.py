@@ -95,9 +95,10 @@ class Lock(Document):
         return {path.removeprefix("weights/"): file for path, file in self.outputs.items() if path.startswith("weights/")}
 
     def quants(self) -> dict[str, LockedFile]:
-        """The GGUFs and the importance matrix by name."""
+        """The quants, what they were made with and what was measured of them, by name in the GGUF repository."""
         folders = ("gguf/", "imatrix/")
-        return {path.partition("/")[2]: file for path, file in self.outputs.items() if path.startswith(folders)}
+        found = {path.partition("/")[2]: file for path, file in self.outputs.items() if path.startswith(folders)}
+        return found | {path: file for path, file in self.outputs.items() if path == "quality.json"}
 
     def quant_files(self, quant: str) -> list[str]:
         """The files of a quant in the GGUF repository, in order: one, or its shards.
@@ -198,9 +199,14 @@ def differences(locked: Mapping[str, LockedFile], found: Mapping[str, LockedFile
     return tuple(result)
 
 
+UNSAID = frozenset({"converter"})
+"""What older locks do not say of the tools: they explain nothing there."""
+
+
 def _other_tools(locked: LockedFile, found: LockedFile) -> str | None:
     before, here = locked.made_with or {}, found.made_with or {}
-    changed = [name for name in sorted({*before, *here}) if before.get(name) != here.get(name)]
+    names = {*before, *here} - (UNSAID - before.keys())
+    changed = [name for name in sorted(names) if before.get(name) != here.get(name)]
     if not changed:
         return None
     name = changed[0]

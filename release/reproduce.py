@@ -32,6 +32,7 @@ from release.manifest import LoadedManifest, Manifest, PinnedFile
 
 FOLDER = "reproduce"
 README = f"{FOLDER}/README.md"
+TEMPLATE = "reproduce.md.j2"
 MANIFEST = f"{FOLDER}/manifest.yaml"
 LOCK = f"{FOLDER}/lock.json"
 SUMS = f"{FOLDER}/SHA256SUMS"
@@ -133,4 +134,4 @@ def page(manifest: Manifest, own: Mapping[str, str] | None = None) -> str:
         "publish": {"weights": publish.weights, "gguf": publish.gguf, "tag": publish.tag} if publish else None,
         "layout": {"max_shard_size": str(weights.max_shard_size), "metadata": weights.metadata},
     }
-    return render("reproduce.md.j2", facts, own or {})
+    return render(TEMPLATE, facts, own or {})

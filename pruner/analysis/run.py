@@ -11,7 +11,7 @@ changes the time and nothing else.  Of each question memory holds its text and d
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
@@ -30,7 +30,7 @@ from pruner.analysis.model import (
     require_libraries,
     tokenizer_digest,
 )
-from pruner.analysis.offload import hidden_bytes, measure_by_layers
+from pruner.analysis.offload import hidden_bytes, measure_by_layers, state_path
 from pruner.analysis.outline import Outline, outline
 from pruner.analysis.records import (
     QuestionRecord,
@@ -120,7 +120,8 @@ def analyze(
     if finished is not None and (taken := finished.taken(header, progress)) is not None:
         return taken
     tasks = _tasks(header, rendered, records)
-    if waiting := [length for task, length in zip(tasks, lengths, strict=True) if read_record(task.record, task.key) is None]:
+    waiting = {task: length for task, length in zip(tasks, lengths, strict=True) if read_record(task.record, task.key) is None}
+    if waiting:
         _require_room(found, waiting, records, memory, offload=offload, progress=progress)
         load = partial(open_layers, found=found) if offload else partial(load_measured, dtype=found.dtype)
         _measure(load(model_folder, device=device), tasks, workers, progress)
@@ -128,15 +129,19 @@ def analyze(
 
 
 def _require_room(
-    found: Outline, lengths: Sequence[int], records: Path, memory: int | None, *, offload: bool, progress: Progress
+    found: Outline, waiting: Mapping[Task, int], records: Path, memory: int | None, *, offload: bool, progress: Progress
 ) -> None:
-    """Disk for the hidden states of sequences of these lengths, or memory for the whole base.
+    """Disk for the hidden states of the questions that wait, by their lengths, or memory for the whole base.
+
+    What a killed run left of these states is used or overwritten: it needs no more space.
 
     Raises:
         UnavailableError: the disk is too full.
     """
     if offload:
-        require_space(records, hidden_bytes(found, lengths), "the hidden states of the questions between two layers")
+        left = sum(path.stat().st_size for path in map(state_path, waiting) if path.exists())
+        needed = hidden_bytes(found, list(waiting.values())) - left
+        require_space(records, max(needed, 0), "the hidden states of the questions between two layers")
     elif memory is not None and (needed := found.size) > memory:
         progress.note(f"the base takes {needed:,} bytes of memory and {memory:,} are free; --offload layers needs one layer's")
 

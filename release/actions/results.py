@@ -85,9 +85,11 @@ def _tables(manifests: Sequence[Path], work: Path, fetched: Path | None) -> list
         protocol = _protocol(loaded)
         try:
             place = work / loaded.content.name
+            lock = None
             if fetched is not None and not has_evidence(loaded, place):
                 place = fetch_work(loaded, fetched / loaded.content.name)
-            entries = list(_entries(loaded, protocol, place))
+                lock = read_lock(place / "lock.json")
+            entries = list(_entries(loaded, protocol, place, lock))
         except MoeReleaseError as error:
             missing.append(f"{loaded.content.name}: {error}")
             continue
@@ -114,15 +116,15 @@ def _protocol(loaded: LoadedManifest) -> Protocol | None:
     return load_protocol(path_inside(loaded.root, section.protocol), loaded.root) if section else None
 
 
-def _entries(loaded: LoadedManifest, protocol: Protocol | None, work: Path) -> Iterator[Entry]:
-    """What a manifest compares with, then its own runs, each checked against its lock."""
+def _entries(loaded: LoadedManifest, protocol: Protocol | None, work: Path, lock: Lock | None) -> Iterator[Entry]:
+    """What a manifest compares with, then its own runs, each checked against its lock: the given one, or that of `_lock`."""
     for row in loaded.content.compare:
         yield compared_entry(loaded, protocol, row)
     if protocol is None or loaded.content.eval is None:
         return
     if loaded.content.prune and protocol.gates.reference:
         require_reference(protocol, reference_of(loaded))
-    lock = _lock(loaded, work)
+    lock = lock or _lock(loaded, work)
     for quant in loaded.content.eval.quants:
         yield _own_entry(loaded, lock, quant, work, protocol)
 

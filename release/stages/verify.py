@@ -212,7 +212,9 @@ def require_equal(context: Context, result: References) -> None:
     """Raise CheckFailedError for a lock that contradicts itself or the build, or for every reference that differs; say why."""
     lock = read_committed_lock(context.loaded.lock_path) if LOCK in result else None
     if lock and (damage := contradiction(lock, weights_lock(context))) is not None:
-        raise CheckFailedError(f"{context.loaded.lock_path}: was damaged or edited: {damage}; restore it, or use --update-lock")
+        raise CheckFailedError(
+            f"{context.loaded.lock_path}: was damaged or edited: {damage}; restore it, or use `cut --update-lock`"
+        )
     wrong = {name: [each for each in found if each.status != "equal"] for name, found in result.items()}
     if spoiled := wrong.pop(BUILD):
         raise CheckFailedError(f"{_shown(spoiled)}: the file changed after it was written; run `moe-release prune` again")
@@ -221,11 +223,11 @@ def require_equal(context: Context, result: References) -> None:
         said.append(f"{_differing(other)} from the base that the weights were made from: {_shown(other)}; fetch the base again")
     if lock and wrong[LOCK]:
         why = explain_weights(lock, weights_lock(context))
-        said.append(f"{_differing(wrong[LOCK])} from lock: {_shown(wrong[LOCK])}: {why}; accept with --update-lock")
+        said.append(f"{_differing(wrong[LOCK])} from lock: {_shown(wrong[LOCK])}: {why}; accept with `cut --update-lock`")
     elif lock and wrong[INPUTS]:
         said.append(
             f"{context.loaded.lock_path}: was made from other inputs: {_shown(wrong[INPUTS])}; restore it if it was damaged or "
-            "edited, or accept them with --update-lock"
+            "edited, or accept them with `cut --update-lock`"
         )
     said += [
         f"{_differing(each)} from {name}: {_shown(each)}: it may come from another base, map or layout"

@@ -9,7 +9,6 @@ from pruner.errors import CheckFailedError, UnavailableError
 from pruner.files import path_inside, sha256_file
 from release import __version__, reproduce
 from release.attestation.provenance import model_files, provenance
-from release.card.render import own_templates
 from release.hub.published import Published
 from release.references import parse_sums
 from release.verdict import Finding, Pieces, Verdict
@@ -41,9 +40,11 @@ def _manifest(published: Published) -> None:
 
 def _page(published: Published) -> None:
     """Its commands are typed by whoever trusts it."""
-    path, loaded = published.path(reproduce.README), published.manifest
-    own = own_templates(loaded.root, loaded.content.card.templates)
-    if path.is_file() and path.read_bytes() == reproduce.page(loaded.content, own).encode():
+    path, manifest = published.path(reproduce.README), published.manifest.content
+    folder = manifest.card.templates
+    if folder is not None and f"{folder}/{reproduce.TEMPLATE}" in published.lock.inputs.files:
+        raise UnavailableError("is made with the release's own template, which is not run here; read it before you trust it")
+    if path.is_file() and path.read_bytes() == reproduce.page(manifest).encode():
         return
     made_with = published.lock.inputs.tools.get("moe-release")
     if made_with != __version__:

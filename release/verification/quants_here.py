@@ -80,5 +80,5 @@ def require_equal_quants(result: Differences) -> None:
             raise CheckFailedError(f"{found[0]}: the file changed after it was written; run `moe-release quantize` again")
         shown = some([str(each) for each in found])
         raise CheckFailedError(
-            f"{counted_that(len(found), 'quant file', 'differ')} from {name}: {shown}; accept with --update-lock"
+            f"{counted_that(len(found), 'quant file', 'differ')} from {name}: {shown}; accept with `cut --update-lock`"
         )

@@ -81,6 +81,13 @@ def test_differences_are_explained_by_other_tools_only() -> None:
     assert differences(locked, locked) == ()
 
 
+def test_what_a_lock_does_not_say_of_the_converter_explains_nothing() -> None:
+    locked = {"gguf/a.gguf": LockedFile(sha256="0" * 64, size=1, made_with={"processor": "p"})}
+    found = {"gguf/a.gguf": LockedFile(sha256="1" * 64, size=1, made_with={"processor": "p", "converter": "d"})}
+    assert [each.explained for each in differences(locked, found)] == [None]
+    assert differences(found, locked)[0].explained is not None
+
+
 @pytest.mark.parametrize(
     ("found", "words"),
     [

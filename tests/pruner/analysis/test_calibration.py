@@ -227,6 +227,8 @@ def test_unusable_questions_are_a_choice(tmp_path: Path):
     found = read_calibration(path, unusable="skip")
     assert [each.text for each in found] == [rows[0]["Question"], rows[2]["Question"]]
     assert (found.unusable, found.left_out) == (3, 0)
+    blank = write_rows(tmp_path / "blank.jsonl", [row(0), row(1) | {"Correct Answer": " "}, row(2) | {"Question": "\t"}])
+    assert read_calibration(blank, unusable="skip").unusable == 2
     assert len(read_digests(path, FieldMap())) == 3, "the question without a choice has a digest, the row without text has none"
     write_rows(path, [row(0), row(0)])
     with pytest.raises(InputError, match=r"line 1 stands here again; remove one, or set prune\.analysis\.unusable"):

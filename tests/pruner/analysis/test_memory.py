@@ -12,7 +12,7 @@ import pytest
 from pruner.files import sha256_file
 from pruner.ranking import CoverageRanking, Gates, check_gates
 from pruner.selection import Selection, kept_experts
-from pruner.stability import bootstrap, folds
+from pruner.stability import bootstrap, fold_weights
 from pruner.statistics import merge, read_statistics, select, write_statistics
 
 from .conftest import resident, resident_growth, row, write_rows
@@ -40,7 +40,8 @@ def ranked(path: Path) -> None:
     statistics = read_statistics(path)
     check_gates(statistics, Gates(max_unrouted=1, max_truncated=1))
     kept_experts(statistics, SELECTION)
-    folds(statistics, SELECTION, 2)
+    for weights in fold_weights(statistics, 2):
+        kept_experts(statistics, SELECTION, weights)
 
 
 def drawn(path: Path) -> None:

@@ -36,6 +36,7 @@ pytest.importorskip("transformers", reason="needs the analysis extra")
 pytestmark = pytest.mark.torch
 
 from pruner.analysis import analyze  # noqa: E402 - after the skip
+from pruner.analysis.outline import outline  # noqa: E402
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
@@ -272,7 +273,6 @@ def test_hidden_states_need_their_room(
     make_model: Callable[..., Path], calibration: CalibrationSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     from pruner.analysis import offload
-    from pruner.analysis.outline import outline
 
     sizes: list[int] = []
     write = offload._write
@@ -289,6 +289,33 @@ def test_hidden_states_need_their_room(
     with pytest.raises(UnavailableError, match=f"the hidden states of the questions between two layers needs {needed:,} bytes"):
         analyze(make_model(), calibration, records=tmp_path / "full", offload=True)
     assert not (tmp_path / "full").exists()
+
+
+def test_what_a_killed_run_left_needs_no_room_again(
+    make_model: Callable[..., Path], calibration: CalibrationSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    from pruner.analysis import offload
+
+    whole = analyze(make_model(), calibration, records=tmp_path / "whole")
+    write, left = offload._write, 2
+
+    def killed(task: Any, state: Any) -> None:
+        nonlocal left
+        write(task, state)
+        if not (left := left - 1):
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(offload, "_write", killed)
+    with pytest.raises(KeyboardInterrupt):
+        analyze(make_model(), calibration, records=tmp_path / "records", offload=True)
+    monkeypatch.setattr(offload, "_write", write)
+    kept = sum(path.stat().st_size for path in (tmp_path / "records").glob("*.hidden"))
+    assert kept > 0
+    needed = offload.hidden_bytes(outline(make_model()), whole.tokens.tolist())
+    tight = shutil.disk_usage(tmp_path)._replace(free=needed - kept)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _path: tight)
+    again = analyze(make_model(), calibration, records=tmp_path / "records", offload=True)
+    assert statistics_bytes(again) == statistics_bytes(whole)
 
 
 def test_other_families_are_refused(make_model: Callable[..., Path], calibration: CalibrationSet, tmp_path: Path):

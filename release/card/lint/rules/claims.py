@@ -10,15 +10,14 @@ from release.card.lint.document import Document, Line
 from release.card.lint.finding import Finding
 from release.card.lint.knowledge import Knowledge
 from release.card.lint.quantities import NUMBER, Quantity, quantities
+from release.card.prose import MEASURE, WORDS
 
 KIND = "number without claim"
 RANGE = re.compile(r"(?<=\d)\s?–\s?(?=\d)")
-WORDS = frozenset({"", "text", "txt", "md", "markdown", "console"})
-"""Languages of a block of code that may hold sentences."""
 SCORES = ("%", "pp")
 """Units of what is no name in backquotes, and no code."""
 JOINED = re.compile(
-    rf"(?<![\w.\-−–/])(?:\.\d+|(?:{NUMBER})(?:-(?:{NUMBER})(?![\w\-])|-?(?:per[ -]?cent|points?|fold|times)\b))(?![\w-])",
+    rf"(?<![\w.\-−–/])(?:\.\d+|(?:{NUMBER})(?:-(?:{NUMBER})(?![\w\-])|-?(?:{MEASURE})\b))(?![\w-])",
     re.IGNORECASE,
 )
 """Numbers that are none of `quantities`: .97, 97-percent, 3-5, 20-fold."""
