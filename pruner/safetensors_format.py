@@ -97,13 +97,20 @@ def read_header(path: Path) -> Header:
         raise InputError(f"{path}: {unreadable(path, error)}") from None
 
 
+LFS_POINTER = b"version https://git-lfs.github.com/spec/v1"
+"""How a file begins that a clone without git-lfs has in place of a large one; no header is as long as that would say."""
+
+
 def parse_header(file: BinaryIO, size: int, where: str) -> Header:
     """Check the header at the beginning of `file`; `size` is that of the whole file and `where` names it in errors.
 
     Raises:
         InputError: see `read_header`.
     """
-    length = int.from_bytes(file.read(8), "little")
+    begin = file.read(8)
+    if begin == LFS_POINTER[:8]:
+        raise InputError(f"{where}: is a pointer of Git LFS and not the file; fetch it with `git lfs pull`")
+    length = int.from_bytes(begin, "little")
     if size < 8 or length > HEADER_LIMIT or 8 + length > size:  # noqa: PLR2004  # the length field has 8 bytes
         found = f"a header of {length:,} bytes in a file of {size:,}" if size >= 8 else f"it has {counted(size, 'byte')}"  # noqa: PLR2004
         raise InputError(f"{where}: no safetensors file: {found}; is it the right one, and whole?")

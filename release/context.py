@@ -168,7 +168,7 @@ class Context:
         """
         record = read_record(self.work, stage)
         if record is None:
-            raise CheckFailedError(f"{stage} has not been run in {self.work}; run `moe-release cut` without skipping it")
+            raise CheckFailedError(f"{stage} has not been run in {self.work}; run `moe-release cut {self.loaded.path}`")
         return record
 
     def made_by(self, stage: str) -> str:

@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+from pruner.base_identity import BaseIdentity, named_base, require_same_base
 from pruner.digest_cache import DigestCache
 from pruner.drop_map import read_drop_map
 from pruner.errors import InputError
@@ -42,6 +43,7 @@ def cut_directly(
         raise InputError(f"--sha256 {sha256[:80]}: expected 64 hexadecimal digits in lower case")
     require_new(out, "name")
     drop_map = read_drop_map(drop_map_path)
+    unchecked = require_same_base(named_base(drop_map.provenance), BaseIdentity(), str(drop_map_path))
     base = locate(base_address)
     plan = plan_cut(base, drop_map, name=name or model_name_of(out), where=str(drop_map_path))
     result = cut(base, plan, out, pinned=sha256, progress=progress)
@@ -50,7 +52,7 @@ def cut_directly(
         "base_digest_checked": result.checked,
         "experts": plan.experts,
         "name": plan.name,
-        "notes": plan.notes,
+        "notes": [*plan.notes, *filter(None, [unchecked])],
         "sha256": result.sha256,
         "size": result.size,
         "type": plan.file_type,

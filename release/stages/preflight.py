@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from pruner.errors import InputError, UnavailableError
+from pruner.errors import CheckFailedError, InputError, UnavailableError
 from pruner.files import path_inside, require_space
 from pruner.sources import LocalSource
 from release.attestation.model_signature import public_key_of
@@ -30,8 +30,10 @@ TOOLS = {"calibrate": "llama-imatrix", "quantize": "llama-quantize", "eval": "ll
 SPLITTER, COMPARER = "llama-gguf-split", "llama-perplexity"
 
 
-def check_inputs(loaded: LoadedManifest) -> None:
+def check_inputs(loaded: LoadedManifest, *, examined: bool = True) -> None:
     """Check every file that a manifest names, and the protocol, without doing anything else.
+
+    A run that is not to be `examined` needs no reference run yet.
 
     Raises:
         InputError: a file is missing or is not the one that the manifest pins.
@@ -70,11 +72,14 @@ def check_inputs(loaded: LoadedManifest) -> None:
         protocol = load_protocol(path_inside(loaded.root, manifest.eval.protocol), loaded.root)
         if manifest.card.leaderboard:
             leaderboard_dataset(manifest.card.leaderboard, protocol)
-        if manifest.prune and protocol.gates.reference:
+        if examined and manifest.prune and protocol.gates.reference:
             from release.card.compared import reference_of
             from release.evaluation.gates import require_reference
 
-            require_reference(protocol, reference_of(loaded))
+            try:
+                require_reference(protocol, reference_of(loaded))
+            except CheckFailedError as error:
+                raise CheckFailedError(f"{loaded.path}: {error}") from None
 
 
 def _check_map_and_headers(loaded: LoadedManifest) -> None:
@@ -130,7 +135,7 @@ def _require_buildable(loaded: LoadedManifest) -> None:
 
 def _run(context: Context) -> str | None:
     _require_buildable(context.loaded)
-    check_inputs(context.loaded)
+    check_inputs(context.loaded, examined=bool({"eval", "card"} & context.planned))
     manifest = context.manifest
     if manifest.prune and manifest.prune.analysis and _ahead(context, "analyze"):
         require_extra("analysis")

@@ -76,7 +76,8 @@ def _base_model(context: Context) -> dict[str, Any]:
 def _pinned(context: Context, pinned: PinnedFile) -> DropMap:
     drop_map = read_drop_map(context.loaded.file(pinned))
     base = context.manifest.base
-    require_same_base(named_base(drop_map.provenance), BaseIdentity(base.label, base.revision), pinned.path)
+    if unchecked := require_same_base(named_base(drop_map.provenance), BaseIdentity(base.label, base.revision), pinned.path):
+        context.progress.note(unchecked)
     _require_calibration(context, drop_map, pinned.path)
     return replace(drop_map, provenance={**drop_map.provenance, "base_model": _base_model(context)})
 

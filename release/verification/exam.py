@@ -111,11 +111,13 @@ def _place_data(protocol: Protocol, root: Path, given: Path | None) -> None:
 
     Raises:
         UnavailableError: the questions are withheld, and none are given.
-        InputError: the given file does not exist.
+        InputError: the given file does not exist, or is another one.
     """
     data = protocol.data
     if given is not None:
         require_file(given, "the exam's questions")
+        if (found := sha256_file(given)) != data.sha256:
+            raise InputError(f"--exam-data {given}: has SHA-256 {found}, the protocol's questions have {data.sha256}")
     if data.path is None:
         return  # from the Hub: a gated set says by itself what to accept
     place = path_inside(root, data.path)

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
+from pruner.errors import InputError
 from pruner.safetensors_format import Metadata, build_header, data_order, read_header
 
 NAMES = ["b", "a", "é\u2028", 'quote"\\', "\x7f\x01", "z.0", "z.10", "z.9"]
@@ -41,3 +42,10 @@ def test_every_torch_dtype_is_ordered_as_the_library_does(tmp_path: Path) -> Non
     order = data_order((tensor.name, tensor.dtype) for tensor in reversed(header.tensors))
     assert order == [tensor.name for tensor in header.tensors]
     assert len(order) == 20
+
+
+def test_a_pointer_of_git_lfs_is_called_one(tmp_path: Path) -> None:
+    path = tmp_path / "model.safetensors"
+    path.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 5\n")
+    with pytest.raises(InputError, match=r"is a pointer of Git LFS and not the file; fetch it with `git lfs pull`"):
+        read_header(path)

@@ -317,7 +317,7 @@ def test_the_exam_needs_the_questions(tiny: Stage, tmp_path: Path) -> None:
     other.write_text("{}\n")
     exam = part(tiny.verify(exam=True, exam_data=other), "exam")
     assert exam.verdict is Verdict.UNKNOWN
-    assert "sha256" in exam.reason
+    assert f"--exam-data {other}: has SHA-256 " in exam.reason
     assert part(tiny.verify(exam=True, exam_data=tmp_path / "none"), "exam").verdict is Verdict.UNKNOWN
 
 
