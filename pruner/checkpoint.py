@@ -161,6 +161,6 @@ def _require_agreement(source: Source, weight_map: Mapping[str, str], headers: M
 
 def is_companion(name: str) -> bool:
     """Whether a build copies a file of this name: tokenizer, template, configs, license; no weights, no card, no code."""
-    if name.startswith(".") or name in NOT_COPIED or CODE.fullmatch(name):
+    if name.startswith((".", "adapter_")) or name in NOT_COPIED or CODE.fullmatch(name):
         return False
     return name.endswith(COPIED_SUFFIXES) or bool(TERMS.fullmatch(name) or TOKENIZER.fullmatch(name))

@@ -70,13 +70,17 @@ def with_mtp_of_last(drop_map: DropMap, layers: Sequence[str]) -> DropMap:
     return replace(drop_map, drop={**drop_map.drop, **{layer: last for layer in layers if layer.startswith(MTP)}})
 
 
+LARGEST = 16 << 20
+"""Bytes of a file that is still read as a drop map; those of a hundred layers of a thousand experts take one."""
+
+
 def read_drop_map(path: Path) -> DropMap:
     """Read a drop map in any of its forms.
 
     Raises:
         InputError: the file is no drop map, an id is no whole number, an id stands twice, or the envelope contradicts itself.
     """
-    return parse_drop_map(read_json(path, "the drop map"), str(path))
+    return parse_drop_map(read_json(path, "the drop map", LARGEST), str(path))
 
 
 def parse_drop_map(content: Any, path: str) -> DropMap:

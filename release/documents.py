@@ -142,6 +142,10 @@ def _construct(path: Path, node: yaml.Node, where: tuple[Any, ...], positions: d
     return _scalar(path, node)
 
 
+LARGEST_NUMBER = 64
+"""Bits of a whole number in a document."""
+
+
 def _scalar(path: Path, node: yaml.Node) -> Any:
     line, column = node.start_mark.line + 1, node.start_mark.column + 1
     if not isinstance(node, yaml.ScalarNode):
@@ -152,6 +156,8 @@ def _scalar(path: Path, node: yaml.Node) -> Any:
         return node.value
     try:
         value = yaml.SafeLoader("").construct_object(node)
+        if isinstance(value, int) and value.bit_length() > LARGEST_NUMBER:
+            raise InputError(f"{path}:{line}:{column}: a number of more than {LARGEST_NUMBER} bits")
         # YAML takes each half of a pair for a character of its own; half a pair alone is no text
         return value.encode("utf-16", "surrogatepass").decode("utf-16") if isinstance(value, str) else value
     except (yaml.YAMLError, ValueError, TypeError, LookupError, AttributeError, OverflowError):

@@ -126,6 +126,10 @@ def digest_of_quant(digests: Sequence[str]) -> str:
     return digests[0] if len(digests) == 1 else digest_of(list(digests))
 
 
+LARGEST = 64 << 20
+"""Bytes of a file that is still read as a lock."""
+
+
 def read_lock(path: Path) -> Lock | None:
     """The lock, or None if there is none yet.
 
@@ -134,7 +138,7 @@ def read_lock(path: Path) -> Lock | None:
     """
     if not path.exists():
         return None
-    content = read_json(path, "the lock")
+    content = read_json(path, "the lock", LARGEST)
     require_canonical(content, str(path))
     try:
         return Lock.model_validate(content)

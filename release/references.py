@@ -89,9 +89,14 @@ def _of_weights(name: str) -> bool:
     return name not in (CARD, *RECORDS) and not name.startswith(".") and not name.endswith(".lock.json")
 
 
+LARGEST_SUMS = 16 << 20
+
+
 def parse_sums(path: Path) -> dict[str, SourceFile]:
     """Digests by name of a SHA256SUMS file; raises InputError for anything else."""
     files = {}
+    if path.stat().st_size > LARGEST_SUMS:
+        raise InputError(f"{path}: {path.stat().st_size:,} bytes are too many for lines of sha256sum")
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except UnicodeDecodeError:

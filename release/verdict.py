@@ -38,6 +38,15 @@ def worst(verdicts: list[Verdict]) -> Verdict:
     return Verdict.GOOD if verdicts else Verdict.UNKNOWN
 
 
+UNUSABLE = (ValueError, TypeError, LookupError, ArithmeticError, RecursionError, MemoryError)
+"""What a spoiled file of a stranger's release raises where nobody thought of it."""
+
+
+def unusable(error: Exception) -> str:
+    """The reason of a BAD that nobody foresaw: the verdicts on everything else must not be lost with it."""
+    return f"cannot be used: {type(error).__name__}: {error}"
+
+
 @dataclass
 class Pieces:
     """Pieces of a part while they are checked; paths below `folder`, a temporary one, are shown without it."""
@@ -59,6 +68,8 @@ class Pieces:
             self.add(name, Verdict.BAD, self._shown(error).removeprefix(f"{name}: "))
         except UnavailableError as error:
             self.add(name, Verdict.UNKNOWN, self._shown(error))
+        except UNUSABLE as error:
+            self.add(name, Verdict.BAD, unusable(error))
 
     def _shown(self, error: Exception) -> str:
         return str(error).replace(f"{self.folder}/", "") if self.folder else str(error)

@@ -10,7 +10,7 @@ from typing import Any
 from pruner.checkpoint import INDEX
 from pruner.comparison.bytewise import Stream
 from pruner.comparison.sides import Side
-from pruner.errors import InputError
+from pruner.errors import InputError, printable
 from pruner.files import BLOCK
 from pruner.safetensors_format import Header
 from pruner.sources import SMALL_FILE_LIMIT, ContentIds, Source, SourceFile, read_source_json
@@ -186,7 +186,7 @@ def json_differences(left: Any, right: Any, path: str = "") -> Iterator[str]:
     """Each place where two JSON values differ: its dotted path and both values."""
     if isinstance(left, dict) and isinstance(right, dict):
         for key in {**left, **right}:
-            here = f"{path}.{key}" if path else key
+            here = printable(f"{path}.{key}" if path else key)
             if key in left and key in right:
                 yield from json_differences(left[key], right[key], here)
             else:
@@ -202,5 +202,5 @@ def json_differences(left: Any, right: Any, path: str = "") -> Iterator[str]:
 def _short(value: Any) -> str:
     if isinstance(value, list) and len(json.dumps(value)) > VALUE_WIDTH:
         return f"a list of {len(value):,}"
-    text = json.dumps(value, ensure_ascii=False)
+    text = printable(json.dumps(value, ensure_ascii=False))
     return text if len(text) <= VALUE_WIDTH else f"{text[: VALUE_WIDTH - 1]}…"

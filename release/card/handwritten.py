@@ -29,19 +29,24 @@ KEPT = "<!-- hand-written parts of an earlier card -->"
 """Everything below this line came from an earlier card."""
 LARGEST = 1 << 20
 MOST_LINES = 120
+MOST_MARKERS = 100
+"""Markers in one card: finding their partners takes quadratic time."""
 
 
 def hand_written(text: str, where: str) -> dict[str, str]:
     """The hand-written parts of a card by name, each with its line ends; empty ones too.
 
     Raises:
-        CheckFailedError: the card is larger than 1 MiB, a marker has no partner, or a name stands twice.
+        CheckFailedError: the card is larger than 1 MiB or has more than a hundred markers, a marker has no partner, or a name
+            stands twice.
     """
     if len(text) > LARGEST:
         raise CheckFailedError(f"{where}: is larger than 1 MiB; shorten it by hand first")
+    markers = MARKER.findall(_lines(text))
+    if len(markers) > MOST_MARKERS:
+        raise CheckFailedError(f"{where}: has {len(markers):,} markers of hand-written parts; at most {MOST_MARKERS}")
     found = list(PART.finditer(_lines(text)))
     inside = {match["name"]: match["text"] for match in found}
-    markers = MARKER.findall(_lines(text))
     if len(markers) != 2 * len(found) or len(inside) != len(found):
         names = sorted({name for name in map(_name, markers) if markers.count(name) != 1} or {"?"})
         raise CheckFailedError(

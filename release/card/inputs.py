@@ -30,7 +30,7 @@ from release.card.facts import (
     weight_facts,
 )
 from release.card.front_matter import BaseCard, gguf_front_matter, license_of, read_base_card, weights_front_matter
-from release.card.metadata import eval_results
+from release.card.metadata import eval_results, leaderboard_yaml
 from release.card.prose import require_no_numbers
 from release.card.render import own_templates, render, render_prose
 from release.card.table import Entry, rows
@@ -239,3 +239,16 @@ def _model_index(inputs: CardInputs) -> list[EvalResult]:
 def weights_repository(manifest: Manifest) -> str | None:
     """Where the weights go, if they are published."""
     return manifest.publish.weights if manifest.publish else None
+
+
+LEADERBOARD_FOLDER = "eval_results"
+
+
+def leaderboard_texts(inputs: CardInputs) -> dict[str, str]:
+    """The file for the Hub's leaderboard, where the manifest asks for one, by its place in the card's folder."""
+    leaderboard, protocol = inputs.manifest.card.leaderboard, inputs.protocol
+    if leaderboard is None or protocol is None or not inputs.manifest.eval:
+        return {}
+    runs, repo = [*inputs.evidence.values()], weights_repository(inputs.manifest)
+    text = leaderboard_yaml(runs, protocol, protocol_digest(protocol), leaderboard, repo)
+    return {f"{LEADERBOARD_FOLDER}/{protocol.name}.yaml": text}

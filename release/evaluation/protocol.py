@@ -191,8 +191,8 @@ class Patch(Document):
 class NGrams(Document):
     """Repetition inside a text: among `words` words in a row, `share` of all runs of `length` words or more stood before."""
 
-    length: Count
-    words: Count
+    length: Annotated[int, Field(ge=1, le=64)]
+    words: Annotated[int, Field(ge=1, le=10_000)]
     share: Annotated[float, Field(gt=0, le=1)]
 
     @model_validator(mode="after")
@@ -211,7 +211,7 @@ class Loop(Document):
 
     repeats: Annotated[int, Field(ge=2)] = 8
     characters: Count = 64
-    longest: Count = 400
+    longest: Annotated[int, Field(ge=1, le=10_000)] = 400
     ngrams: NGrams | None = None
 
 

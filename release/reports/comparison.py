@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
+from pruner.errors import printable
 from pruner.wording import counted
 
 if TYPE_CHECKING:
@@ -54,7 +55,7 @@ def _comparison_parts(result: Comparison) -> Iterator[RenderableType]:
     yield from (f"{each.file or 'packaging'}: {each.text}" for each in result.packaging[:ROWS])
     yield from _more(len(result.packaging), "differences of packaging")
     for file in result.files:
-        yield f"{file.name}: {FILE_KINDS.get(file.kind, file.kind)}"
+        yield f"{printable(file.name)}: {FILE_KINDS.get(file.kind, file.kind)}"
         yield from (f"    {key}" for key in file.keys[:ROWS])
         yield from _more(file.count, "keys")
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from pruner.errors import printable
 from pruner.proof import Proof, Verdict
 from pruner.spot import FRACTIONS, SpotCheck
 from pruner.wording import counted, every
@@ -48,7 +49,7 @@ def _proof_lines(proof: Proof, drawn: Mapping[str, int]) -> list[str]:
     outcome = f"{bad} of {counted(len(proof.verdicts), 'file')} BAD" if bad else good
     lines.append(f"{proof.target} against {proof.base}: {outcome}")
     if others := [name for name in proof.unplanned if not name.endswith(".safetensors")]:
-        lines.append(f"not compared, as no build writes them: {', '.join(others)}")
+        lines.append(f"not compared, as no build writes them: {printable(', '.join(others))}")
     return lines
 
 
@@ -76,4 +77,4 @@ def _looked_at(verdict: Verdict, drawn: Mapping[str, int]) -> str:
 
 
 def _line(mark: str, verdict: Verdict, detail: str) -> str:
-    return f"{mark:<7} {verdict.name}  {detail}{f': {verdict.reason}' if verdict.reason else ''}"
+    return f"{mark:<7} {printable(verdict.name)}  {detail}{f': {verdict.reason}' if verdict.reason else ''}"

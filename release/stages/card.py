@@ -12,18 +12,15 @@ from pruner.wording import some
 from release.card.claims import claims_in
 from release.card.compared import reference_of
 from release.card.facts import Facts
-from release.card.inputs import CardInputs, card_texts, facts_of, prose_of, table_entries, weights_repository
-from release.card.metadata import leaderboard_yaml
+from release.card.inputs import CardInputs, card_texts, facts_of, leaderboard_texts, prose_of, table_entries
 from release.card.pictures.canvas import libraries
 from release.card.pictures.gallery import draw_pictures, picture_facts, picture_files
 from release.card.render import own_templates, template_folder
 from release.context import Context
 from release.evaluation.gates import require_reference
-from release.evaluation.protocol import protocol_digest
 from release.gguf.imatrix import read_imatrix
 from release.gguf.quality import read_quality
 from release.lock import differences, read_committed_lock
-from release.manifest import Leaderboard
 from release.stages.calibrate import imatrix_of
 from release.stages.evaluate import calibration_digests, evidence_of, protocol_of
 from release.stages.lock import changed_inputs
@@ -34,8 +31,6 @@ from release.stages.quantize import read_summaries
 from release.stages.rebuilds import counted_rebuilds
 from release.stages.stage import Stage
 from release.stages.verify import read_verified
-
-LEADERBOARD_FOLDER = "eval_results"
 
 
 def card_folder(context: Context) -> Path:
@@ -88,8 +83,7 @@ def _run(context: Context) -> str:
     pictures = draw_pictures(inputs, table_entries(inputs))
     facts["pictures"] = picture_facts(pictures)
     texts = card_texts(inputs, facts)
-    if context.manifest.eval and context.manifest.card.leaderboard:
-        texts |= _leaderboard(inputs, context.manifest.card.leaderboard)
+    texts |= leaderboard_texts(inputs)
     texts["claims.json"] = canonical_json(dict(claims_in(facts))).decode()
     files = {**{name: text.encode() for name, text in texts.items()}, **picture_files(pictures)}
     with atomic_folder(card_folder(context)) as folder:
@@ -97,16 +91,6 @@ def _run(context: Context) -> str:
             (folder / name).parent.mkdir(exist_ok=True)
             (folder / name).write_bytes(data)
     return str(card_folder(context) / "README.md")
-
-
-def _leaderboard(inputs: CardInputs, leaderboard: Leaderboard) -> dict[str, str]:
-    """The file for the Hub's leaderboard, by its place in the card's folder."""
-    if inputs.protocol is None:
-        return {}
-    protocol, runs = inputs.protocol, [*inputs.evidence.values()]
-    repo = weights_repository(inputs.manifest)
-    text = leaderboard_yaml(runs, protocol, protocol_digest(protocol), leaderboard, repo)
-    return {f"{LEADERBOARD_FOLDER}/{protocol.name}.yaml": text}
 
 
 def collect_facts(context: Context) -> Facts:

@@ -8,9 +8,10 @@ from pathlib import Path
 from pruner.errors import CheckFailedError
 from pruner.files import sha256_file
 from release import reproduce
+from release.card.inputs import LEADERBOARD_FOLDER
 from release.context import Context
 from release.lock import read_lock
-from release.stages.card import LEADERBOARD_FOLDER, card_folder
+from release.stages.card import card_folder
 from release.stages.evaluate import evidence_path, timing_path
 from release.stages.lock import gguf_sums_path, page_path, provenance_path, sums_path, work_lock_path
 from release.stages.quality import quality_path, wants_quality

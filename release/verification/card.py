@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from pruner.errors import CheckFailedError, InputError, UnavailableError
-from pruner.files import read_json, write_atomic
+from pruner.files import read_json, sha256_bytes, write_atomic
 from pruner.sources import read_small
 from release import __version__, reproduce
 from release.attestation.votes import verified_rebuilds
 from release.card.claims import Claim, claims_in
 from release.card.facts import Facts
 from release.card.handwritten import LARGEST, without_parts
-from release.card.inputs import CardInputs, card_texts, facts_of, table_entries
+from release.card.inputs import CardInputs, card_texts, facts_of, leaderboard_texts, table_entries
 from release.card.lint.document import read_document
 from release.card.lint.knowledge import Knowledge
 from release.card.lint.rules import claims as number_claims
-from release.card.pictures.gallery import draw_pictures, picture_facts
+from release.card.pictures.canvas import libraries
+from release.card.pictures.gallery import draw_pictures, picture_facts, picture_files
 from release.hub.published import Published, PublishedRepository, base_of
+from release.processes import processor
 from release.verdict import Finding, Pieces, Verdict
 from release.verification.ggufs import open_gguf_repository
+from release.verification.names import PICTURES, RESULTS
 from release.verification.recollected import recollect
 from release.verification.request import Request
 
@@ -44,13 +48,16 @@ def check_card(published: Published, request: Request) -> Finding:
     base = base_of(published, request.base)
     inputs = recollect(published, base, request)
     facts = facts_of(inputs)
-    facts["pictures"] = picture_facts(draw_pictures(inputs, table_entries(inputs)))
+    pictures = draw_pictures(inputs, table_entries(inputs))
+    facts["pictures"] = picture_facts(pictures)
     taken = [name for name in (CONTAMINATION, REBUILDS) if _taken_over(name, facts, claims)]
     found = dict(claims_in(facts))
     _compare_claims(claims, found, pieces)
     with pieces.checking("claims"):
         _require_votes(published, claims)
     _compare_cards(published, request, inputs, facts, pieces)
+    results = {name: text.encode() for name, text in leaderboard_texts(inputs).items()}
+    _compare_made(published, {**results, **picture_files(pictures)}, pieces)
     unchecked = sum(name.split(".")[0] in taken for name in found)
     rest = f", {unchecked} taken from the card" if unchecked else ""
     return pieces.finding(f"{len(found) - unchecked} claims recomputed{rest}; rendered again with the same bytes")
@@ -145,6 +152,24 @@ def _compare_cards(published: Published, request: Request, inputs: CardInputs, f
                 raise UnavailableError(f"was made by moe-release {made_with}, here is {__version__}: line {line} differs")
             else:
                 raise CheckFailedError(f"line {line} is not what lock, headers and evidence give")
+
+
+def _compare_made(published: Published, made: Mapping[str, bytes], pieces: Pieces) -> None:
+    """Pictures and leaderboard results as the lock has them (the files are compared with that) against those made here.
+
+    Another drawing library or processor may draw other bytes, which proves nothing.
+    """
+    tools = {**libraries(), "processor": processor()}
+    outputs = published.lock.outputs
+    for path in sorted(path for path in outputs if path.startswith((PICTURES, RESULTS))):
+        locked, data = outputs[path], made.get(path.removeprefix("card/"))
+        if data is None:
+            pieces.add(path, Verdict.BAD, "is locked, and nothing that is published gives it")
+        elif sha256_bytes(data) != locked.sha256:
+            here = {name: version for name, version in tools.items() if name in (locked.made_with or {})}
+            other = path.startswith(PICTURES) and any((locked.made_with or {})[name] != here[name] for name in here)
+            verdict = Verdict.UNKNOWN if other else Verdict.BAD
+            pieces.add(path, verdict, "was drawn with other tools than here" if other else "is not what the evidence gives")
 
 
 def first_difference(text: str, rendered: str) -> int | None:

@@ -44,6 +44,7 @@ def check_ggufs(published: Published, request: Request, *, progress: Progress = 
         return listing
     pieces = Pieces(PART, published.folder)
     _check_tags(published, repository, pieces)
+    _check_locked_quants(published, pieces)
     for quant in manifest.gguf.quants:
         if quant.from_ is not None:
             with pieces.checking(quant.name):
@@ -91,7 +92,10 @@ def _prove(
             raise UnavailableError(f"{other}: the file was replaced since, and the manifest names no revision")
         raise CheckFailedError(other)
     commit = repository.source.commit
-    target = locate_on_hub(repository.repo, commit, published.lock.quant_files(quant.name)[0], **where)
+    files = published.lock.quant_files(quant.name)
+    if len(files) != 1:
+        raise CheckFailedError(f"a cut is one file, and the lock lists {', '.join(files)}")
+    target = locate_on_hub(repository.repo, commit, files[0], **where)
     drop_map = read_drop_map(published.path(reproduce.DROP_MAP))
     cache = DigestCache(request.cache) if request.cache else None
     proof = prove_cut(target, base, drop_map=drop_map, progress=progress, cache=cache)
@@ -108,6 +112,16 @@ def _check_tags(published: Published, repository: PublishedRepository, pieces: P
             problem = wrong_tag(quant.name, published.lock.quant_files(quant.name)[0], repository.files.keys())
             if problem is not None:
                 raise CheckFailedError(problem.reason)
+
+
+def _check_locked_quants(published: Published, pieces: Pieces) -> None:
+    """BAD for a GGUF that the lock lists and that is none of the manifest's quants."""
+    gguf = published.manifest.content.gguf
+    ours = {name for quant in (gguf.quants if gguf else ()) for name in published.lock.quant_files(quant.name)}
+    for path in published.lock.outputs:
+        folder, _, name = path.partition("/")
+        if folder == "gguf" and name not in ours:
+            pieces.add(name, Verdict.BAD, "is locked, and no quant of the manifest")
 
 
 def _requantize(

@@ -14,7 +14,7 @@ from pruner.progress import SILENT, Progress
 from pruner.sources import HUB_PREFIX, open_source
 from release.attestation.keys import require_public_key
 from release.hub.published import Published, fetch, open_repository
-from release.verdict import Finding, Verdict, Verification
+from release.verdict import UNUSABLE, Finding, Verdict, Verification, unusable
 from release.verification.attestations import check_attestations
 from release.verification.card import check_card
 from release.verification.consistency import check_consistency
@@ -73,6 +73,8 @@ def _guarded(part: str, published: Published, check: Callable[[], Finding | None
         return Finding(part, Verdict.BAD, published.shown(error))
     except UnavailableError as error:
         return Finding(part, Verdict.UNKNOWN, published.shown(error))
+    except UNUSABLE as error:
+        return Finding(part, Verdict.BAD, unusable(error))
 
 
 def _weights(published: Published, request: Request, progress: Progress) -> Finding:

@@ -66,6 +66,57 @@ def picture_names(stage: Stage) -> list[str]:
     return [name for name in listed if name.startswith("pictures/")]
 
 
+def lock_also(stage: Stage, output: str, data: bytes, **more: object) -> None:
+    """Let the publisher's lock list a file, as a hostile publisher would."""
+    entry = {"sha256": sha256_bytes(data), "size": len(data), **more}
+    stage.change_json("reproduce/lock.json", lambda lock: lock["outputs"].update({output: entry}))
+
+
+@pytest.mark.parametrize(
+    "path", ["modeling_evil.py", "custom_generate/generate.py", "pytorch_model.bin", "adapter_config.json"]
+)
+def test_what_no_build_writes_is_bad_though_the_lock_lists_it(small: Stage, path: str) -> None:
+    small.write(path, b"{}\n")
+    lock_also(small, f"weights/{path}", b"{}\n")
+    weights = part(small.verify(), "weights")
+    assert weights.verdict is Verdict.BAD
+    assert weights.reason.startswith(
+        f"{path}: no build from the base makes it, and a loader or a reader would take it for its "
+    )
+
+
+def test_a_forged_picture_is_bad_though_the_lock_lists_it(small: Stage) -> None:
+    name = next(each for each in picture_names(small) if each.endswith(".svg"))
+    forged = b"<svg><script>1</script></svg>"
+    small.change(name, lambda _data: forged)
+    small.change_json("reproduce/lock.json", lambda lock: lock["outputs"][f"card/{name}"].update(sha256=sha256_bytes(forged)))
+    card = part(small.verify(), "card")
+    assert card.verdict is Verdict.BAD
+    assert card.reason == f"card/{name}: is not what the evidence gives"
+    other = {"matplotlib": "0.1"}
+    small.change_json("reproduce/lock.json", lambda lock: lock["outputs"][f"card/{name}"]["made_with"].update(other))
+    assert part(small.verify(), "card").verdict is Verdict.UNKNOWN
+
+
+def test_invented_results_are_bad_though_the_lock_lists_them(small: Stage) -> None:
+    invented = b"- {dataset: {id: a/b, task_id: c}, value: 99.9}\n"
+    small.write(".eval_results/gpqa.yaml", invented)
+    lock_also(small, "card/eval_results/gpqa.yaml", invented)
+    card = part(small.verify(), "card")
+    assert card.verdict is Verdict.BAD
+    assert "card/eval_results/gpqa.yaml: is locked, and nothing that is published gives it" in card.reason
+
+
+def test_one_spoiled_file_leaves_the_other_verdicts(small: Stage) -> None:
+    claims = "reproduce/claims.json"
+    small.change_json(
+        claims, lambda all_: all_.update({"contamination.overlap": {"value": [], "unit": "?", "source": 1, "shown": {}}})
+    )
+    found = small.verify()
+    assert part(found, "card").verdict is Verdict.BAD
+    assert part(found, "weights").verdict is Verdict.GOOD
+
+
 def test_the_page_of_commands_is_compared(small: Stage) -> None:
     small.change(reproduce.README, lambda data: data.replace(b"pip install moe-release", b"pip install moe-re1ease"))
     consistency = part(small.verify(), "consistency")
