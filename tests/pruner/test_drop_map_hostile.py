@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from pruner.drop_map import drop_map_from_keep, read_drop_map, require_fits
+from pruner.errors import InputError
 from pruner.families import architecture_of
 from pruner.files import canonical_json
 from tests.conftest import gemma4_config
@@ -35,3 +37,11 @@ def test_a_drop_map(tmp_path: Path, data: st.DataObject, content: dict[str, obje
     path = tmp_path / "map.json"
     path.write_bytes(data.draw(changed_json(content)))
     assert_read_or_refused(lambda: used(path), str(path), path.stat().st_size)
+
+
+def test_a_file_of_holes_is_not_read_as_a_map(tmp_path: Path) -> None:
+    path = tmp_path / "map.json"
+    with path.open("wb") as file:
+        file.truncate(300 << 30)
+    with pytest.raises(InputError, match="the drop map is larger than 16,777,216 bytes"):
+        read_drop_map(path)

@@ -51,6 +51,7 @@ def test_a_valid_document(tmp_path: Path) -> None:
         ("? [a]\n: b\n", r"car.yaml:1:3: a key must be a word"),
         ("name: 2026-11-24\nwheels: [{size: 0x}]\n", r"car.yaml:2:11: wheels.0.size"),
         ("name: \x01\n", r"car.yaml.*not valid YAML"),
+        (f"name: 0x{'f' * 4000}\n", r"car.yaml:1:7: a number of more than 64 bits"),
     ],
 )
 def test_an_error_is_one_line_with_its_place(tmp_path: Path, text: str, message: str) -> None:

@@ -83,3 +83,8 @@ def test_the_difference_is_shown_and_obeys_nothing() -> None:
     long = difference("\n".join(map(str, range(500))), "", "README.md").splitlines()
     assert len(long) == MOST_LINES + 1
     assert long[-1].endswith("lines more")
+
+
+def test_a_card_of_markers_alone_is_refused_before_anybody_looks_for_partners() -> None:
+    with pytest.raises(CheckFailedError, match=r"the card: has 20,000 markers of hand-written parts; at most 100"):
+        hand_written("<!-- hand-written: a -->\n" * 20_000, "the card")

@@ -94,6 +94,9 @@ def test_what_a_loop_is_stands_in_the_digest_where_it_is_said(tmp_path: Path, co
     committed["gates"]["loop"]["ngrams"] = {"length": 3, "words": 2, "share": 0.5}
     with pytest.raises(InputError, match="length 3 is more than all of 2 words"):
         load_protocol(write(tmp_path, committed), tmp_path)
+    committed["gates"]["loop"]["ngrams"] = {"length": 50_000, "words": 100_000, "share": 0.5}
+    with pytest.raises(InputError, match="length: input should be less than or equal to 64"):
+        load_protocol(write(tmp_path, committed), tmp_path)
 
 
 def test_a_gate_that_is_not_set_is_no_part_of_the_digest(tmp_path: Path, committed: Value):
