@@ -121,6 +121,8 @@ def compare(
 ) -> tuple[Comparison, ...]:
     """Compare a target's files with a reference, in name order.  What both list is compared without reading.
 
+    A shard that the reference does not list is `new`: loaders read it.  Other files only where the reference lists everything.
+
     Raises:
         InputError, UnavailableError: a file of the target cannot be read.
     """
@@ -132,7 +134,7 @@ def compare(
         with progress.task("digesting files", total, "bytes") as advance:
             pending = {name: pool.submit(digested, target, file, advance if shared else None) for name, file in read.items()}
             found |= {name: future.result() for name, future in pending.items()}
-    names = sorted({*expected, *(found if reference.complete else {})})
+    names = sorted({*expected, *(name for name in found if reference.complete or name.endswith(".safetensors"))})
     return tuple(_comparison(name, expected.get(name), found.get(name)) for name in names)
 
 

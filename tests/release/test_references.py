@@ -48,7 +48,10 @@ def test_equal_files_are_equal_for_any_workers(weights: Path) -> None:
     expected = dict.fromkeys(("a.safetensors", "b.safetensors", "config.json"), "equal")
     for workers in (1, 3):
         assert statuses(weights, lock(weights), workers=workers) == expected
-    assert statuses(weights, sums(weights, ("a.safetensors",))) == {"a.safetensors": "equal"}
+    both = sums(weights, ("a.safetensors", "b.safetensors"))
+    assert statuses(weights, both) == {"a.safetensors": "equal", "b.safetensors": "equal"}
+    one = sums(weights, ("a.safetensors",))
+    assert statuses(weights, one) == {"a.safetensors": "equal", "b.safetensors": "new"}, "a shard that nobody listed"
 
 
 def test_what_differs_is_told_apart(weights: Path) -> None:
@@ -71,8 +74,8 @@ def test_what_differs_is_told_apart(weights: Path) -> None:
 def test_a_folder_is_read_for_its_lock_or_its_sums(weights: Path, place: str) -> None:
     folder = weights / place
     folder.mkdir(exist_ok=True)
-    sums(weights, ("a.safetensors",)).rename(folder / "SHA256SUMS")
-    assert statuses(weights, weights) == {"a.safetensors": "equal"}
+    sums(weights, ("a.safetensors", "b.safetensors")).rename(folder / "SHA256SUMS")
+    assert statuses(weights, weights) == dict.fromkeys(("a.safetensors", "b.safetensors"), "equal")
     lock(weights).rename(folder / "lock.json")  # names every file, and so is preferred
     assert statuses(weights, weights) == dict.fromkeys(("a.safetensors", "b.safetensors", "config.json"), "equal")
     done = moe_release("verify", weights, "--against", weights)
