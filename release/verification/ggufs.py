@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 from pruner.digest_cache import DigestCache
@@ -40,11 +42,12 @@ def check_ggufs(published: Published, request: Request, *, progress: Progress = 
     except (InputError, UnavailableError) as error:
         return Finding(PART, Verdict.UNKNOWN, str(error))
     listing = check_gguf_files(published, repository, PART)
-    if listing.verdict is not Verdict.GOOD:
-        return listing
     pieces = Pieces(PART, published.folder)
     _check_tags(published, repository, pieces)
     _check_locked_quants(published, pieces)
+    if listing.verdict is not Verdict.GOOD:
+        more = "".join(f"; {name}: {reason}" for name, verdict, reason in pieces.items if verdict is Verdict.BAD)
+        return replace(listing, reason=f"{listing.reason}{more}", items=(*listing.items, *pieces.items))
     for quant in manifest.gguf.quants:
         if quant.from_ is not None:
             with pieces.checking(quant.name):
@@ -117,7 +120,10 @@ def _check_tags(published: Published, repository: PublishedRepository, pieces: P
 def _check_locked_quants(published: Published, pieces: Pieces) -> None:
     """BAD for a GGUF that the lock lists and that is none of the manifest's quants."""
     gguf = published.manifest.content.gguf
-    ours = {name for quant in (gguf.quants if gguf else ()) for name in published.lock.quant_files(quant.name)}
+    ours: set[str] = set()
+    for quant in gguf.quants if gguf else ():
+        with suppress(CheckFailedError):  # a quant that the lock does not list was told already
+            ours.update(published.lock.quant_files(quant.name))
     for path in published.lock.outputs:
         folder, _, name = path.partition("/")
         if folder == "gguf" and name not in ours:

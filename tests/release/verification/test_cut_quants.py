@@ -112,8 +112,10 @@ def test_a_quant_that_was_proved_is_not_streamed_again(cut_release: PublishedRel
 
 
 def forge(stage: Stage, data: bytes) -> None:
-    """Replace the quant, and let the publisher's lock say so too."""
+    """Replace the quant, and let the publisher's lock and list of digests say so too."""
+    before = sha256_bytes(stage.read(QUANT, GGUFS)).encode()
     stage.write(QUANT, data, GGUFS)
+    stage.change("reproduce/SHA256SUMS", lambda sums: sums.replace(before, sha256_bytes(data).encode()), GGUFS)
     stage.change_json("reproduce/lock.json", lambda lock: lock["outputs"][f"gguf/{QUANT}"].update(sha256=sha256_bytes(data)))
 
 
@@ -130,8 +132,8 @@ def test_a_file_of_others_that_answers_to_a_tag_is_bad(cut: Stage, name: str) ->
     cut.write(name, b"GGUF of somebody", GGUFS)
     quants = part(cut.verify(), "ggufs")
     assert quants.verdict is Verdict.BAD
-    assert f"{name}" in quants.reason
-    assert quants.reason.startswith("Q8_0: ")
+    assert quants.reason.startswith(f"{name}: is not of this release")
+    assert "; Q8_0: " in quants.reason, quants.reason
 
 
 def test_a_base_that_only_its_digest_pins_may_be_gone_and_accuses_nobody(tmp_path: Path) -> None:
