@@ -38,4 +38,6 @@ def gguf_cut(
         return
     for note in summary["notes"]:
         typer.echo(f"note: cut from {summary['base']}, {note}", err=True)
+    if summary["unchecked"]:
+        typer.echo(f"note: {summary['unchecked']}", err=True)
     typer.echo(f"{summary['sha256']}  {out.name}")

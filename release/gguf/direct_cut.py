@@ -52,10 +52,11 @@ def cut_directly(
         "base_digest_checked": result.checked,
         "experts": plan.experts,
         "name": plan.name,
-        "notes": [*plan.notes, *filter(None, [unchecked])],
+        "notes": plan.notes,
         "sha256": result.sha256,
         "size": result.size,
         "type": plan.file_type,
+        "unchecked": unchecked,
     }
 
 
