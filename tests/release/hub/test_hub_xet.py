@@ -48,6 +48,18 @@ class Watched(NoProgress):
     def task(self, title, total, unit="items"):
         yield told.append if title.startswith("uploading") else lambda amount: None
 """
+REPORTED = """
+from types import SimpleNamespace
+from huggingface_hub.utils import _xet_progress_reporting as bars
+from release.hub.upload_progress import Sent, xet_told
+theirs, told = bars.XetUploadProgressReporter, []
+with xet_told(Sent(told.append)):
+    reporter = bars.XetUploadProgressReporter()
+    for position in (10, 10, 8, 35):
+        reporter.update_progress(SimpleNamespace(total_bytes_completed=position), {})
+    reporter.close()
+print(*told, bars.XetUploadProgressReporter is theirs)
+"""
 DOWNLOAD = """
 import sys
 from huggingface_hub import hf_hub_download
@@ -88,9 +100,8 @@ def test_a_release_by_xet_is_whole_for_everybody(hub: LocalHub, api: HfApi, rele
         assert (folder / path.name).read_bytes() == path.read_bytes()
 
 
-def test_progress_moves_while_a_file_is_sent(hub: LocalHub, release: Path, tmp_path: Path) -> None:
-    """The client tells of every chunk; without its bars, file by file."""
-    (release / "model.gguf").write_bytes(random.Random(1).randbytes(120_000_000))
+def test_the_clients_bars_are_not_drawn_and_every_byte_is_told_once(hub: LocalHub, release: Path, tmp_path: Path) -> None:
+    """The client's bars are on and none is seen, so its reports, however many its clock allows, come to us."""
     script = PUBLISH.replace("import sys\n", WATCHED).replace('"message"', '"progress": Watched(), "message"')
     environment = environment_with_xet(hub, tmp_path / "home")
     environment.pop("HF_HUB_DISABLE_PROGRESS_BARS", None)
@@ -98,8 +109,15 @@ def test_progress_moves_while_a_file_is_sent(hub: LocalHub, release: Path, tmp_p
     done = subprocess.run(words, env=environment, capture_output=True, text=True, check=True)
     told = [int(word) for word in done.stdout.splitlines()[-1].split()]
     assert sum(told) == sum(path.stat().st_size for path in release.iterdir())
-    assert len(told) > 3, "not in two steps, one of which is the large file"
     assert done.stderr == "", "no bar of the client is seen"
+
+
+def test_what_the_client_reports_while_it_sends_is_told_at_once(hub: LocalHub, tmp_path: Path) -> None:
+    environment = environment_with_xet(hub, tmp_path / "home")
+    environment.pop("HF_HUB_DISABLE_PROGRESS_BARS", None)
+    words = [sys.executable, "-W", "error", "-c", REPORTED]
+    done = subprocess.run(words, env=environment, capture_output=True, text=True, check=False)
+    assert (done.stdout, done.stderr) == ("10 25 True\n", ""), "sent again, told once"
 
 
 def test_a_lost_answer_is_adopted_by_xet_too(faulty: LocalHub, faults: Faults, release: Path, tmp_path: Path) -> None:
