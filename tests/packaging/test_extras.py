@@ -88,3 +88,12 @@ def test_every_requirement_has_a_lowest_version_and_the_newest_is_pinned() -> No
     runtime = [*PROJECT["dependencies"], *EXTRAS["analysis"], *EXTRAS["attest"], *EXTRAS["eval"]]
     assert [each for each in runtime if ">=" not in each] == []
     assert {name(each) for each in [*runtime, *EXTRAS["dev"]]} - pinned <= {"moe-release"}
+
+
+def test_what_moves_numbers_is_tested_with_the_lowest_version_that_is_allowed() -> None:
+    """Environments with other versions of these would each be gigabytes; of the other requirements test_wheel.py makes one."""
+    pins = {
+        name(line): line.split("==")[1].strip() for line in (ROOT / "constraints.txt").read_text().splitlines() if "==" in line
+    }
+    allowed = {name(each): each.split(">=")[1].split(",")[0] for each in [*EXTRAS["analysis"], *EXTRAS["eval"]]}
+    assert allowed == {each: pins[each] for each in allowed}
