@@ -7,7 +7,6 @@ import sys
 from pathlib import Path
 
 import pytest
-import sentencepiece
 
 from release.gguf.convert import NEEDED_PACKAGES, convert
 from release.gguf.reader import read_header, read_strings
@@ -15,6 +14,7 @@ from release.gguf.toolchain import Toolchain
 from tests.conftest import MANIFESTS
 from tests.pruner.family_models import mixtral, save
 
+sentencepiece = pytest.importorskip("sentencepiece", reason="comes with the analysis extra")
 pytestmark = [pytest.mark.llama, pytest.mark.torch]
 
 OWN = {"gguf", "conversion"}
