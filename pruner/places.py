@@ -100,9 +100,16 @@ def require_folder_above(path: Path) -> None:
 def require_outside(out: Path, folder: Path, whose: str) -> None:
     """Raise InputError when a new `out` would lie in a folder that is only read; `whose` names it: `the base's`."""
     require_possible(out)
-    try:
-        inside = out.resolve().is_relative_to(folder.resolve())
-    except (OSError, RuntimeError):
-        raise InputError(f"{out}: its links lead in a circle, or those of {folder} do; choose another place") from None
-    if inside:
+    if _in_a_circle(out) or _in_a_circle(folder):
+        raise InputError(f"{out}: its links lead in a circle, or those of {folder} do; choose another place")
+    if out.resolve().is_relative_to(folder.resolve()):
         raise InputError(f"{out}: lies in {whose} folder, which nothing is written to; choose a folder beside it")
+
+
+def _in_a_circle(path: Path) -> bool:
+    """Asked of the system, since `Path.resolve` says nothing of it from Python 3.13 on."""
+    try:
+        path.stat()
+    except OSError as error:
+        return error.errno == errno.ELOOP
+    return False
