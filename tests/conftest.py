@@ -55,13 +55,22 @@ main()
 
 CLIENTS = tuple(ROOT / "tests" / folder for folder in ("documentation", "release/hub", "release/verification"))
 """Tests that upload with huggingface_hub themselves."""
+CUTS = ROOT / "tests" / "end_to_end"
+NEEDS = {"toolchain": ("llama",), "tiny_release": ("llama", "torch"), "tiny_gguf": ("llama", "torch")}
+"""Marks of the tests that ask for a fixture."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """huggingface_hub 2.4.0 itself uses a parameter that its HTTP library has deprecated; everything else stays an error."""
+    """Mark tests by what they need.
+
+    huggingface_hub 2.4.0 itself uses a parameter that its HTTP library has deprecated; everything else stays an error.
+    """
     for item in items:
         if any(folder in item.path.parents for folder in CLIENTS):
             item.add_marker(pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning"))
+        fixtures = [*NEEDS] if CUTS in item.path.parents else getattr(item, "fixturenames", [])
+        for mark in {mark for fixture in fixtures for mark in NEEDS.get(fixture, ())}:
+            item.add_marker(mark)
 
 
 @pytest.fixture(scope="session")

@@ -15,6 +15,8 @@ from release.extras import MODULES
 from release.gguf.convert import NEEDED_PACKAGES
 from tests.conftest import ROOT
 
+pytestmark = pytest.mark.torch  # which package brings a module is read from what is installed, with every extra
+
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 EXTRAS: dict[str, list[str]] = PROJECT["optional-dependencies"]
 EXTRA_OF = {
