@@ -37,7 +37,8 @@ def summary_json(context: Context, results: Sequence[StageResult]) -> dict[str, 
 
 
 def _evidence(context: Context, done: set[str]) -> dict[str, Evidence]:
-    quants = context.eval.quants if "eval" in done and context.options.limit is None else []
+    options = context.options
+    quants = context.eval.quants if "eval" in done and options.limit is None and options.fold is None else []
     return {quant: read_evidence(evidence_path(context, quant)) for quant in quants}
 
 

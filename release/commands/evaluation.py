@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from release.commands.options import (
+    FoldOption,
     HubOption,
     JsonOption,
     LimitOption,
@@ -33,6 +34,7 @@ def evaluate(
     servers: ServersOption = 1,
     server: ServerOption = None,
     limit: LimitOption = None,
+    fold: FoldOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Evaluate quants under the locked protocol, with its patch pass."""
@@ -47,6 +49,7 @@ def evaluate(
         servers=servers,
         server_urls=tuple(server or ()),
         limit=limit,
+        fold=fold,
         as_json=as_json,
     )
 

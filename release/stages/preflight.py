@@ -19,6 +19,7 @@ from release.gguf.quantize import check_type
 from release.manifest import LoadedManifest, PinnedFile, Quant
 from release.possible_experts import check_against_base
 from release.records import read_record
+from release.stages.evaluate import require_fold
 from release.stages.quant_recipes import check_cut, check_imatrix, check_recipes, check_tensor_types
 from release.stages.stage import Stage
 from release.stages.tags import require_free_tags
@@ -142,6 +143,7 @@ def _run(context: Context) -> str | None:
     if manifest.gguf:
         _require_tools(context)  # first: a name is often the type too, and an unknown type is what is wrong with it
         check_recipes(context.loaded)
+    require_fold(context)
     if manifest.eval and _ahead(context, "eval"):
         require_extra("eval")
         _require_lm_eval(context)
