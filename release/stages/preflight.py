@@ -21,6 +21,7 @@ from release.possible_experts import check_against_base
 from release.records import read_record
 from release.stages.evaluate import require_fold
 from release.stages.quant_recipes import check_cut, check_imatrix, check_recipes, check_tensor_types
+from release.stages.questions import check_calibration, check_exam
 from release.stages.stage import Stage
 from release.stages.tags import require_free_tags
 
@@ -34,7 +35,7 @@ SPLITTER, COMPARER = "llama-gguf-split", "llama-perplexity"
 def check_inputs(loaded: LoadedManifest, *, examined: bool = True) -> None:
     """Check every file that a manifest names, and the protocol, without doing anything else.
 
-    A run that is not to be `examined` needs no reference run yet.
+    A run that is not to be `examined` needs neither questions nor a reference run yet.
 
     Raises:
         InputError: a file is missing or is not the one that the manifest pins.
@@ -44,9 +45,7 @@ def check_inputs(loaded: LoadedManifest, *, examined: bool = True) -> None:
     if loaded.local_base is not None:
         base_folder(loaded)
     _check_map_and_headers(loaded)
-    dataset = manifest.prune.dataset if manifest.prune else None
-    if dataset and dataset.path:
-        loaded.file(PinnedFile(path=dataset.path, sha256=dataset.sha256))
+    check_calibration(loaded)
     matrix = manifest.gguf.imatrix if manifest.gguf else None
     pinned = [matrix.text] if matrix else []
     pinned += [manifest.gguf.quality.text] if manifest.gguf and manifest.gguf.quality else []
@@ -73,6 +72,8 @@ def check_inputs(loaded: LoadedManifest, *, examined: bool = True) -> None:
         protocol = load_protocol(path_inside(loaded.root, manifest.eval.protocol), loaded.root)
         if manifest.card.leaderboard:
             leaderboard_dataset(manifest.card.leaderboard, protocol)
+        if examined:
+            check_exam(loaded, protocol)
         if examined and manifest.prune and protocol.gates.reference:
             from release.card.compared import reference_of
             from release.evaluation.gates import require_reference
