@@ -21,6 +21,7 @@ from release.evaluation.folds import Fold
 from release.evaluation.outcomes import Cause, breakdown
 from release.evaluation.protocol import MOST_REPEATS, OutcomeName, Protocol, protocol_digest
 from release.evaluation.stats import clustered_interval, clustered_mean, wilson_interval
+from release.file_kinds import EVIDENCE, KINDS, kind_of, mistaken
 from release.patterns import Sha256
 
 DECIMALS = 6
@@ -258,13 +259,18 @@ def read_evidence(path: Path) -> Evidence:
     """
     try:
         return load_json_document(path, Evidence, "evidence", LARGEST_EVIDENCE)
-    except ValidationError as error:
+    except (InputError, ValidationError) as error:
+        if told := mistaken(path, EVIDENCE):
+            raise InputError(told) from None
+        if isinstance(error, InputError):
+            raise
         problem = error.errors(include_url=False)[0]
         where = ".".join(str(part) for part in problem["loc"])
         text = problem["msg"].removeprefix("Value error, ")
         if problem["type"] == "value_error":
             raise CheckFailedError(f"{path}: this evidence does not add up: {where + ': ' if where else ''}{text}") from None
-        raise InputError(f"{path}: no evidence: {where}: {text}") from None
+        remedy = "" if kind_of(path) else f"; {KINDS[EVIDENCE].found}"
+        raise InputError(f"{path}: no evidence: {where}: {text}{remedy}") from None
 
 
 def require_whole(evidence: Evidence, name: str) -> None:
