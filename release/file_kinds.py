@@ -110,7 +110,7 @@ def _kind_of_text(text: str) -> str | None:
 def _kind_of_value(value: Mapping[str, Any]) -> str | None:
     named = next((value[key] for key in SCHEMA_KEYS if isinstance(value.get(key), str)), None)
     if named in KINDS:
-        return named
+        return str(named)
     if any(keys <= value.keys() for keys in LM_EVAL_KEYS):
         return LM_EVAL
     if told := next((kind for kind, keys in TOLD_BY.items() if keys <= value.keys()), None):

@@ -36,7 +36,7 @@ def card(
     llama_cpp: LlamaOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Write model cards and the results table, every number from the lock or the evidence; or lint any card."""
+    """Write model cards and the results table of a manifest, what they need being built first; or lint any card."""
     if (manifest is None) == (lint is None):
         raise InputError("card: give a MANIFEST to render its cards, or --lint FILE to check one; not both")
     if manifest is not None and (files or claims):

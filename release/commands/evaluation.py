@@ -37,7 +37,7 @@ def evaluate(
     fold: FoldOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Evaluate quants under the locked protocol, with its patch pass."""
+    """Evaluate quants under the locked protocol, with its patch pass; quants that are missing are made first."""
     run_stages(
         manifest,
         work=work,
@@ -56,7 +56,12 @@ def evaluate(
 
 def compare(
     runs: Annotated[
-        list[Path], typer.Argument(metavar="A B…", help="Evidence files, or output folders of lm-eval.", show_default=False)
+        list[Path],
+        typer.Argument(
+            metavar="A B…",
+            help="Evidence files (build/NAME/eval/QUANT/evidence.json), or output folders of lm-eval.",
+            show_default=False,
+        ),
     ],
     allow_different_protocols: Annotated[
         bool, typer.Option("--allow-different-protocols", help="Say what differs instead of refusing; then no test is made.")

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from pruner.drop_map import read_drop_map
 from pruner.errors import CheckFailedError, InputError, UnavailableError
 from pruner.files import path_inside, require_space
 from pruner.sources import LocalSource
 from release.attestation.model_signature import public_key_of
 from release.base import base_folder, has_snapshot
+from release.card.compared import compared_entry, reference_of
 from release.card.front_matter import license_of
 from release.card.metadata import leaderboard_dataset
 from release.card.written import check_texts
 from release.context import Context
+from release.evaluation.protocol import Protocol, load_protocol
 from release.evaluation.remote import check_url
 from release.extras import require_extra
 from release.gguf.quantize import check_type
@@ -65,27 +68,39 @@ def check_inputs(loaded: LoadedManifest, *, examined: bool = True) -> None:
     ):
         loaded.file(file)
     check_texts(loaded)
-    if manifest.eval:
-        from release.evaluation.protocol import load_protocol
+    for earlier in manifest.card.earlier_maps.values():
+        read_drop_map(loaded.file(earlier))
+    protocol = _checked_protocol(loaded, examined=examined)
+    for row in manifest.compare if examined else ():
+        compared_entry(loaded, protocol, row)
 
-        loaded.file(PinnedFile(path=manifest.eval.protocol))
-        protocol = load_protocol(path_inside(loaded.root, manifest.eval.protocol), loaded.root)
-        if manifest.card.leaderboard:
-            leaderboard_dataset(manifest.card.leaderboard, protocol)
-        if examined:
-            check_exam(loaded, protocol)
-        if examined and manifest.prune and protocol.gates.reference:
-            from release.card.compared import reference_of
-            from release.evaluation.gates import require_reference
 
-            try:
-                require_reference(protocol, reference_of(loaded))
-            except CheckFailedError as error:
-                raise CheckFailedError(f"{loaded.path}: {error}") from None
+def _checked_protocol(loaded: LoadedManifest, *, examined: bool) -> Protocol | None:
+    """The protocol, and what it wants of the manifest."""
+    manifest = loaded.content
+    if manifest.eval is None:
+        return None
+    loaded.file(PinnedFile(path=manifest.eval.protocol))
+    protocol = load_protocol(path_inside(loaded.root, manifest.eval.protocol), loaded.root)
+    if manifest.card.leaderboard:
+        leaderboard_dataset(manifest.card.leaderboard, protocol)
+    if examined:
+        check_exam(loaded, protocol)
+    if examined and manifest.prune and protocol.gates.reference:
+        _check_reference(loaded, protocol)
+    return protocol
+
+
+def _check_reference(loaded: LoadedManifest, protocol: Protocol) -> None:
+    from release.evaluation.gates import require_reference
+
+    try:
+        require_reference(protocol, reference_of(loaded))
+    except CheckFailedError as error:
+        raise CheckFailedError(f"{loaded.path}: {error}") from None
 
 
 def _check_map_and_headers(loaded: LoadedManifest) -> None:
-    from pruner.drop_map import read_drop_map
     from release.base_headers import described_base
 
     prune, headers = loaded.content.prune, loaded.content.base.headers
@@ -192,7 +207,6 @@ def _require_hub(context: Context) -> None:
 
 def _require_lm_eval(context: Context) -> None:
     from release.evaluation.harness import require_version
-    from release.evaluation.protocol import load_protocol
 
     require_version(load_protocol(path_inside(context.loaded.root, context.eval.protocol), context.loaded.root))
 

@@ -77,6 +77,31 @@ def test_check_reads_the_questions(root: Path, change: Change, message: str) -> 
     assert "\n" not in str(error.value)
 
 
+EXAM = "protocol: protocols/tiny-exam.yaml"
+ROW = "tiny/evidence/tiny-gemma4-16e-Q6_K.json, sha256: 66505d05ce3c83956987e50e3992ed972c83c6c259b0393e0e6eadea71e60424"
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        (EXAM, "protocol: tiny-exam", "tiny-exam does not exist beside the manifest; did you mean 'protocols/tiny-exam.yaml'?"),
+        (EXAM, "protocol: protocols/tiny-exams.yml", "did you mean 'protocols/tiny-exam.yaml'?"),
+        (EXAM, "protocol: protocols", "eval.protocol: protocols is a folder, not a file"),
+        (EXAM, "protocol: other.yaml", "eval.protocol: other.yaml does not exist beside the manifest"),
+        (EXAM, "protocol: tiny-gemma4-4e.yaml", "tiny-gemma4-4e.yaml: is a manifest, not a protocol"),
+        (ROW, "tiny-gemma4-4e.lock.json", "tiny-gemma4-4e.lock.json: is a lock, not the evidence of a run"),
+        (ROW, "tiny/evidence/tiny-gemma4-16e-Q6_K.json, sha256: " + "ab" * 32, "; restore the file, or pin what it is now"),
+        ("card: {", "card: {earlier_maps: {v1: {path: tiny-gemma4-4e.lock.json}}, ", "tiny-gemma4-4e.lock.json: "),
+    ],
+)
+def test_check_opens_what_the_manifest_names(root: Path, old: str, new: str, message: str) -> None:
+    replace(MANIFEST, old, new)(root)
+    with pytest.raises(InputError) as error:
+        CliRunner().invoke(app, ["check", str(root / MANIFEST)], catch_exceptions=False)
+    assert message in str(error.value)
+    assert str(error.value).count("did you mean") == message.count("did you mean")
+
+
 def test_check_knows_another_exam(root: Path) -> None:
     (root / "tiny/exam/held_out.jsonl").write_text("{}\n")
     with pytest.raises(CheckFailedError, match=r"4e\.yaml:\d+:\d+.*: protocol tiny-exam: .*sha256 is .* the protocol names"):
