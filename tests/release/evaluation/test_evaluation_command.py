@@ -109,6 +109,9 @@ def test_a_fold_is_asked_its_own_questions_and_is_no_evidence(fold_manifest: Pat
     assert part.calibration
     assert 0 < part.total < 240 / 4
     assert 0 < len(part.calibration.overlap) < FOLDS
+    again = moe_release("eval", fold_manifest, "--work", tmp_path, "--fold", f"3/{FOLDS}")
+    assert "not done   the other folds" in again.stdout
+    assert "score  " not in again.stdout
     with pytest.raises(InputError, match=r"evidence\.json: evidence does not exist"):
         evidence_of(Context(load_manifest(fold_manifest), tmp_path))  # what a card stands on
 
