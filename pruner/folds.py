@@ -2,10 +2,23 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pruner.errors import InputError
+
+
+def parse_part(text: str, option: str) -> tuple[int, int]:
+    """`0/3` as (0, 3): which of how many.
+
+    Raises:
+        InputError: the option's text is none.
+    """
+    match = re.fullmatch(r"(\d{1,6})/(\d{1,6})", text)
+    if match is None or not int(match[1]) < int(match[2]):
+        raise InputError(f"{option} {text}: write i/n with i from 0 to n-1, such as 0/3")
+    return int(match[1]), int(match[2])
 
 
 def fold_of(digest: str, count: int) -> int:

@@ -124,7 +124,9 @@ def _explain_usage(error: Any) -> None:
         error.show()
         return
     command = error.ctx.command_path if error.ctx else "moe-release"
-    _complain(f"{error.format_message().rstrip('.')}; see {command} --help")
+    if error.ctx is None and len(sys.argv) > 1 and sys.argv[1] in {name for _, name, _ in COMMANDS}:
+        command += f" {sys.argv[1]}"  # click leaves the context out where an option lacks its value
+    _complain(f"{error.format_message().rstrip('.').replace('Value error, ', '')}; see {command} --help")
 
 
 def _complain(message: str) -> None:

@@ -38,6 +38,8 @@ class Options:
     servers: int = 1
     server_urls: tuple[str, ...] = ()
     limit: int | None = None
+    fold: tuple[int, int] | None = None
+    """Index and count: only the questions of this fold are asked, which the drop map was made without."""
     pull_request: bool = False
     sign: Path | None = None
     """Private key that signs the weights repository as a whole."""

@@ -11,6 +11,7 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
+from pruner.wording import counted
 from release.patterns import WORDS
 
 Location = tuple[Any, ...]
@@ -18,6 +19,13 @@ Positions = Mapping[Location, tuple[int, int]]
 DEEPEST = 8
 """Far deeper than any of our documents; models may contain themselves."""
 MOST_PLACES, MOST_KEYS, LONGEST_INPUT = 2, 14, 80
+WANTED = {
+    **dict.fromkeys(("int_parsing", "int_type", "int_from_float", "int_parsing_size"), "write a whole number"),
+    **dict.fromkeys(("model_type", "model_attributes_type", "dict_type"), "expected a mapping of keys to values"),
+    **dict.fromkeys(("bool_type", "bool_parsing"), "write true or false"),
+    **dict.fromkeys(("list_type", "tuple_type"), "write a list"),
+}
+"""What is to be written, by pydantic's word for what is wrong."""
 QUOTED = re.compile(r"'([^']*)'")
 WORD = re.compile(r"[A-Za-z_][\w.]*\w")
 
@@ -43,7 +51,7 @@ def describe(path: Path, model: type[BaseModel], error: ValidationError, positio
     elif kind in ("missing", "union_tag_not_found"):
         text = f"key {name!r} is missing"
     else:
-        text = _message(problem)
+        text = _message(problem) + _as_path(model, tagged, problem)
         location, text = _meant(location, text, positions), f"{name}: {text}" if name else text
     line, column = next(positions[place] for place in _outwards(location) if place in positions)
     return f"{path}:{line}:{column}: {text}"
@@ -75,20 +83,37 @@ def _meant(location: Location, text: str, positions: Positions) -> Location:
 def _message(problem: Mapping[str, Any]) -> str:
     """What is wrong, in words."""
     kind, given, context = problem["type"], _short(problem["input"]), problem.get("ctx", {})
-    if kind == "string_pattern_mismatch" and context["pattern"] in WORDS:
-        return f"{WORDS[context['pattern']]}, not {given}"
-    if kind in ("int_parsing", "int_type", "int_from_float", "int_parsing_size"):
-        return f"write a whole number, not {given}"
-    if kind in ("model_type", "model_attributes_type", "dict_type"):
-        return f"expected a mapping of keys to values, not {given}"
+    if wanted := _wanted(kind, problem["input"], context):
+        return f"{wanted}, not {given}"
+    if kind == "too_short" and context["actual_length"] == 0:
+        return f"is empty; at least {counted(context['min_length'], 'item')} must stand here"
     if kind == "union_tag_invalid":
         key, tag = context["discriminator"].strip("'"), str(context["tag"])
         return f"unknown {key} {tag!r}{_near(tag, re.findall(QUOTED, context['expected_tags']), all_else=True)}"
     text = " ".join(str(problem["msg"]).split()).removeprefix("Value error, ").removeprefix("Assertion failed, ")
     text = text[:1].lower() + text[1:]
     if kind == "literal_error":
-        return text + _near(str(problem["input"]), re.findall(QUOTED, context["expected"]))
+        expected = re.findall(QUOTED, context["expected"])
+        return f"{text}, not {given}" if len(expected) == 1 else text + _near(str(problem["input"]), expected)
     return f"{text}, not {given}" if kind.startswith(("greater_than", "less_than")) else text
+
+
+def _wanted(kind: str, given: Any, context: Mapping[str, Any]) -> str | None:
+    """What is to be written, where that is one thing."""
+    if kind == "string_pattern_mismatch":
+        return WORDS.get(context["pattern"])
+    if kind == "string_type":
+        return "write a text, in quotes where it looks like a number" if isinstance(given, (int, float)) else None
+    if kind in ("list_type", "tuple_type") and isinstance(given, str):
+        return f"write a list, such as [{_short(given)[1:-1]}]"
+    return WANTED.get(kind)
+
+
+def _as_path(model: type[BaseModel], location: Location, problem: Mapping[str, Any]) -> str:
+    """How to name a file where a bare path stands for a mapping that has one."""
+    given = problem["input"]
+    wants = problem["type"] in ("model_type", "model_attributes_type", "dict_type") and isinstance(given, str) and given
+    return f"; write {{path: {_short(given)[1:-1]}}}" if wants and "path" in _keys(_models_at(model, location)[0]) else ""
 
 
 def _short(value: Any) -> str:

@@ -14,10 +14,11 @@ from pruner.errors import InputError
 from pruner.files import read_json
 from pruner.places import require_possible, unreadable
 from release.document_errors import describe
+from release.file_kinds import MANIFEST, mistaken
 
 SEXAGESIMAL = frozenset({"tag:yaml.org,2002:int", "tag:yaml.org,2002:float"})
 MAXIMUM_BYTES = 256 << 10
-YAML_FILE = "a YAML file that begins with its schema, such as `schema: moe-release/v1`"
+YAML_FILE = "a YAML file that begins with its schema, such as `schema: {}`"
 PLAIN_TAGS = frozenset({"tag:yaml.org,2002:map", "tag:yaml.org,2002:seq"})
 
 
@@ -47,13 +48,24 @@ def load_document(path: Path, model: type[DocumentT]) -> DocumentT:
     Raises:
         InputError: one line with file:line:column, what is wrong, and the nearest known key for an unknown one.
     """
-    node = _compose(path)
+    wanted = _schema(model)
     positions: dict[tuple[Any, ...], Position] = {}
-    data = _construct(path, node, (), positions)
     try:
+        data = _construct(path, _compose(path, wanted), (), positions)
         return model.model_validate(data)
-    except ValidationError as error:
+    except (InputError, ValidationError) as error:
+        if told := mistaken(path, wanted):
+            raise InputError(told) from None
+        if isinstance(error, InputError):
+            raise
         raise InputError(describe(path, model, error, positions, data)) from None
+
+
+def _schema(model: type[BaseModel]) -> str:
+    """The schema that a document of this model begins with."""
+    field = next((each for each in model.model_fields.values() if each.alias == "schema"), None)
+    names: tuple[str, ...] = getattr(field.annotation, "__args__", ()) if field else ()
+    return names[0] if names else MANIFEST
 
 
 def load_json_document(path: Path, model: type[DocumentT], what: str, maximum: int) -> DocumentT:
@@ -96,16 +108,17 @@ def _place(path: Path, wanted: Callable[[tuple[Any, ...], Any], bool]) -> str:
     return str(path)
 
 
-def _compose(path: Path) -> yaml.Node:
+def _compose(path: Path, schema: str = MANIFEST) -> yaml.Node:
     require_possible(path)
+    yaml_file = YAML_FILE.format(schema)
     try:
         if path.stat().st_size > MAXIMUM_BYTES:
             raise InputError(f"{path}: larger than {MAXIMUM_BYTES >> 10} KiB; this is no {path.suffix} document of ours")
         text = path.read_text(encoding="utf-8")
     except OSError as error:
-        raise InputError(f"{path}: {unreadable(path, error)}; give {YAML_FILE}") from None
+        raise InputError(f"{path}: {unreadable(path, error)}; give {yaml_file}") from None
     except UnicodeDecodeError:
-        raise InputError(f"{path}: is not UTF-8 text; give {YAML_FILE}") from None
+        raise InputError(f"{path}: is not UTF-8 text; give {yaml_file}") from None
     try:
         node = yaml.compose(text, Loader=_Loader)
     except yaml.MarkedYAMLError as error:
@@ -115,9 +128,9 @@ def _compose(path: Path) -> yaml.Node:
     except (yaml.YAMLError, ValueError, OverflowError, RecursionError) as error:  # chr() of an escape beyond Unicode, too
         raise InputError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
     if node is None:
-        raise InputError(f"{path}: is empty; give {YAML_FILE}")
+        raise InputError(f"{path}: is empty; give {yaml_file}")
     if not isinstance(node, yaml.MappingNode):
-        raise InputError(f"{path}:1:1: expected a mapping of keys to values; give {YAML_FILE}")
+        raise InputError(f"{path}:1:1: expected a mapping of keys to values; give {yaml_file}")
     return node
 
 

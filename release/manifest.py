@@ -11,6 +11,7 @@ from pydantic import Field, model_validator
 from pruner.errors import InputError
 from pruner.files import path_inside, sha256_file
 from release.documents import Document, load_document, place_of, place_of_key
+from release.near_files import near_file
 from release.patterns import Name
 from release.sections.base import Base, Prior
 from release.sections.card import Card, Leaderboard
@@ -134,10 +135,14 @@ class LoadedManifest:
                 "--from-headers plans and renders"
             )
         if not path.is_file():
-            raise InputError(f"{place_of(self.path, pinned.path)}: {pinned.path} does not exist beside the manifest")
+            what = "is a folder, not a file" if path.is_dir() else "does not exist beside the manifest"
+            raise InputError(f"{place_of(self.path, pinned.path)}: {pinned.path} {what}{near_file(self.root, pinned.path)}")
         if pinned.sha256 and (found := sha256_file(path)) != pinned.sha256:
             where = place_of(self.path, pinned.path)
-            raise InputError(f"{where}: {pinned.path} has SHA-256 {found}, the manifest pins {pinned.sha256}")
+            raise InputError(
+                f"{where}: {pinned.path} has SHA-256 {found}, the manifest pins {pinned.sha256}; "
+                "restore the file, or pin what it is now"
+            )
         return path
 
 

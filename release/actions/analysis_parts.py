@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -18,18 +17,6 @@ from release.stages.analyze import measure, statistics_path
 from release.stages.rank import map_of, provenance, selection_of, weights_of
 
 FOLD_RULE = "SHA-256 of the normalised question, as a number, modulo count; the map did not see the questions of its index"
-
-
-def parse_shard(text: str) -> tuple[int, int]:
-    """`0/3` as (0, 3).
-
-    Raises:
-        InputError: it is no shard.
-    """
-    match = re.fullmatch(r"(\d{1,6})/(\d{1,6})", text)
-    if match is None or not int(match[1]) < int(match[2]):
-        raise InputError(f"--shard {text}: write i/n with i from 0 to n-1, such as 0/3")
-    return int(match[1]), int(match[2])
 
 
 def analyze_shard(context: Context, shard: tuple[int, int], out: Path) -> str:

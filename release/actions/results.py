@@ -61,6 +61,10 @@ class Table:
         return [{"label": label, "contamination": known_contamination(run)} for label, run in reversed(runs.items())]
 
 
+FORMULA = ("=", "+", "-", "@", "\t", "\r")
+"""How cells begin that spreadsheets run."""
+
+
 def results_tables(manifests: Sequence[Path], work: Path, *, published: bool = False) -> list[Table]:
     """One table for each protocol, in the order of the manifests; what two manifests both name stands once.
 
@@ -237,8 +241,13 @@ def tables_csv(tables: Sequence[Table]) -> str:
     writer.writeheader()
     for table in tables:
         for entry, row in zip(table.entries, table.rows, strict=True):
-            writer.writerow(_record(table, entry, row))
+            writer.writerow({name: _cell(value) for name, value in _record(table, entry, row).items()})
     return output.getvalue().rstrip("\n")
+
+
+def _cell(value: Any) -> Any:
+    """A text that a spreadsheet would run as a formula, with the apostrophe that makes it a text there."""
+    return f"'{value}" if isinstance(value, str) and value.startswith(FORMULA) else value
 
 
 def _record(table: Table, entry: Entry, row: Row) -> dict[str, Any]:

@@ -37,7 +37,8 @@ def summary_json(context: Context, results: Sequence[StageResult]) -> dict[str, 
 
 
 def _evidence(context: Context, done: set[str]) -> dict[str, Evidence]:
-    quants = context.eval.quants if "eval" in done and context.options.limit is None else []
+    options = context.options
+    quants = context.eval.quants if "eval" in done and options.limit is None and options.fold is None else []
     return {quant: read_evidence(evidence_path(context, quant)) for quant in quants}
 
 
@@ -73,6 +74,10 @@ def summary_text(context: Context, results: Sequence[StageResult]) -> str:
     if context.options.limit is not None and results[-1].stage == "eval":
         asked = counted(context.options.limit, "question")
         lines.append(f"not done   what comes after eval: --limit asks at most {asked}, and a card needs all; run without it")
+    if context.options.fold is not None:
+        lines.append(
+            "not done   the other folds: each has a variant of its own; `moe-release cross-fit` joins all of them to one score"
+        )
     if summary["card"]:
         lines.append(f"card       {summary['card']}")
     done = {stage["stage"] for stage in summary["stages"] if stage["status"] != "skipped"}

@@ -41,9 +41,10 @@ def analyze(
     if shard is None or out is None:
         run_stages(manifest, until="analyze", as_json=as_json, offload=offload, **options)
         return
-    from release.actions.analysis_parts import analyze_shard, parse_shard
+    from pruner.folds import parse_part
+    from release.actions.analysis_parts import analyze_shard
 
-    part = parse_shard(shard)
+    part = parse_part(shard, "--shard")
     with running(manifest, offload=offload, **options) as context:
         typer.echo(analyze_shard(context, part, out))
 
@@ -59,14 +60,28 @@ def merge(
 
 
 def cross_fit(
-    runs: Annotated[list[Path], typer.Argument(metavar="EVIDENCE…", help="One for each fold, in order.", show_default=False)],
+    runs: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="EVIDENCE…", help="One for each fold: of `eval --fold`, or whole runs in order.", show_default=False
+        ),
+    ],
+    protocol: Annotated[
+        Path | None,
+        typer.Option("--protocol", metavar="FILE", help="That they follow: its gates hold for the joined answers."),
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Join the runs of the variants of `rank --folds K` into one score: each question by the variant that did not see it."""
+    from release.documents import load_document
     from release.evaluation.cross_fit import cross_fit
     from release.evaluation.evidence import read_evidence
+    from release.evaluation.protocol import Protocol
 
-    found = cross_fit({str(path): read_evidence(path) for path in runs})
+    if len(set(runs)) < len(runs):
+        raise InputError("cross-fit: the same file is named twice; give one for each fold")
+    followed = load_document(protocol, Protocol) if protocol else None
+    found = cross_fit({str(path): read_evidence(path) for path in runs}, followed)
     typer.echo(json.dumps(found.model_dump(mode="json"), indent=2) if as_json else found.text())
 
 

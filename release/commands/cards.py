@@ -36,9 +36,13 @@ def card(
     llama_cpp: LlamaOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Write model cards and the results table, every number from the lock or the evidence; or lint any card."""
+    """Write model cards and the results table of a manifest, what they need being built first; or lint any card."""
     if (manifest is None) == (lint is None):
-        raise InputError("card: give a MANIFEST, or --lint FILE")
+        raise InputError("card: give a MANIFEST to render its cards, or --lint FILE to check one; not both")
+    if manifest is not None and (files or claims):
+        raise InputError("card: --files and --claims are of --lint FILE, which checks a card; a MANIFEST brings its own")
+    if lint is not None and (from_headers or work or llama_cpp):
+        raise InputError("card: --from-headers, --work and --llama-cpp are for rendering a MANIFEST; --lint reads a card alone")
     if manifest is not None and from_headers:
         _from_headers(manifest, work, as_json=as_json)
     elif manifest is not None:

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from release.commands.options import (
+    FoldOption,
     HubOption,
     JsonOption,
     LimitOption,
@@ -33,9 +34,10 @@ def evaluate(
     servers: ServersOption = 1,
     server: ServerOption = None,
     limit: LimitOption = None,
+    fold: FoldOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Evaluate quants under the locked protocol, with its patch pass."""
+    """Evaluate quants under the locked protocol, with its patch pass; quants that are missing are made first."""
     run_stages(
         manifest,
         work=work,
@@ -47,13 +49,19 @@ def evaluate(
         servers=servers,
         server_urls=tuple(server or ()),
         limit=limit,
+        fold=fold,
         as_json=as_json,
     )
 
 
 def compare(
     runs: Annotated[
-        list[Path], typer.Argument(metavar="A B…", help="Evidence files, or output folders of lm-eval.", show_default=False)
+        list[Path],
+        typer.Argument(
+            metavar="A B…",
+            help="Evidence files (build/NAME/eval/QUANT/evidence.json), or output folders of lm-eval.",
+            show_default=False,
+        ),
     ],
     allow_different_protocols: Annotated[
         bool, typer.Option("--allow-different-protocols", help="Say what differs instead of refusing; then no test is made.")

@@ -40,6 +40,12 @@ ServerOption = Annotated[
 LimitOption = Annotated[
     int | None, typer.Option("--limit", min=1, help="Ask only the first questions: a smoke test, which ends after eval.")
 ]
+FoldOption = Annotated[
+    str | None,
+    typer.Option(
+        "--fold", metavar="I/K", help="Ask only the questions that the map of `rank --folds K` left out; ends after eval."
+    ),
+]
 PullRequestOption = Annotated[bool, typer.Option("--pr", help="Propose as pull requests instead of committing.")]
 PruneRemoteOption = Annotated[
     bool, typer.Option("--prune-remote", help="Also remove files there that are not of this release; each is listed first.")

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from pruner.errors import InputError
+from pruner.folds import parse_part
 from release.commands.options import BASE
 
 if TYPE_CHECKING:
@@ -66,6 +67,7 @@ def running(
     servers: int = 1,
     server_urls: tuple[str, ...] = (),
     limit: int | None = None,
+    fold: str | None = None,
     memory: str | None = None,
 ) -> Iterator[Context]:
     """A manifest's context with what the command line says, progress on the screen, and its Hub."""
@@ -74,6 +76,9 @@ def running(
 
     if server_urls and servers != 1:
         raise InputError("--servers starts servers here, --server names running ones; give one of the two")
+    if fold is not None and limit is not None:
+        raise InputError("--fold asks all questions of its fold, --limit the first few of all; give one of the two")
+    part = None if fold is None else _fold(fold)
     context = context_of(manifest, work, base)
     place = hub_folder or context.work.parent / "hub"
     last = "eval" if limit is not None and until is None else until
@@ -89,6 +94,7 @@ def running(
             servers=servers,
             server_urls=server_urls,
             limit=limit,
+            fold=part,
             memory=_size(memory),
             offload=offload == "layers",
             pull_request=pull_request,
@@ -106,6 +112,13 @@ def asks_hub(last: str | None) -> bool:
 
     names = stage_names()
     return last not in names or names.index(last) >= names.index("card")
+
+
+def _fold(text: str) -> tuple[int, int]:
+    index, count = parse_part(text, "--fold")
+    if count < 2:  # noqa: PLR2004 - that is what folding takes
+        raise InputError(f"--fold {text}: one fold is the whole exam; leave --fold out, or give as many as `rank --folds` made")
+    return index, count
 
 
 def _size(text: str | None) -> int | None:

@@ -8,7 +8,7 @@ from typing import Any
 
 from pruner.errors import CheckFailedError
 from release.documents import Document
-from release.evaluation.evidence import DECIMALS, Evidence, by_question
+from release.evaluation.evidence import DECIMALS, Evidence, by_question, require_whole
 from release.evaluation.lm_eval_run import LmEvalRun
 from release.evaluation.protocol import Protocol, canonical_protocol
 from release.evaluation.stats import (
@@ -221,6 +221,9 @@ def _require_comparable(a: Run, b: Run) -> None:
         raise CheckFailedError(
             f"{names} follow different protocols, {name_a} ({digest_a[:12]}) and {name_b} ({digest_b[:12]}); run both under one"
         )
+    for run in (a, b):
+        if isinstance(run, Evidence) and run.fold:
+            require_whole(run, title(run))
     if a.partial or b.partial:
         raise CheckFailedError(f"{names}: a partial run cannot be compared; run it without a limit")
     if _prompts(a) != _prompts(b):

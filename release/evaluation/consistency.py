@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import reprlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from itertools import groupby
 from typing import TYPE_CHECKING
 
@@ -63,7 +63,8 @@ def disagreements(evidence: Evidence) -> Iterator[str]:
     if evidence.questions_digest != (found := digest_of_questions(list(rows))):
         yield f"questions_digest is {evidence.questions_digest}, its questions give {found}"
     yield from _patch_disagreements(evidence)
-    if evidence.calibration and not set(evidence.calibration.overlap) <= set(rows):
+    yield from _fold_disagreements(evidence, set(rows))
+    if evidence.calibration and any(not _of_exam(evidence, each, rows) for each in evidence.calibration.overlap):
         yield "the calibration overlaps with questions that were not asked"
     if evidence.calibration and not _bounded(evidence.calibration.overlap, evidence.calibration.questions):
         yield "the calibration overlaps with more questions than it has, or with one twice"
@@ -87,6 +88,24 @@ def _patch_disagreements(evidence: Evidence) -> Iterator[str]:
             yield f"question {reprlib.repr(each.id)} was patched whose outcome the protocol does not name"
         if not each.patched and each.outcome in evidence.patch_outcomes:
             yield f"question {reprlib.repr(each.id)} was not patched whose outcome the protocol names"
+
+
+def _fold_disagreements(evidence: Evidence, asked: set[str]) -> Iterator[str]:
+    """A fold's answers are those of its own questions, and never the whole exam."""
+    fold = evidence.fold
+    if fold is None:
+        return
+    if not evidence.partial:
+        yield f"{fold.name} is said to be the whole exam"
+    if not all(map(fold.holds, asked)):
+        yield f"a question is not of {fold.name}"
+    if len(asked) > fold.exam:
+        yield f"{fold.name} has more questions than the whole exam"
+
+
+def _of_exam(evidence: Evidence, digest: str, asked: Collection[str]) -> bool:
+    """Whether a question was asked; of one of another fold, that is the other fold's to say."""
+    return digest in asked or (evidence.fold is not None and not evidence.fold.holds(digest))
 
 
 def _bounded(overlap: Sequence[str], questions: int) -> bool:

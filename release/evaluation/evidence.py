@@ -17,9 +17,11 @@ from pruner.files import canonical_json, digest_of, write_atomic
 from pruner.wording import counted
 from release.documents import Document, load_json_document
 from release.evaluation.consistency import contradictions, disagreements
+from release.evaluation.folds import Fold
 from release.evaluation.outcomes import Cause, breakdown
 from release.evaluation.protocol import MOST_REPEATS, OutcomeName, Protocol, protocol_digest
 from release.evaluation.stats import clustered_interval, clustered_mean, wilson_interval
+from release.file_kinds import EVIDENCE, KINDS, kind_of, mistaken
 from release.patterns import Sha256
 
 DECIMALS = 6
@@ -102,7 +104,8 @@ class Evidence(Document):
     """Everything that a card may say about one run.
 
     Attributes:
-        partial: the run was limited; it can never stand on a card.
+        partial: the run was limited, or is of one fold; it can never stand on a card.
+        fold: the part of the exam that it answers, where that was asked for; only `moe-release cross-fit` takes it.
         unverified: what nobody could check, because the servers ran elsewhere; first of all that they had this model file.
         calibration: of the experts' choice, where the release made that choice itself.
         tokenizer_sha256: of the model file, see `release.evaluation.tokenizer`; older evidence does not tell it.
@@ -149,6 +152,7 @@ class Evidence(Document):
     questions: Annotated[tuple[Answered, ...], FailFast(), Field(min_length=1)]
     unverified: Annotated[tuple[str, ...], FailFast()] = ()
     calibration: Calibration | None = None
+    fold: Fold | None = None
     tokenizer_sha256: Sha256 | None = None
     repeats: Annotated[int, Field(ge=1, le=MOST_REPEATS)] = 1
     raw_error: float | None = None
@@ -237,7 +241,7 @@ def _canonical(evidence: Evidence) -> dict[str, Any]:
         del value["repeats"], value["raw_error"], value["patched_error"]
         for each in value["questions"]:
             del each["repeat"]
-    later = {"unverified", "calibration", "tokenizer_sha256"}
+    later = {"unverified", "calibration", "tokenizer_sha256", "fold"}
     return {name: each for name, each in value.items() if each or name not in later}
 
 
@@ -255,17 +259,27 @@ def read_evidence(path: Path) -> Evidence:
     """
     try:
         return load_json_document(path, Evidence, "evidence", LARGEST_EVIDENCE)
-    except ValidationError as error:
+    except (InputError, ValidationError) as error:
+        if told := mistaken(path, EVIDENCE):
+            raise InputError(told) from None
+        if isinstance(error, InputError):
+            raise
         problem = error.errors(include_url=False)[0]
         where = ".".join(str(part) for part in problem["loc"])
         text = problem["msg"].removeprefix("Value error, ")
         if problem["type"] == "value_error":
             raise CheckFailedError(f"{path}: this evidence does not add up: {where + ': ' if where else ''}{text}") from None
-        raise InputError(f"{path}: no evidence: {where}: {text}") from None
+        remedy = "" if kind_of(path) else f"; {KINDS[EVIDENCE].found}"
+        raise InputError(f"{path}: no evidence: {where}: {text}{remedy}") from None
 
 
 def require_whole(evidence: Evidence, name: str) -> None:
     """Raise CheckFailedError for a limited run: it may show that things work, and nothing about the model."""
+    if evidence.fold:
+        raise CheckFailedError(
+            f"{name} is only {evidence.fold.name} of an exam ({counted(evidence.asked, 'question')}); "
+            "join all folds with `moe-release cross-fit`, which gives their score"
+        )
     if evidence.partial:
         raise CheckFailedError(f"{name} is partial ({counted(evidence.total, 'question')}); run it without a limit")
 

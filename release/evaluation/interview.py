@@ -38,16 +38,17 @@ class Interview:
         pool: the servers.
         ledger: gets every reply.
         total: questions to ask.
-        questions: that the exam has; a run of fewer is a smoke test and goes on whatever fails.
+        gated: how many questions the gates' shares are of, which is the whole exam also for a fold of it; None for a smoke
+            test, which goes on whatever fails.
     """
 
-    def __init__(self, protocol: Protocol, pool: ServerPool, ledger: Ledger, total: int, questions: int) -> None:
+    def __init__(self, protocol: Protocol, pool: ServerPool, ledger: Ledger, total: int, gated: int | None) -> None:
         self._protocol = protocol
         self._pool = pool
         self._ledger = ledger
         self._total = total
         self._answers = total * protocol.repeats
-        self._limited = total < questions
+        self._gated = None if gated is None else gated * protocol.repeats
         self._failed = 0
         self._counting = threading.Lock()
 
@@ -97,9 +98,9 @@ class Interview:
             self._failed += reply.failed
             failed = self._failed
         limit = self._protocol.gates.empty_or_failed
-        if failed > limit * self._answers and not self._limited:
+        if self._gated is not None and failed > limit * self._gated:
             raise CheckFailedError(
-                f"stopped: {failed} of {self._answers} questions failed, the limit of protocol {self._protocol.name} is "
+                f"stopped: {failed} of {self._gated} questions failed, the limit of protocol {self._protocol.name} is "
                 f"{limit:.1%}; last: {reply.error}"
             )
         return "" if reply.failed else reply.content or ""

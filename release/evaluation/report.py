@@ -137,7 +137,8 @@ def score_in_words(run: Run) -> str:
         score += f"; {counted(run.asked, 'question')} asked {run.repeats} times" if run.repeats > 1 else ""
     outcomes = ", ".join(f"{name} {count}" for name, count in run.outcomes.items() if count)
     unverified = "; its servers ran elsewhere" if isinstance(run, Evidence) and run.unverified else ""
-    return f"{score}; {outcomes}{unverified}{'; partial' if run.partial else ''}"
+    part = f"; only {run.fold.name}" if isinstance(run, Evidence) and run.fold else "; partial" if run.partial else ""
+    return f"{score}; {outcomes}{unverified}{part}"
 
 
 def _score(correct: int, total: int, interval: Interval, error: float | None = None) -> str:

@@ -27,6 +27,7 @@ from release.evaluation.evidence import (
     totals,
     write_evidence,
 )
+from release.evaluation.folds import Fold, fold_to_ask
 from release.evaluation.gates import require_gates
 from release.evaluation.gpus import gpu_shares, nvidia_gpus
 from release.evaluation.harness import Examination
@@ -57,6 +58,7 @@ def evaluate(
     servers: int = 1,
     urls: Sequence[str] = (),
     calibration: Sequence[str] | None = None,
+    fold: tuple[int, int] | None = None,
     executor: Executor | None = None,
 ) -> Evidence:
     """Ask every question of the protocol, patch what it names, and write the evidence.
@@ -79,70 +81,108 @@ def evaluate(
         servers: how many llama-servers to start on this machine.
         urls: servers that run elsewhere, in their place; what cannot be seen of them is named in the evidence.
         calibration: digests of the questions that the model's experts were chosen with, where the release knows them.
+        fold: ask only the questions of this fold, index and count, none of which is one of `calibration`; gives evidence of a
+            fold, whatever the gates say of it: they hold for all folds together.
         executor: of threads; by default one for each server.
 
     Raises:
         InputError: the data set, the ledger or a URL cannot be used.
         UnavailableError: the server, lm-eval or a gated data set is missing.
-        CheckFailedError: a server, the data set or the tokenizer is not the protocol's, the ledger is another run's, or a gate
-            is failed.
+        CheckFailedError: a server, the data set or the tokenizer is not the protocol's, the ledger is another run's, the model
+            saw a question of its fold, or a gate is failed.
     """
-    rows = load_rows(protocol.data, root)
-    total = _total(rows, limit)
+    exam = _exam(protocol, load_rows(protocol.data, root), limit, fold, calibration)
     folder.mkdir(parents=True, exist_ok=True)
     tokenizer, alias = require_tokenizer(protocol, model), f"{quant}-{model_sha256[:12]}"
     made = _remote(protocol, model, urls) if urls else _local(protocol, server_binary, model, alias, folder, servers)
-    run = _Run(protocol, rows, total, ServerPool(made, executor), folder, progress)
+    run = _Run(protocol, exam, ServerPool(made, executor), folder, progress)
     header = Header(protocol=protocol_digest(protocol), model=model_sha256, toolchain=toolchain_commit)
     with exclusive(folder / ".lock", f"{folder}: another run works here; wait for its end or choose another work folder"):
         ledger, answered = _asked(run, header, remote=bool(urls))
         write_run_record(folder / "run.json", ledger, made, tokenizer)
     about = {"model_file": model.name, "model_sha256": model_sha256, "quant": quant, "tokenizer_sha256": tokenizer}
-    return _scored(run, ledger, answered, {**about, "calibration": _calibration(calibration, answered)})
+    return _scored(run, ledger, answered, {**about, "calibration": _calibration(calibration, exam.compared)})
+
+
+@dataclass(frozen=True)
+class _Exam:
+    """What is asked: the first `total` of `rows`, which are the data set's, or those of one fold.
+
+    `compared` are the digests of the questions that the calibration set is compared with: of a fold the whole exam's.
+    """
+
+    rows: list[Row]
+    total: int
+    compared: list[str]
+    fold: Fold | None
+
+    @property
+    def partial(self) -> bool:
+        """Whether this is not the whole exam."""
+        return self.fold is not None or self.total < len(self.rows)
+
+    @property
+    def gated(self) -> int | None:
+        """Of how many questions the gates' shares are; of a limited run they are none."""
+        if self.fold:
+            return self.fold.exam
+        return None if self.partial else self.total
 
 
 @dataclass(frozen=True)
 class _Run:
-    """What asking and scoring need: the first `total` of the data set's rows are asked."""
+    """What asking and scoring need."""
 
     protocol: Protocol
-    rows: list[Row]
-    total: int
+    exam: _Exam
     pool: ServerPool
     folder: Path
     progress: Progress
 
 
-def _total(rows: Sequence[Row], limit: int | None) -> int:
+def _exam(
+    protocol: Protocol,
+    rows: list[Row],
+    limit: int | None,
+    fold: tuple[int, int] | None,
+    calibration: Sequence[str] | None,
+) -> _Exam:
     if limit is not None and limit < 1:
         raise InputError(f"limit {limit}: ask at least one question, or leave it out")
-    return min(limit or len(rows), len(rows))
+    questions = questions_of(protocol.data, rows)
+    digests = [each.digest for each in questions]
+    if fold is None:
+        total = min(limit or len(rows), len(rows))
+        return _Exam(rows, total, digests[:total], None)
+    found = fold_to_ask(questions, fold, calibration)
+    own = [row for row, digest in zip(rows, digests, strict=True) if found.holds(digest)]
+    return _Exam(own, len(own), digests, found)
 
 
 def _asked(run: _Run, header: Header, *, remote: bool) -> tuple[Ledger, tuple[Answered, ...]]:
     """Ask and patch; the ledger is closed then, and its replies stay readable."""
-    protocol, rows = run.protocol, run.rows
-    examination = _examination(protocol, rows, run.folder / "lm-eval.log", run.progress)
+    protocol, exam = run.protocol, run.exam
+    examination = _examination(protocol, exam.rows, run.folder / "lm-eval.log", run.progress)
     with _opened(run.pool, run.folder, header, remote=remote) as ledger:
         if not remote and (others := sum(reply.elsewhere for reply in ledger.counting())):
             run.progress.note(
                 f"{counted(others, 'answer')} in the ledger came from servers elsewhere, whose model nobody saw; "
                 "what this run needs of them is asked again here"
             )
-        interview = Interview(protocol, run.pool, ledger, run.total, len(rows))
+        interview = Interview(protocol, run.pool, ledger, exam.total, exam.gated)
         scored = interview.ask_all(examination, run.progress)
-        return ledger, tuple(interview.answer_all(scored, _by_digest(protocol, rows), run.progress))
+        return ledger, tuple(interview.answer_all(scored, _by_digest(protocol, exam.rows), run.progress))
 
 
 def _scored(run: _Run, ledger: Ledger, answered: tuple[Answered, ...], about: dict[str, Any]) -> Evidence:
     """Score what was answered and write it, as evidence if the run is whole and passes its gates."""
-    partial = len(answered) < len(run.rows) * run.protocol.repeats
+    partial, fold = run.exam.partial, run.exam.fold
     if not partial:
         require_gates(run.protocol, answered)
     about |= {"toolchain_commit": ledger.header.toolchain, "chat_template_sha256": template_digest(run.pool.props)}
-    about |= {"unverified": _unverified(ledger, answered), "partial": partial}
+    about |= {"unverified": _unverified(ledger, answered), "partial": partial, "fold": fold}
     evidence = _evidence(run.protocol, answered, about)
-    path = run.folder / ("evidence.partial.json" if partial else "evidence.json")
+    path = run.folder / (fold.file if fold else "evidence.partial.json" if partial else "evidence.json")
     if not partial:
         _tell_changes(path, evidence, run.progress)
         write_timing(run.folder / "timing.json", timing_of(evidence, ledger.last))
@@ -218,12 +258,12 @@ def _unverified(ledger: Ledger, answered: Sequence[Answered]) -> tuple[str, ...]
     return UNSEEN if any(reply.elsewhere for reply in counting if reply) else ()
 
 
-def _calibration(digests: Sequence[str] | None, answered: Sequence[Answered]) -> Calibration | None:
+def _calibration(digests: Sequence[str] | None, compared: Sequence[str]) -> Calibration | None:
     if digests is None:
         return None
     from pruner.calibration import overlapping_questions
 
-    overlap = overlapping_questions(digests, list(dict.fromkeys(each.question_digest for each in answered)))
+    overlap = overlapping_questions(digests, compared)
     return Calibration(questions=len(digests), questions_digest=digest_of_questions(digests), overlap=overlap)
 
 

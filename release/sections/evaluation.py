@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from release.documents import Document
 from release.patterns import Name
@@ -15,6 +15,13 @@ class Eval(Document):
 
     protocol: str = Field(description="Path of the protocol, relative to the manifest's folder.")
     quants: list[Name] = Field(min_length=1)
+
+    @field_validator("quants")
+    @classmethod
+    def _each_once(cls, value: list[str]) -> list[str]:
+        if twice := next((name for name in value if value.count(name) > 1), None):
+            raise ValueError(f"{twice!r} is named twice; a quant has one run")
+        return value
 
 
 class LmEvalFiles(Document):

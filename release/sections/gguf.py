@@ -125,6 +125,6 @@ class Gguf(Document):
         if self.imatrix and not self.quantized:
             raise ValueError("imatrix: every quant is cut from the base's GGUF, so none would use it")
         names = [quant.name.lower() for quant in self.quants]
-        if len(set(names)) != len(names):
-            raise ValueError("two quants have the same name")
+        if twice := next((quant.name for quant in self.quants if names.count(quant.name.lower()) > 1), None):
+            raise ValueError(f"quants: two are called {twice!r}; remove one, or give it a name of its own")
         return self

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from pruner.drop_map import read_drop_map
-from pruner.errors import CheckFailedError
+from pruner.errors import CheckFailedError, InputError
 from pruner.files import digest_of, path_inside, write_atomic
 from pruner.folds import fold_in, seen_questions
 from release.context import Context
@@ -69,12 +69,32 @@ def timings_of(context: Context) -> dict[str, Timing]:
     return {quant: read_timing(path) for quant, path in paths.items() if path.exists()}
 
 
+def require_fold(context: Context) -> None:
+    """Raise InputError when a run asks for a fold that is not the one that the pinned map was made without."""
+    prune, asked = context.manifest.prune, context.options.fold
+    if asked is None:
+        return
+    if prune is None or prune.drop_map is None or prune.calibration is None:
+        raise InputError(
+            f"{context.loaded.path}: --fold is for a map of `moe-release rank --folds`: "
+            "pin it as prune.drop_map and name its questions in prune.calibration"
+        )
+    made = fold_in(read_drop_map(context.loaded.file(prune.drop_map)).provenance, "prune.drop_map")
+    if made is not None and made != asked:
+        raise InputError(f"--fold {asked[0]}/{asked[1]}: the pinned map was made without fold {made[0]}/{made[1]}; give that")
+
+
+def _asks_a_part(context: Context) -> bool:
+    """Whether a run is no whole exam: evidence that no later stage may find."""
+    return context.options.limit is not None or context.options.fold is not None
+
+
 def _skip(context: Context) -> str | None:
     return None if context.manifest.eval else "the manifest has no eval section"
 
 
 def _inputs(context: Context) -> Any:
-    if context.options.limit is not None:
+    if _asks_a_part(context):
         return None
     models = {quant: model_digest(context, quant) for quant in context.eval.quants}
     made = ["evidence", "timing"]  # work folders from before have no seconds; the ledger gives them
@@ -131,7 +151,7 @@ def _free_name(wanted: Path) -> Path:
 
 
 def _outputs(context: Context) -> list[Path]:
-    if context.options.limit is not None:
+    if _asks_a_part(context):
         return []  # partial evidence is nothing that a later stage may find
     return [path(context, quant) for quant in context.eval.quants for path in (evidence_path, timing_path)]
 
@@ -157,15 +177,20 @@ def _run(context: Context) -> str:
             servers=options.servers,
             urls=options.server_urls,
             calibration=calibration_digests(context),
+            fold=options.fold,
         )
         scores = f"{evidence.raw_correct} raw, {evidence.patched_correct} patched of {evidence.total}"
-        partial = _partial_in_words(protocol, evidence) if evidence.partial else ""
-        findings.append(f"{quant}: {scores} ({evidence.patched} asked again){partial}")
+        findings.append(f"{quant}: {scores} ({evidence.patched} asked again){_part_in_words(context, protocol, evidence)}")
     return "; ".join(findings)
 
 
-def _partial_in_words(protocol: Protocol, evidence: Evidence) -> str:
-    """That a run is partial, and which gates a whole run like it would not pass."""
+def _part_in_words(context: Context, protocol: Protocol, evidence: Evidence) -> str:
+    """That a run is partial, and which gates a whole run like it would not pass; of a fold, where its evidence is."""
+    if evidence.fold:
+        path = evidence_path(context, evidence.quant).with_name(evidence.fold.file)
+        return f" — {evidence.fold.name}, for `moe-release cross-fit`: {path}"
+    if not evidence.partial:
+        return ""
     gates = "; ".join(failed_gates(protocol, evidence.questions))
     return f" — partial{'; a whole run would fail its gates: ' + gates if gates else ''}"
 

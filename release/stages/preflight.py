@@ -4,22 +4,27 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from pruner.drop_map import read_drop_map
 from pruner.errors import CheckFailedError, InputError, UnavailableError
 from pruner.files import path_inside, require_space
 from pruner.sources import LocalSource
 from release.attestation.model_signature import public_key_of
 from release.base import base_folder, has_snapshot
+from release.card.compared import compared_entry, reference_of
 from release.card.front_matter import license_of
 from release.card.metadata import leaderboard_dataset
 from release.card.written import check_texts
 from release.context import Context
+from release.evaluation.protocol import Protocol, load_protocol
 from release.evaluation.remote import check_url
 from release.extras import require_extra
 from release.gguf.quantize import check_type
 from release.manifest import LoadedManifest, PinnedFile, Quant
 from release.possible_experts import check_against_base
 from release.records import read_record
+from release.stages.evaluate import require_fold
 from release.stages.quant_recipes import check_cut, check_imatrix, check_recipes, check_tensor_types
+from release.stages.questions import check_calibration, check_exam
 from release.stages.stage import Stage
 from release.stages.tags import require_free_tags
 
@@ -33,7 +38,7 @@ SPLITTER, COMPARER = "llama-gguf-split", "llama-perplexity"
 def check_inputs(loaded: LoadedManifest, *, examined: bool = True) -> None:
     """Check every file that a manifest names, and the protocol, without doing anything else.
 
-    A run that is not to be `examined` needs no reference run yet.
+    A run that is not to be `examined` needs neither questions nor a reference run yet.
 
     Raises:
         InputError: a file is missing or is not the one that the manifest pins.
@@ -43,9 +48,7 @@ def check_inputs(loaded: LoadedManifest, *, examined: bool = True) -> None:
     if loaded.local_base is not None:
         base_folder(loaded)
     _check_map_and_headers(loaded)
-    dataset = manifest.prune.dataset if manifest.prune else None
-    if dataset and dataset.path:
-        loaded.file(PinnedFile(path=dataset.path, sha256=dataset.sha256))
+    check_calibration(loaded)
     matrix = manifest.gguf.imatrix if manifest.gguf else None
     pinned = [matrix.text] if matrix else []
     pinned += [manifest.gguf.quality.text] if manifest.gguf and manifest.gguf.quality else []
@@ -65,25 +68,39 @@ def check_inputs(loaded: LoadedManifest, *, examined: bool = True) -> None:
     ):
         loaded.file(file)
     check_texts(loaded)
-    if manifest.eval:
-        from release.evaluation.protocol import load_protocol
+    for earlier in manifest.card.earlier_maps.values():
+        read_drop_map(loaded.file(earlier))
+    protocol = _checked_protocol(loaded, examined=examined)
+    for row in manifest.compare if examined else ():
+        compared_entry(loaded, protocol, row)
 
-        loaded.file(PinnedFile(path=manifest.eval.protocol))
-        protocol = load_protocol(path_inside(loaded.root, manifest.eval.protocol), loaded.root)
-        if manifest.card.leaderboard:
-            leaderboard_dataset(manifest.card.leaderboard, protocol)
-        if examined and manifest.prune and protocol.gates.reference:
-            from release.card.compared import reference_of
-            from release.evaluation.gates import require_reference
 
-            try:
-                require_reference(protocol, reference_of(loaded))
-            except CheckFailedError as error:
-                raise CheckFailedError(f"{loaded.path}: {error}") from None
+def _checked_protocol(loaded: LoadedManifest, *, examined: bool) -> Protocol | None:
+    """The protocol, and what it wants of the manifest."""
+    manifest = loaded.content
+    if manifest.eval is None:
+        return None
+    loaded.file(PinnedFile(path=manifest.eval.protocol))
+    protocol = load_protocol(path_inside(loaded.root, manifest.eval.protocol), loaded.root)
+    if manifest.card.leaderboard:
+        leaderboard_dataset(manifest.card.leaderboard, protocol)
+    if examined:
+        check_exam(loaded, protocol)
+    if examined and manifest.prune and protocol.gates.reference:
+        _check_reference(loaded, protocol)
+    return protocol
+
+
+def _check_reference(loaded: LoadedManifest, protocol: Protocol) -> None:
+    from release.evaluation.gates import require_reference
+
+    try:
+        require_reference(protocol, reference_of(loaded))
+    except CheckFailedError as error:
+        raise CheckFailedError(f"{loaded.path}: {error}") from None
 
 
 def _check_map_and_headers(loaded: LoadedManifest) -> None:
-    from pruner.drop_map import read_drop_map
     from release.base_headers import described_base
 
     prune, headers = loaded.content.prune, loaded.content.base.headers
@@ -142,6 +159,7 @@ def _run(context: Context) -> str | None:
     if manifest.gguf:
         _require_tools(context)  # first: a name is often the type too, and an unknown type is what is wrong with it
         check_recipes(context.loaded)
+    require_fold(context)
     if manifest.eval and _ahead(context, "eval"):
         require_extra("eval")
         _require_lm_eval(context)
@@ -189,7 +207,6 @@ def _require_hub(context: Context) -> None:
 
 def _require_lm_eval(context: Context) -> None:
     from release.evaluation.harness import require_version
-    from release.evaluation.protocol import load_protocol
 
     require_version(load_protocol(path_inside(context.loaded.root, context.eval.protocol), context.loaded.root))
 

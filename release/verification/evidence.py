@@ -16,8 +16,14 @@ from release.verdict import Finding, Pieces, Verdict
 PART = "evidence"
 
 
-def check_evidence(published: Published) -> Finding | None:
-    """The finding on the evidence and its seconds; None when the release was not evaluated."""
+def check_evidence(published: Published, *, repeated: str | None = None) -> Finding | None:
+    """The finding on the evidence and its seconds; None when the release was not evaluated.
+
+    Args:
+        published: the release.
+        repeated: the quant whose exam was taken again here, and gave the same answers: what nobody saw of the servers that gave
+            them first is proved with that.
+    """
     section = published.manifest.content.eval
     if section is None:
         return None
@@ -34,7 +40,7 @@ def check_evidence(published: Published) -> Finding | None:
         with pieces.checking(name):
             evidence = _checked(published, protocol, quant, name)
             shown.append(f"{quant}: {evidence.patched_correct} of {evidence.total}")
-            pieces.add(name, *_origin(evidence))
+            pieces.add(name, *_origin(evidence, repeated, section.quants[0]))
         if evidence and _has_timing(published, quant):
             with pieces.checking(timing):
                 _check_timing(published, evidence, protocol)
@@ -61,12 +67,15 @@ def _checked(published: Published, protocol: Protocol, quant: str, name: str) ->
     return evidence
 
 
-def _origin(evidence: Evidence) -> tuple[Verdict, str]:
+def _origin(evidence: Evidence, repeated: str | None, first: str) -> tuple[Verdict, str]:
     """What can be known of the servers that answered: nobody saw which model file one elsewhere had loaded."""
     if not evidence.unverified:
         return Verdict.GOOD, ""
+    if evidence.quant == repeated:
+        return Verdict.GOOD, "its servers ran elsewhere; the exam taken again here gives every answer the same"
     unseen = ", ".join(evidence.unverified)
-    return Verdict.UNKNOWN, f"its servers ran elsewhere, and nobody saw their {unseen}; --exam takes the exam again"
+    remedy = "takes the exam again" if evidence.quant == first else f"takes the exam of {first} again, and of no other quant"
+    return Verdict.UNKNOWN, f"its servers ran elsewhere, and nobody saw their {unseen}; --exam {remedy}"
 
 
 def _has_timing(published: Published, quant: str) -> bool:

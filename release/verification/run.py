@@ -61,6 +61,10 @@ def verify_published(request: Request, *, progress: Progress = SILENT) -> Verifi
         for part, check in checks.items():
             if finding := _guarded(part, published, check):
                 found[part] = finding
+        section, exam = published.manifest.content.eval, found.get("exam")
+        if section and exam and exam.verdict is Verdict.GOOD:
+            again = partial(check_evidence, published, repeated=section.quants[0])
+            found["evidence"] = _guarded("evidence", published, again) or found["evidence"]
     absent = tuple(part for part in OPTIONAL if part not in found)
     return Verification(f"hf://{request.repo}", repository.source.commit, tuple(found.values()), absent)
 

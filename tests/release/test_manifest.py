@@ -54,7 +54,7 @@ def test_every_shipped_manifest_is_valid(manifests: Path) -> None:
         (MINIMAL.replace("experts: 4, ", ""), "key 'prune.experts' is missing"),
         (MINIMAL.replace("name: x", "name: ../x"), "x.yaml:2:1: name"),
         (MINIMAL + "gguf: {quants: []}\n", "gguf.quants"),
-        (MINIMAL + "gguf: {quants: [Q6_K, q6_k]}\n", "two quants have the same name"),
+        (MINIMAL + "gguf: {quants: [Q6_K, q6_k]}\n", "quants: two are called 'Q6_K'"),
         (MINIMAL + "gguf: {quants: [Q6_K]}\neval: {protocol: p, quants: [Q8_0]}\n", "which gguf.quants does not make"),
         (MINIMAL + "publish: {weights: a/b, gguf: a/c}\n", "no gguf section"),
         (MINIMAL + "publish: {weights: nonsense}\n", "publish.weights"),

@@ -26,7 +26,8 @@ MANIFEST = (
 @pytest.fixture
 def manifest(make_checkpoint: Callable[[], Path], tmp_path: Path) -> Path:
     make_checkpoint()
-    (tmp_path / "c.jsonl").write_text("{}\n")
+    columns = ("Question", "Explanation", "Correct Answer", *(f"Incorrect Answer {number}" for number in (1, 2, 3)))
+    (tmp_path / "c.jsonl").write_text(json.dumps({column: column for column in columns}) + "\n")
     (tmp_path / "v.yaml").write_text(MANIFEST)
     return tmp_path / "v.yaml"
 

@@ -21,7 +21,7 @@ MANIFEST = (
 JSON = (
     "prune {base} {} out", "prune {base} {map} out --lock {}.json", "map show {}", "map diff {} {map}", "map diff {map} {}",
     "map convert {} out", "gguf cut {gguf} {} out", "prove {gguf} --base {gguf} --drop-map {}", "compare {} {}",
-    "card --lint {map} --claims {}", "verify {base} --against {}.json",
+    "card --lint {card} --claims {}", "verify {base} --against {}.json",
 )  # fmt: skip
 OTHER = (
     "merge {} --out out", "verify {base} --against {}", "gguf cut {} {map} out", "prove {}.gguf --base {gguf}",
@@ -55,6 +55,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     lock = json.loads((MANIFESTS / "tiny-gemma4-4e.lock.json").read_text())
     (tmp_path / "map.json").write_text(json.dumps(lock["inputs"]["drop_map"]))
     (tmp_path / "base.gguf").write_bytes(b"GGUF")
+    (tmp_path / "card.md").write_text("# A model\n")
     return tmp_path
 
 
@@ -66,7 +67,7 @@ def state(place: Path) -> dict[str, tuple[bool, bytes | None]]:
 def refusal(command: str, kind: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> str:
     """The one line that a command ends with; it leaves everything in the folder as it was."""
     before = state(Path())
-    known = {"{base}": str(TINY_MODEL), "{map}": "map.json", "{gguf}": "base.gguf"}
+    known = {"{base}": str(TINY_MODEL), "{map}": "map.json", "{gguf}": "base.gguf", "{card}": "card.md"}
     known["{tiny}"] = str(MANIFESTS / "tiny-gemma4-4e.yaml")
     words = [known.get(word, word).replace("{}", kind) for word in command.split()]
     monkeypatch.setattr("sys.argv", ["moe-release", *words])

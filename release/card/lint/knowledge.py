@@ -119,7 +119,7 @@ def read_claims(path: Path) -> Mapping[str, Mapping[str, Any]]:
     Raises:
         InputError: it is no claims.json.
     """
-    content = read_json(path, "the claims")
+    content = read_json(path, "claims.json")
     if not isinstance(content, dict) or not all(
         isinstance(claim, dict) and isinstance(claim.get("shown"), str) and isinstance(claim.get("unit"), str)
         for claim in content.values()

@@ -47,6 +47,7 @@ from release.card.lint.rules import (
     sums,
     tools,
 )
+from release.file_kinds import KINDS, kind_of
 
 RULES: tuple[Rule, ...] = (
     claims.find,
@@ -100,6 +101,8 @@ def lint_file(
         raise InputError(f"{card}: is a folder; give the README.md in it")
     if not card.is_file():
         raise InputError(f"{card}: does not exist; give a model card, such as README.md")
+    if kind := kind_of(card):
+        raise InputError(f"{card}: is {KINDS[kind].name}, no model card; give the README.md of a repository")
     claims = claims or claims_beside(card)
     files = files or whole_copy(card)
     shown = read_claims(claims) if claims else None

@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 from pruner.errors import CheckFailedError
 from pruner.files import sha256_file
-from release.actions.results import results_tables, tables_json, tables_markdown
+from release.actions.results import results_tables, tables_csv, tables_json, tables_markdown
 from release.cli import app
 from release.evaluation.evidence import read_evidence, write_evidence
 from release.lock import Lock, LockedBase, LockedFile, LockedInputs, digest_of_quant, read_committed_lock, write_lock
@@ -90,6 +90,17 @@ def test_the_command_prints_all_three_forms(family: tuple[Path, Path]) -> None:
     ]
     assert len(json.loads(forms["json"].stdout)) == 2
     assert forms["markdown"].stdout.startswith("## Protocol")
+
+
+@pytest.mark.parametrize("label", ['=HYPERLINK("http://x", "y")', "+1", "-1+2", "@SUM(A1)", "plain, and = inside"])
+def test_no_cell_of_a_stranger_is_a_formula(family: tuple[Path, Path], label: str) -> None:
+    manifest = family[0] / FAMILY[0].name
+    text = manifest.read_text(encoding="utf-8")
+    manifest.write_text(text.replace("label: gemma-4-26B-A4B-it", f"label: {json.dumps(label)}"), encoding="utf-8")
+    tables = results_tables([manifest], family[1])
+    models = [row["model"] for row in csv.DictReader(io.StringIO(tables_csv(tables)))]
+    assert models[0] == (label if label.startswith("plain") else f"'{label}")
+    assert json.loads(tables_json(tables))[0]["rows"][0]["model"] == label
 
 
 def test_missing_evidence_is_named_for_every_manifest(family: tuple[Path, Path]) -> None:

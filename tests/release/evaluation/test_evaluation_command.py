@@ -11,11 +11,14 @@ from pathlib import Path
 
 import pytest
 
-from pruner.files import sha256_file
+from pruner.drop_map import drop_map_from_keep
+from pruner.errors import InputError
+from pruner.files import canonical_json, sha256_file
 from release.context import Context, Options
+from release.evaluation.evidence import read_evidence
 from release.evaluation.server import LlamaServer
 from release.manifest import load_manifest
-from release.stages.evaluate import STAGE
+from release.stages.evaluate import STAGE, evidence_of
 
 from .conftest import Bench, MakeProtocol, Steps
 
@@ -69,6 +72,69 @@ def test_a_limited_run_with_two_servers_is_partial_and_no_evidence(base_manifest
     assert len(json.loads((folder / "run.json").read_text())["servers"]) == 2
     assert json.loads(found.stdout)["scores"] == {}
     assert {"card", "lock", "publish"}.isdisjoint(stages)
+
+
+FOLDS = 40
+"""So many that one of them has few of the exam's questions."""
+
+
+@pytest.fixture(scope="session")
+def fold_manifest(base_manifest: Path) -> Path:
+    """A variant whose pinned map says that it was made without fold 3, and its calibration set that of a tenth of the exam."""
+    root = base_manifest.parent
+    exam = (root / "tiny" / "exam" / "held_out.jsonl").read_text(encoding="utf-8").splitlines(keepends=True)
+    (root / "calibration.jsonl").write_text("".join(exam[:FOLDS]), encoding="utf-8")
+    layers = [str(layer) for layer in range(4)]
+    drop_map = drop_map_from_keep([range(8)] * 4, layers, 16, {"fold": {"index": 3, "count": FOLDS}})
+    (root / "fold.json").write_bytes(canonical_json(drop_map.envelope(16)))
+    path = root / "fold.yaml"
+    path.write_text(
+        "schema: moe-release/v1\nname: fold\nbase: {path: tiny/model, name: tiny}\nprune:\n  experts: 8\n"
+        "  drop_map: {path: fold.json}\n  calibration: {dataset: {path: calibration.jsonl}}\n"
+        "gguf: {threads: 1, quants: [Q6_K]}\neval: {protocol: protocols/tiny-exam.yaml, quants: [Q6_K]}\n"
+    )
+    return path
+
+
+def test_a_fold_is_asked_its_own_questions_and_is_no_evidence(fold_manifest: Path, tmp_path: Path):
+    found = moe_release("eval", fold_manifest, "--work", tmp_path, "--fold", f"3/{FOLDS}", "--json")
+    assert found.returncode == 0, found.stderr
+    told = json.loads(found.stdout)
+    stages = {each["stage"]: each for each in told["stages"]}
+    path = tmp_path / "eval" / "Q6_K" / f"evidence.fold-3-of-{FOLDS}.json"
+    assert stages["eval"]["detail"].endswith(f"— fold 3 of {FOLDS}, for `moe-release cross-fit`: {path}")
+    assert told["scores"] == {}
+    assert not path.with_name("evidence.json").exists()
+    part = read_evidence(path)
+    assert part.calibration
+    assert 0 < part.total < 240 / 4
+    assert 0 < len(part.calibration.overlap) < FOLDS
+    again = moe_release("eval", fold_manifest, "--work", tmp_path, "--fold", f"3/{FOLDS}")
+    assert "not done   the other folds" in again.stdout
+    assert "score  " not in again.stdout
+    with pytest.raises(InputError, match=r"evidence\.json: evidence does not exist"):
+        evidence_of(Context(load_manifest(fold_manifest), tmp_path))  # what a card stands on
+
+
+@pytest.mark.parametrize(
+    ("manifest", "words", "message"),
+    [
+        ("fold.yaml", ("--fold", "2/40"), "--fold 2/40: the pinned map was made without fold 3/40; give that"),
+        ("fold.yaml", ("--fold", "3/41"), "--fold 3/41: the pinned map was made without fold 3/40"),
+        ("fold.yaml", ("--fold", "40/40"), "--fold 40/40: write i/n with i from 0 to n-1"),
+        ("fold.yaml", ("--fold", "0/1"), "one fold is the whole exam; leave --fold out"),
+        ("fold.yaml", ("--fold", "3/40", "--limit", "2"), "--fold asks all questions of its fold, --limit the first few"),
+        ("base.yaml", ("--fold", "0/2"), "base.yaml: --fold is for a map of `moe-release rank --folds`: pin it"),
+    ],
+)
+def test_a_fold_that_cannot_be_asked_is_refused_at_once(
+    fold_manifest: Path, tmp_path: Path, manifest: str, words: tuple[str, ...], message: str
+):
+    found = moe_release("eval", fold_manifest.with_name(manifest), "--work", tmp_path, *words)
+    assert found.returncode == 2
+    assert message in found.stderr
+    assert len(found.stderr.strip().splitlines()) == 1
+    assert not (tmp_path / "gguf").exists()
 
 
 def test_a_server_elsewhere_is_used(base_manifest: Path, work: Path, bench: Bench, make_protocol: MakeProtocol, tmp_path: Path):

@@ -15,7 +15,10 @@ import psutil
 import pytest
 
 from pruner.errors import CheckFailedError, InputError, UnavailableError
+from pruner.folds import fold_of
 from release.evaluation.compare import compare
+from release.evaluation.cross_fit import cross_fit
+from release.evaluation.data import load_rows, questions_of
 from release.evaluation.evidence import evidence_bytes, read_evidence
 from release.evaluation.timing import read_timing
 from release.evaluation.tokenizer import tokenizer_digest
@@ -125,6 +128,66 @@ def test_a_limited_run_is_partial_and_its_replies_serve_the_whole_run(
     assert evidence_bytes(whole) == evidence_bytes(bench.run(protocol, tmp_path / "whole"))
     with pytest.raises(InputError, match="at least one question"):
         bench.run(protocol, tmp_path / "limited", limit=0)
+
+
+def test_folds_joined_are_the_whole_run(bench: Bench, make_protocol: MakeProtocol, tmp_path: Path):
+    """Each asks its own questions alone; the gates, which a fold by itself may fail, hold for all of them."""
+    protocol = make_protocol(questions=6)
+    whole = bench.run(protocol, tmp_path / "whole")
+    digests = [each.question_digest for each in whole.questions]
+    own = [[each for each in digests if fold_of(each, 2) == fold] for fold in range(2)]
+    parts = {}
+    for fold, seen in ((0, own[1]), (1, own[0])):
+        folder = tmp_path / str(fold)
+        part = bench.run(protocol, folder, fold=(fold, 2), calibration=["0" * 64, *seen])
+        assert [line["question"] for line in ledger_lines(folder, "raw")] == own[fold] != []
+        assert not (folder / "evidence.json").exists()
+        assert not (folder / "timing.json").exists()
+        parts[str(fold)] = read_evidence(folder / f"evidence.fold-{fold}-of-2.json")
+        assert part == parts[str(fold)]
+        assert part.partial
+        assert part.calibration
+        assert part.calibration.overlap == tuple(seen)
+    found = cross_fit(parts, protocol)
+    assert (found.total, found.seen) == (6, 6)
+    assert (found.raw_correct, found.patched_correct) == (whole.raw_correct, whole.patched_correct)
+    strict = make_protocol(questions=6, gates__truncated=0.0, max_tokens=3, server__reasoning_budget=0)
+    parts = {
+        str(fold): bench.run(strict, tmp_path / f"strict-{fold}", fold=(fold, 2), calibration=own[1 - fold])
+        for fold in range(2)
+    }
+    with pytest.raises(CheckFailedError, match=r"no evidence under protocol tiny-exam: truncated: \d of 6 replies"):
+        cross_fit(parts, strict)
+
+
+def test_the_replies_of_a_fold_serve_the_whole_run(bench: Bench, make_protocol: MakeProtocol, tmp_path: Path):
+    protocol = make_protocol(questions=6)
+    part = bench.run(protocol, tmp_path, fold=(1, 2), calibration=["0" * 64])
+    whole = bench.run(protocol, tmp_path)
+    assert len(ledger_lines(tmp_path, "raw")) == whole.total == 6
+    assert part.questions == tuple(each for each in whole.questions if fold_of(each.question_digest, 2) == 1)
+    assert bench.run(protocol, tmp_path, fold=(1, 2), calibration=["0" * 64]) == part
+    assert len(ledger_lines(tmp_path, "raw")) == 6, "nothing is asked again"
+
+
+def test_a_variant_is_not_asked_what_it_saw(bench: Bench, make_protocol: MakeProtocol, tmp_path: Path):
+    protocol = make_protocol(questions=6)
+    digests = [each.digest for each in questions_of(protocol.data, load_rows(protocol.data, bench.root))]
+    seen = next(each for each in digests if fold_of(each, 2) == 1)
+    own = sum(fold_of(each, 2) == 1 for each in digests)
+    for calibration, index, error, message in (
+        ([seen], 1, CheckFailedError, f"--fold 1/2: the drop map was made with 1 of the {own} questions of this fold"),
+        (None, 1, InputError, "nobody says which questions the drop map was made from; name them in prune.calibration"),
+        (
+            [],
+            next(each for each in range(90) if all(fold_of(one, 90) != each for one in digests)),
+            InputError,
+            "no question of",
+        ),
+    ):
+        with pytest.raises(error, match=message):
+            bench.run(protocol, tmp_path, fold=(index, 2 if calibration != [] else 90), calibration=calibration)
+    assert not (tmp_path / "ledger.jsonl").exists()
 
 
 def test_a_server_killed_in_the_middle_is_started_again(bench: Bench, make_protocol: MakeProtocol, tmp_path: Path):

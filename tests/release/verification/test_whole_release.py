@@ -288,7 +288,7 @@ def test_what_servers_elsewhere_answered_is_unknown(tiny: Stage) -> None:
     evidence = part(tiny.verify(), "evidence")
     assert evidence.verdict is Verdict.UNKNOWN
     assert evidence.reason.startswith(
-        f"{EVIDENCE}: its servers ran elsewhere, and nobody saw their model_sha256, server.threads;"
+        f"{EVIDENCE}: its servers ran elsewhere, and nobody saw their model_sha256, server.threads; --exam takes the exam again"
     )
     assert (TIMING, Verdict.GOOD, "") in evidence.items, "the rest is checked all the same"
 
@@ -330,6 +330,22 @@ def test_the_exam_taken_again_gives_the_same_evidence(tiny: Stage) -> None:
     assert evidence["total"] == 240
     again = part(tiny.verify(exam=True, exam_data=QUESTIONS, work=place), "exam")
     assert again == exam
+    _settles_what_servers_elsewhere_answered(tiny, place)
+
+
+def _settles_what_servers_elsewhere_answered(tiny: Stage, place: Path) -> None:
+    """Nobody saw the model of those servers, and yet all that they said is what the quant says: of the examined one."""
+    other = "reproduce/evidence/Q4_K_M.json"
+    tiny.change_json(EVIDENCE, lambda evidence: evidence.update(unverified=["model_sha256"]))
+    found = tiny.verify(exam=True, exam_data=QUESTIONS, work=place)
+    assert part(found, "exam").verdict is part(found, "evidence").verdict is Verdict.GOOD
+    words = "its servers ran elsewhere; the exam taken again here gives every answer the same"
+    assert (EVIDENCE, Verdict.GOOD, words) in part(found, "evidence").items
+    tiny.change_json(other, lambda evidence: evidence.update(unverified=["model_sha256"]))
+    evidence = part(tiny.verify(exam=True, exam_data=QUESTIONS, work=place), "evidence")
+    assert evidence.verdict is Verdict.UNKNOWN
+    assert evidence.reason.startswith(f"{other}: its servers ran elsewhere")
+    assert evidence.reason.endswith("--exam takes the exam of Q6_K again, and of no other quant")
 
 
 def test_two_runs_that_differ_are_judged_by_their_tools(tiny: Stage, tmp_path: Path) -> None:

@@ -6,10 +6,12 @@ import re
 from collections.abc import Iterator
 from decimal import Decimal
 
+from release.card.lint.directions import directed
 from release.card.lint.document import Document, Line
 from release.card.lint.finding import Finding
 from release.card.lint.knowledge import Knowledge
 from release.card.lint.quantities import NUMBER, Quantity, quantities
+from release.card.lint.rules.deltas import SIGN
 from release.card.prose import MEASURE, WORDS
 
 KIND = "number without claim"
@@ -32,8 +34,10 @@ def find(document: Document, knowledge: Knowledge) -> Iterator[Finding]:
     if knowledge.claims is None:
         return
     known: set[tuple[Decimal, str]] = set()
+    unsigned: set[tuple[Decimal, str]] = set()
     for claim in knowledge.claims.values():
         known |= {(each.value, each.unit) for each in _quantities(claim["shown"])}
+        unsigned |= {(each.value, each.unit) for each in _quantities(claim["shown"]) if not each.signed}
     sizes = {(abs(value), unit) for value, unit in known}
     values = {value for value, _ in sizes} | {
         number for claim in knowledge.claims.values() for number in _joined(claim["shown"])
@@ -42,9 +46,20 @@ def find(document: Document, knowledge: Knowledge) -> Iterator[Finding]:
         for each in _quantities(text):
             if (each.value, each.unit) not in (known if each.signed and each.value else sizes):
                 yield Finding(number, KIND, f"{each.text.strip()} is shown by no claim")
+            elif each.unit == "pp" and not each.signed and (each.value, each.unit) not in unsigned:
+                yield from _wrong_direction(number, text, each, known)
         for match in JOINED.finditer(text):
             if not values.issuperset(_joined(match[0])):
                 yield Finding(number, KIND, f"{match[0]} is shown by no claim")
+
+
+def _wrong_direction(number: int, text: str, each: Quantity, known: set[tuple[Decimal, str]]) -> Iterator[Finding]:
+    """A difference that a claim shows with one sign, told in words with the other."""
+    found = directed(text, each)
+    if found.signed and found.value and (found.value, found.unit) not in known:
+        sign = "+" if found.value < 0 else "−"
+        words = text[each.start : each.end + 16].split("|", maxsplit=1)[0].strip()
+        yield Finding(number, SIGN, f"{words}: the claims have {sign}{abs(found.value)} pp")
 
 
 def _joined(text: str) -> set[Decimal]:

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from decimal import Decimal
 from itertools import pairwise
 
+from release.card.lint.directions import directed, directed_quantities
 from release.card.lint.document import Document, Line
 from release.card.lint.finding import Finding
 from release.card.lint.knowledge import Knowledge
@@ -29,7 +30,7 @@ def find(document: Document, _: Knowledge) -> Iterator[Finding]:
     reference: Fraction | None = None
     for line in document.lines:
         counts = [each for each in fractions(line.text) if each.part <= each.whole]
-        values = quantities(line.text)
+        values = directed_quantities(line.text)
         points = [each for each in values if each.unit == "pp" and each.signed]
         if counts and not points and (reference is None or REFERENCE.search(line.text)) and any(v.unit == "%" for v in values):
             reference = counts[-1]
@@ -68,6 +69,7 @@ def _percent_change(line: Line, values: list[Quantity]) -> Iterator[Finding]:
     if line.cells or len(values) != 3 or any(each.unit != "%" for each in values):  # noqa: PLR2004  # before, after, change
         return
     first, last, delta = values
+    delta = directed(line.text, delta)
     gap = BETWEEN.fullmatch(line.text[first.end : last.start])
     told = delta.signed or CHANGED.search(line.text[last.end : delta.start])
     if first.signed or last.signed or gap is None or gap["word"].lower() not in ("to", "→") or not told:

@@ -16,7 +16,12 @@ DROPPED = r"(?:dropped|drops?|removed|removes?|pruned|cut)"
 SENTENCE = re.compile(r"[.;!?](?=\s|\Z)")
 CHANGE = re.compile(rf"(?P<all>{COUNT})(?:\s+experts)?\s*(?:to|→|->)\s*(?P<kept>{COUNT})(?:\s+experts)?", re.IGNORECASE)
 ALL = re.compile(rf"({COUNT})\s+(?:routed\s+)?experts\b|\b{DROPPED}\s+\d{{1,5}}\s+of\s+(?:the\s+)?({COUNT})", re.IGNORECASE)
-OF_ALL = re.compile(rf"({COUNT})\s+of\s+(?:the\s+)?({COUNT})\s+(?:routed\s+)?experts\s+(?:are\s+)?{KEPT}\b", re.IGNORECASE)
+OF_ALL = re.compile(
+    rf"({COUNT})\s+of\s+(?:the\s+|its\s+)?({COUNT})\s+(?:routed\s+)?experts\s+(?:per\s+layer\s+)?(?:are\s+|were\s+)?{KEPT}\b"
+    rf"|\b(?:with|has|having|{KEPT})\s+({COUNT})\s+of\s+(?:the\s+|its\s+)?({COUNT})\s+(?:routed\s+)?experts\b"
+    r"(?!\s+(?:are\s+)?(?:active|activated|used|chosen|selected|per\s+token))",
+    re.IGNORECASE,
+)
 KEPT_COUNT = re.compile(rf"({COUNT})\s+(?:experts\s+)?(?:are\s+)?{KEPT}\b|\bkept\s+({COUNT})", re.IGNORECASE)
 DROPPED_COUNT = re.compile(
     rf"({COUNT})\s+(?:experts\s+)?(?:are\s+|were\s+)?{DROPPED}\b|\b(?:dropped|drops?|removed)\s+({COUNT})", re.IGNORECASE
@@ -44,7 +49,7 @@ def _numbers(sentence: str) -> tuple[int, int, int] | None:
     elif change.re is CHANGE:
         total, kept = {int(change["all"])}, {int(change["kept"])}
     else:
-        total, kept = {int(change[2])}, {int(change[1])}
+        total, kept = {int(change[2] or change[4])}, {int(change[1] or change[3])}
     dropped = _found(DROPPED_COUNT, sentence)
     if len(total) != 1 or len(kept) != 1 or len(dropped) != 1:
         return None

@@ -71,6 +71,16 @@ CLEAN = [
     "3840 experts, 109 kept, 19 dropped in every layer",
     "16 to 8 experts (dropped 8 of 16)",
     "128 experts, 8 active. 109 kept; 5 of the questions dropped.",
+    "A variant with 109 of 128 experts, 19 dropped. It keeps 109 of the 128 routed experts; 19 were dropped.",
+    "With 8 of 109 experts active, it dropped 19 of 128.",
+    "It has 8 of 128 experts per token; 19 dropped, with 8 of 109 experts selected then.",
+    "80.30 % against 81.82 %: 1.52 pp worse",
+    "From 81.82 % to 80.30 %, a drop of 1.52 pp.",
+    "From 81.82 % to 80.30 %, a loss of 1.86 %.",
+    "From 80.30 % to 81.82 %: up by 1.52 pp.",
+    "80.30 % vs 81.82 %: the base is 1.52 pp better, no more than 1.52 pp higher",
+    "80.30 % vs 81.82 %, 1.52 pp of difference. Better luck next time: lower the bar.",
+    table("| base | 162/198 | 81.82 % | |", "| mine | 159/198 | 80.30 % | 1.52 pp worse |", header="| | Right | Score | |"),
     "`llama-swap`, `llama-factory x` and `llama-quantize --help`",
     "```\nmoe-release frobnicate x\n```",
 ]
@@ -124,6 +134,23 @@ SLIPS = [
     ("Total parameters: 22.4 B\n\n22.9 B total parameters", ["given twice"]),
     ("128 experts, 109 kept, 20 dropped", ["experts"]),
     ("109 of 128 experts are kept and 20 dropped", ["experts"]),
+    (
+        "A variant with 109 of 128 experts; 19 are dropped.\n\nIt keeps 109 of the 128 routed experts, 20 were dropped.",
+        ["experts"],
+    ),
+    ("With 109 of 128 experts in each layer and 20 dropped", ["experts"]),
+    ("109 of its 128 experts per layer remain, 20 dropped", ["experts"]),
+    ("80.30 % against 81.82 %: 1.52 pp better", ["difference"]),
+    ("From 81.82 % to 80.30 %, a gain of 1.52 pp.", ["difference"]),
+    ("From 80.30 % to 81.82 %: down by 1.52 pp.", ["difference"]),
+    ("80.30 % vs 81.82 %, 1.52 percentage points higher", ["difference"]),
+    ("From 81.82 % to 80.30 %, an increase of 1.86 %.", ["difference"]),
+    (
+        table(
+            "| base | 162/198 | 81.82 % | |", "| mine | 159/198 | 80.30 % | 1.52 pp better |", header="| | Right | Score | |"
+        ),
+        ["difference"],
+    ),
     ("16 to 8 experts (dropped 9 of 16)", ["experts"]),
     ("```\nllama-quantise in.gguf out.gguf Q6_K\n```", ["command"]),
     ("Run `./llama-sever -m x.gguf` or `llama-sever`.", ["command"]),
@@ -197,6 +224,21 @@ def test_numbers_in_words_and_code_and_with_another_sign_need_a_claim(text: str)
     others = [".97", "97", "97 %", "3", "5", "20", "+1.52 pp", "−2"]
     known = {f"c{number}": (shown, "text", shown) for number, shown in enumerate(others)}
     assert kinds(text, **known) == []
+
+
+@pytest.mark.parametrize(
+    "text", ["It is 1.52 pp better.", "A gain of 1.52 pp", "higher by 1.52 percentage points than the base"]
+)
+def test_words_with_another_sign_than_the_claim_are_found(text: str) -> None:
+    claims = {"difference": ("−1.52 pp", "points", -0.0152)}
+    shown = {"difference": {"shown": "−1.52 pp", "unit": "points", "value": -0.0152}}
+    (finding,) = lint(parse_document(text), Knowledge(None, shown))
+    assert finding.kind == "delta sign"
+    assert "the claims have −1.52 pp" in finding.message
+    for other in ({"d": ("+1.52 pp", "points", 0.0152)}, {"d": ("1.52 pp", "text", "1.52 pp")}):
+        assert kinds(text, **other) == []
+        assert kinds(text, **claims, **other) == []
+    assert kinds("It is 1.52 pp worse.", **claims) == kinds("The base is 1.52 pp better.", **claims) == []
 
 
 @pytest.mark.parametrize(

@@ -116,8 +116,22 @@ def test_a_clean_card_exits_with_zero(tmp_path: Path) -> None:
 
 def test_a_card_and_a_manifest_are_not_both_given() -> None:
     for words in ([], ["m.yaml", "--lint", "README.md"]):
-        with pytest.raises(InputError, match="give a MANIFEST, or --lint FILE"):
+        with pytest.raises(InputError, match="give a MANIFEST to render its cards, or --lint FILE to check one; not both"):
             CliRunner().invoke(app, ["card", *words], catch_exceptions=False)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("m.yaml", "--files", "."), "--files and --claims are of --lint FILE"),
+        (("m.yaml", "--claims", "claims.json"), "--files and --claims are of --lint FILE"),
+        (("--lint", "README.md", "--from-headers"), "are for rendering a MANIFEST; --lint reads a card alone"),
+        (("--lint", "README.md", "--work", "w"), "are for rendering a MANIFEST; --lint reads a card alone"),
+    ],
+)
+def test_options_of_the_other_use_are_not_ignored(words: tuple[str, ...], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        CliRunner().invoke(app, ["card", *words], catch_exceptions=False)
 
 
 @pytest.mark.parametrize("content", [b"\xff\xfe\x00", b"x" * (1 << 20) + b"y"])
