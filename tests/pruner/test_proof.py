@@ -22,9 +22,9 @@ from pruner.checkpoint import INDEX, METADATA, open_checkpoint
 from pruner.drop_map import DropMap
 from pruner.errors import InputError
 from pruner.plan import plan_build
-from pruner.proof import Proof, planned_digest, prove
+from pruner.proof import PLANTED, Proof, planned_digest, prove
 from pruner.safetensors_format import build_header
-from pruner.sources import LocalSource
+from pruner.sources import TEMPLATES, LocalSource
 from pruner.spot import SPOT_BLOCK, spot_check
 from tests.conftest import CheckpointFactory, gemma4_config
 from tests.release.test_cli import moe_release
@@ -76,11 +76,14 @@ def flip(path: Path, position: int) -> None:
 @pytest.mark.parametrize("cap", [1, 300, 400, 700, 10**6])
 def test_any_layout_is_read_from_the_target_and_proved(base: Path, tmp_path: Path, cap: int, metadata: Metadata) -> None:
     target = make_target(base, tmp_path / "out", cap=cap, metadata=metadata)
-    (target / "README.md").write_text("a card")
+    built = {path.name for path in target.iterdir()}
+    harmless = ("LICENSE", "README.md", "cat.png", "v.lock.json")
+    for name in (*harmless, "reproduce/evidence.json", "original/model.pth"):
+        write(target / name)
     proof = proof_of(target, base)
     assert [verdict.reason for verdict in proof.verdicts if not verdict.good] == []
-    assert {verdict.name for verdict in proof.verdicts} == {path.name for path in target.iterdir()} - {"README.md"}
-    assert proof.unplanned == ("README.md",)
+    assert {verdict.name for verdict in proof.verdicts} == built
+    assert proof.unplanned == (*harmless, "original/", "reproduce/")
 
 
 def test_planned_digests_are_those_of_the_build_for_any_workers(base: Path, target: Path) -> None:
@@ -208,7 +211,11 @@ def test_a_damaged_index_is_bad_and_the_shards_are_not(base: Path, target: Path,
         (lambda t: (t / "tokenizer.json").write_text("{}"), "tokenizer.json", "differs from the base's"),
         (lambda t: (t / "tokenizer.json").unlink(), "tokenizer.json", "is missing"),
         (lambda t: (t / "config.json").write_text("{}"), "config.json", "differs from what this tool writes"),
-        (lambda t: (t / "more.safetensors").write_text("x"), "more.safetensors", "is a shard that is not planned"),
+        (lambda t: (t / "more.safetensors").write_text("x"), "more.safetensors", f"{PLANTED} weights"),
+        (lambda t: (t / "pytorch_model.bin").write_text("x"), "pytorch_model.bin", f"{PLANTED} weights"),
+        (lambda t: (t / "modeling_x.py").write_text("x"), "modeling_x.py", f"{PLANTED} code"),
+        (lambda t: (t / "adapter_config.json").write_text("{}"), "adapter_config.json", f"{PLANTED} configuration"),
+        (lambda t: write(t / TEMPLATES / "x.jinja"), f"{TEMPLATES}/x.jinja", f"{PLANTED} chat templates"),
         (lambda t: min(t.glob("*.safetensors")).unlink(), "model-00001", "is missing"),
     ],
 )
@@ -287,6 +294,11 @@ def with_a_shard_of_its_own(target: Path) -> None:
     (target / INDEX).write_text(json.dumps(index))
 
 
+def write(path: Path) -> None:
+    path.parent.mkdir(exist_ok=True)
+    path.write_text("x")
+
+
 def rebuilt_config(target: Path) -> None:
     config = json.loads((target / "config.json").read_text())
     config["text_config"]["top_k_experts"] = 1
@@ -301,6 +313,8 @@ def rebuilt_config(target: Path) -> None:
         (lambda target: (target / "tokenizer.json").write_text("{}"), {"tokenizer.json"}),
         (lambda target: (target / "tokenizer.json").unlink(), {"tokenizer.json"}),
         (lambda target: (target / "model.safetensors").write_bytes(b"x"), {"model.safetensors"}),
+        (lambda target: (target / "pytorch_model.bin").write_bytes(b"x"), {"pytorch_model.bin"}),
+        (lambda target: (target / "modeling_x.py").write_text("x"), {"modeling_x.py"}),
     ],
 )
 def test_a_spot_check_compares_all_that_stands_beside_the_shards(
@@ -348,7 +362,7 @@ from pruner.checkpoint import open_checkpoint
 from pruner.drop_map import DropMap
 from pruner.plan import plan_build
 from pruner.proof import prove
-from pruner.sources import LocalSource
+from pruner.sources import TEMPLATES, LocalSource
 base, out = Path(sys.argv[1]), Path(sys.argv[2])
 if sys.argv[3] == "build":
     plan = plan_build(open_checkpoint(base), DropMap({"0": (1, 2, 7)}), base_name={"name": "b"}, max_shard_size=100 << 20)
