@@ -49,11 +49,11 @@ def planned(layout: Layout, base: Checkpoint, target: Source) -> Plan:
     """
     where = f"{target.label}/{METADATA}"
     at = partial(plan_build, base, layout.drop_map, base_name=layout.base_name, metadata=layout.metadata, where=where)
-    by_headers = at(max_shard_size=_cap([tensor.size for tensor in header.tensors] for header in layout.headers.values()))
+    by_headers = at(max_shard_size=cap_of([tensor.size for tensor in header.tensors] for header in layout.headers.values()))
     if _fitting(by_headers, target) == len(by_headers.shards):
         return by_headers
     sizes = {tensor.name: tensor.size for shard in by_headers.shards for tensor in shard.tensors}
-    by_index = at(max_shard_size=_cap([sizes.get(name, 0) for name in names] for names in layout.listed.values()))
+    by_index = at(max_shard_size=cap_of([sizes.get(name, 0) for name in names] for names in layout.listed.values()))
     return max(by_headers, by_index, key=lambda plan: _fitting(plan, target))
 
 
@@ -113,7 +113,7 @@ def _listed(target: Source) -> dict[str, tuple[str, ...]]:
     return {name: tuple(by_shard[name]) for name in sorted(by_shard)} or dict.fromkeys(found, ())
 
 
-def _cap(shards: Iterable[list[int]]) -> int:
+def cap_of(shards: Iterable[list[int]]) -> int:
     """A cap in tensor bytes under which greedy packing gives these shards, if any does; they are sizes of their tensors.
 
     A shard of several tensors is not larger than the cap, and together with the next tensor it is; so the largest such shard

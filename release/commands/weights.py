@@ -37,13 +37,18 @@ def prune(
     drop_map: Annotated[Path | None, typer.Argument(help="… with a drop map …", show_default=False)] = None,
     out: Annotated[Path | None, typer.Argument(help="… and the folder to write.", show_default=False)] = None,
     max_shard_size: Annotated[
-        str | None, typer.Option(metavar="SIZE", help="Cap of a shard in tensor bytes, default 5GiB (without a manifest).")
+        str | None,
+        typer.Option(metavar="SIZE", help="Cap of a shard in tensor bytes, default the lock's or 5GiB (without a manifest)."),
     ] = None,
     metadata: Annotated[
-        str | None, typer.Option(metavar="none|pt", help="Metadata of the shards, default pt (without a manifest).")
+        str | None,
+        typer.Option(metavar="none|pt", help="Metadata of the shards, default the lock's or pt (without a manifest)."),
     ] = None,
     lock: Annotated[
-        Path | None, typer.Option(metavar="LOCK", help="The base must have the digests of this lock (without a manifest).")
+        Path | None,
+        typer.Option(
+            metavar="LOCK", help="The base must have its digests; its own map is packed as it was (without a manifest)."
+        ),
     ] = None,
     base: Annotated[
         Path | None, typer.Option("--base", metavar="FOLDER", help="Your own copy of the base (of a manifest).")
@@ -64,7 +69,7 @@ def prune(
     from release.actions.direct_prune import prune_directly
 
     with console_progress() as progress:
-        layout = {"max_shard_size": max_shard_size or "5GiB", "metadata": metadata or "pt"}
+        layout = {"max_shard_size": max_shard_size, "metadata": metadata}
         summary = prune_directly(source, drop_map, out, **layout, lock=lock, workers=workers, progress=progress)
     for line in filter(None, [summary["unchecked"], *summary["remarks"]]):
         typer.echo(printable(line), err=True)
