@@ -9,8 +9,9 @@ from functools import partial
 from typing import Any
 
 from pruner.checkpoint import INDEX, METADATA, Checkpoint
-from pruner.drop_map import DropMap, parse_drop_map
+from pruner.drop_map import DropMap, drop_map_from_keep, parse_drop_map
 from pruner.errors import InputError
+from pruner.families import MOST_EXPERTS
 from pruner.files import require_canonical
 from pruner.plan import DEFAULT_SHARD_SIZE, Plan, plan_build
 from pruner.safetensors_format import Header, Metadata
@@ -87,10 +88,32 @@ def read_layout(target: Source) -> Layout:
     for name in sorted(listed.keys() & target.files.keys()):
         with suppress(InputError):  # damaged, which the comparison says of this shard later
             headers[name] = read_source_header(target, name)
-    bare = parse_drop_map(drop, where)
+    bare = _told_map(content, where)
     drop_map = DropMap(bare.drop, bare.experts, {"ranking": content.get("method")})
     base_name = {key: value for key, value in named.items() if isinstance(value, str)}
     return Layout(drop_map, base_name, listed, headers)
+
+
+def _told_map(content: Mapping[str, Any], where: str) -> DropMap:
+    """What the metadata say is dropped; the complement of what they say is kept, if only that has the digest that they tell.
+
+    So a damaged id makes the metadata BAD, and not every shard.
+
+    Raises:
+        InputError: neither is a drop map.
+    """
+    digest, experts = content.get("drop_map_digest"), content.get("original_experts")
+    with suppress(InputError):
+        told = parse_drop_map(content["per_layer_drop"], where)
+        if digest in (None, told.digest):
+            return told
+    if type(experts) is int and 0 < experts <= MOST_EXPERTS and isinstance(content.get("per_layer_keep"), dict):
+        with suppress(InputError):
+            kept = parse_drop_map(content["per_layer_keep"], where).drop
+            told = drop_map_from_keep([*kept.values()], [*kept], experts, {})
+            if told.digest == digest:
+                return told
+    return parse_drop_map(content["per_layer_drop"], where)
 
 
 def _listed(target: Source) -> dict[str, tuple[str, ...]]:

@@ -18,6 +18,7 @@ Positions = Mapping[Location, tuple[int, int]]
 DEEPEST = 8
 """Far deeper than any of our documents; models may contain themselves."""
 MOST_PLACES, MOST_KEYS, LONGEST_INPUT = 2, 14, 80
+MAPPING_WANTED = ("model_type", "model_attributes_type", "dict_type")
 QUOTED = re.compile(r"'([^']*)'")
 WORD = re.compile(r"[A-Za-z_][\w.]*\w")
 
@@ -43,7 +44,7 @@ def describe(path: Path, model: type[BaseModel], error: ValidationError, positio
     elif kind in ("missing", "union_tag_not_found"):
         text = f"key {name!r} is missing"
     else:
-        text = _message(problem)
+        text = _message(problem) + _in_full(model, tagged, problem)
         location, text = _meant(location, text, positions), f"{name}: {text}" if name else text
     line, column = next(positions[place] for place in _outwards(location) if place in positions)
     return f"{path}:{line}:{column}: {text}"
@@ -79,7 +80,7 @@ def _message(problem: Mapping[str, Any]) -> str:
         return f"{WORDS[context['pattern']]}, not {given}"
     if kind in ("int_parsing", "int_type", "int_from_float", "int_parsing_size"):
         return f"write a whole number, not {given}"
-    if kind in ("model_type", "model_attributes_type", "dict_type"):
+    if kind in MAPPING_WANTED:
         return f"expected a mapping of keys to values, not {given}"
     if kind == "union_tag_invalid":
         key, tag = context["discriminator"].strip("'"), str(context["tag"])
@@ -89,6 +90,15 @@ def _message(problem: Mapping[str, Any]) -> str:
     if kind == "literal_error":
         return text + _near(str(problem["input"]), re.findall(QUOTED, context["expected"]))
     return f"{text}, not {given}" if kind.startswith(("greater_than", "less_than")) else text
+
+
+def _in_full(model: type[BaseModel], location: Location, problem: Mapping[str, Any]) -> str:
+    """How to write a mapping of which only the value of its one needed key is given."""
+    given, here = problem["input"], _models_at(model, location)[0]
+    if problem["type"] not in MAPPING_WANTED or not isinstance(given, str) or len(here) != 1:
+        return ""
+    needed = [field.alias or name for name, field in here[0].model_fields.items() if field.is_required()]
+    return f", such as {{{needed[0]}: {_short(given).strip(chr(39))}}}" if len(needed) == 1 else ""
 
 
 def _short(value: Any) -> str:

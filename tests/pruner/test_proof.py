@@ -21,6 +21,7 @@ from pruner.build import build
 from pruner.checkpoint import INDEX, METADATA, open_checkpoint
 from pruner.drop_map import DropMap
 from pruner.errors import InputError
+from pruner.files import canonical_json
 from pruner.plan import plan_build
 from pruner.proof import PLANTED, Proof, planned_digest, prove
 from pruner.safetensors_format import build_header
@@ -195,6 +196,29 @@ def test_one_damaged_shard_is_the_one_that_is_bad(
         assert reason.startswith(("the header ", "has ", "is missing"))
     finally:
         shard.write_bytes(before)
+
+
+@given(bit=st.integers(0, (1 << 40) - 1))
+def test_a_flipped_bit_of_the_metadata_makes_no_shard_bad(base: Path, target: Path, bit: int) -> None:
+    path = target / METADATA
+    before = path.read_bytes()
+    place = bit // 8 % len(before)
+    try:
+        path.write_bytes(before[:place] + bytes([before[place] ^ 1 << bit % 8]) + before[place + 1 :])
+        proof = proof_of(target, base)
+        assert proof.good or only_bad(proof)[0] == METADATA  # good: it may call the base and the ranking what it likes
+    except InputError as error:
+        assert METADATA in str(error)  # noqa: PT017  # or else it is BAD
+    finally:
+        path.write_bytes(before)
+
+
+@pytest.mark.parametrize("ids", [[1, 3, 7], [1, 1, 7], [1, 2], "127"])
+def test_a_damaged_id_makes_the_metadata_bad_alone(base: Path, target: Path, ids: object) -> None:
+    content = json.loads((target / METADATA).read_text())
+    content["per_layer_drop"]["0"] = ids
+    (target / METADATA).write_bytes(canonical_json(content))
+    assert only_bad(proof_of(target, base))[0] == METADATA
 
 
 @pytest.mark.parametrize("damage", [lambda index: index.unlink(), lambda index: index.write_text("{")])
