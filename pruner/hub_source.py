@@ -184,7 +184,7 @@ def _listed(
     def below(folder: str, commit: str) -> list[Any]:
         tree = api.list_repo_tree(repo, path_in_repo=folder or None, revision=commit)
         inside = f"{folder}/" if folder else ""
-        return [item for item in tree if is_plain_name(item.path.removeprefix(inside))]
+        return [item for item in tree if item.path.startswith(inside) and is_plain_name(item.path[len(inside) :])]
 
     def listing() -> tuple[str, dict[str, SourceFile], tuple[str, ...]]:
         commit = _commit(api.model_info(repo, revision=revision).sha, repo, revision)
