@@ -67,6 +67,11 @@ class FollowingSource:
         """The source's own."""
         return self.source.files
 
+    @property
+    def folders(self) -> tuple[str, ...]:
+        """The source's own."""
+        return self.source.folders
+
     def state(self, name: str) -> str:
         """The source's own."""
         return self.source.state(name)

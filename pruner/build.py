@@ -9,7 +9,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator
 from concurrent.futures import Executor, as_completed
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from pruner.base_check import FollowingSource, Pins, require_digest, require_known_digests
 from pruner.errors import CheckFailedError, InputError
@@ -20,6 +20,7 @@ from pruner.files import (
     digest_of,
     fsync_folder,
     read_json,
+    remove,
     require_space,
     sha256_bytes,
     sha256_file,
@@ -267,19 +268,25 @@ def _claim(partial: Path, names: Collection[str]) -> None:
     A build that was killed just before its last rename has no marker any more, but only files of the plan.
     """
     with write_errors(partial):
-        left = [path for path in partial.iterdir() if path.name not in names]
-        if left and not (partial / MARKER).exists():
+        if not (partial / MARKER).exists() and any(_strange(partial, names)):
             raise InputError(f"{partial}: exists and is not an unfinished build; move it away")
         (partial / MARKER).touch()
-        for path in partial.glob(".*.tmp"):
+        for path in partial.rglob(".*.tmp"):
             path.unlink()
 
 
 def _finish(partial: Path, target: Path, names: Collection[str]) -> None:
     """Remove everything that is not part of the build, the marker last, then give the folder its name."""
-    for path in partial.iterdir():
-        if path.name not in {*names, MARKER}:
-            path.unlink()
+    for path in _strange(partial, {*names, MARKER}):
+        remove(path)
     (partial / MARKER).unlink()
+    fsync_folder(partial)
     partial.rename(target)
     fsync_folder(target.parent)
+
+
+def _strange(folder: Path, names: Collection[str]) -> list[Path]:
+    """What stands in a folder and is neither one of these files nor a folder that holds one."""
+    above = {parent.as_posix() for name in names for parent in PurePosixPath(name).parents}
+    known = {*names, *above}
+    return [path for path in folder.rglob("*") if path.relative_to(folder).as_posix() not in known]

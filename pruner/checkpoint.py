@@ -12,7 +12,7 @@ from typing import Any
 from pruner.errors import InputError
 from pruner.families import Architecture, architecture_of, layer_order
 from pruner.safetensors_format import Header, TensorInfo
-from pruner.sources import Source, as_source, read_source_header, read_source_json
+from pruner.sources import TEMPLATES, Source, as_source, read_source_header, read_source_json
 from pruner.wording import some
 
 INDEX = "model.safetensors.index.json"
@@ -50,7 +50,7 @@ class Checkpoint:
     others: tuple[str, ...]
     """Files that a build copies."""
     left: tuple[str, ...] = ()
-    """Files that a build does not copy and that somebody may miss: code, weights in other formats, what nobody knows."""
+    """What a build does not copy and somebody may miss: code, weights in other formats, what nobody knows, whole folders."""
 
     @property
     def left_code(self) -> tuple[str, ...]:
@@ -122,9 +122,10 @@ def open_checkpoint(base: Path | Source) -> Checkpoint:
     for name, shard in weight_map.items():
         by_shard[shard].append(name)
     tensors = {name: StoredTensor(shard, headers[shard][name]) for shard in shards for name in by_shard[shard]}
-    beside = [name for name in source.files if not name.startswith(".") and name not in NOT_COPIED and name not in shards]
+    beside = [name for name in source.files if not _is_hidden(name) and name not in NOT_COPIED and name not in shards]
     others = tuple(sorted(name for name in beside if is_companion(name)))
-    left = tuple(sorted(set(beside) - set(others)))
+    folders = [f"{name}/" for name in source.folders if not _is_hidden(name)]
+    left = tuple(sorted({*beside, *folders} - set(others)))
     return Checkpoint(source, config, architecture, tensors, shards, others, left)
 
 
@@ -160,7 +161,14 @@ def _require_agreement(source: Source, weight_map: Mapping[str, str], headers: M
 
 
 def is_companion(name: str) -> bool:
-    """Whether a build copies a file of this name: tokenizer, template, configs, license; no weights, no card, no code."""
-    if name.startswith((".", "adapter_")) or name in NOT_COPIED or CODE.fullmatch(name):
+    """Whether a build copies a file of this name: tokenizer, templates, configs, license; no weights, no card, no code."""
+    if name.startswith("adapter_") or _is_hidden(name) or name in NOT_COPIED or CODE.fullmatch(name):
         return False
+    folder, _, inside = name.rpartition("/")
+    if folder:
+        return folder == TEMPLATES and inside.endswith(".jinja")
     return name.endswith(COPIED_SUFFIXES) or bool(TERMS.fullmatch(name) or TOKENIZER.fullmatch(name))
+
+
+def _is_hidden(name: str) -> bool:
+    return any(part.startswith(".") for part in name.split("/"))

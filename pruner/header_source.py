@@ -30,6 +30,7 @@ class HeaderSource:
     dtype: str = "BF16"
     shards: int = 2
     gap: int = field(default=0, init=False)
+    folders: tuple[str, ...] = field(default=(), init=False)
 
     @property
     def label(self) -> str:

@@ -16,7 +16,7 @@ from typing import Any
 from pruner.errors import InputError, UnavailableError
 from pruner.hub_answers import LONGEST_ANSWER, PART, WHOLE, limit_answers
 from pruner.hub_failures import BACK_OFF, TO_READ, http_failure, one_line, passes, patiently, say_again
-from pruner.sources import SourceFile, is_plain_name
+from pruner.sources import TEMPLATES, SourceFile, is_plain_name
 from pruner.workers import pause, require_wanted
 
 GAP = 8 << 20
@@ -41,6 +41,7 @@ class HubSource:
     pauses: tuple[float, ...] = BACK_OFF
     """Seconds before each new try; the count starts anew when a try brought bytes."""
     gap: int = GAP
+    folders: tuple[str, ...] = ()
 
     @property
     def label(self) -> str:
@@ -174,24 +175,30 @@ def hub_file(
 def _listed(
     repo: str, revision: str, folder: str, endpoint: str | None, token: str | None, pauses: tuple[float, ...]
 ) -> HubSource:
-    """A revision's commit and the files of one folder."""
+    """A revision's commit, and the files of one folder: of the top with those of `TEMPLATES`."""
     from huggingface_hub import HfApi, RepoFile
 
     limit_answers()
     api = HfApi(endpoint=endpoint, token=token, library_name="moe-release")
-    inside = f"{folder}/" if folder else ""
 
-    def listing() -> tuple[str, dict[str, SourceFile]]:
-        commit = _commit(api.model_info(repo, revision=revision).sha, repo, revision)
+    def below(folder: str, commit: str) -> list[Any]:
         tree = api.list_repo_tree(repo, path_in_repo=folder or None, revision=commit)
-        items = [item for item in tree if isinstance(item, RepoFile)]
-        plain = sorted((item for item in items if is_plain_name(item.path.removeprefix(inside))), key=lambda item: item.path)
-        return commit, {item.path: _file(item) for item in plain}
+        inside = f"{folder}/" if folder else ""
+        return [item for item in tree if item.path.startswith(inside) and is_plain_name(item.path[len(inside) :])]
+
+    def listing() -> tuple[str, dict[str, SourceFile], tuple[str, ...]]:
+        commit = _commit(api.model_info(repo, revision=revision).sha, repo, revision)
+        items = below(folder, commit)
+        folders = {item.path for item in items if not isinstance(item, RepoFile)}
+        if TEMPLATES in folders:
+            items += below(TEMPLATES, commit)
+        files = {item.path: _file(item) for item in items if isinstance(item, RepoFile)}
+        return commit, dict(sorted(files.items())), tuple(sorted(folders - {TEMPLATES}))
 
     waits = iter(pauses)
     with reading(f"hf://{repo}@{revision}", api.endpoint):
-        commit, files = patiently(listing, lambda _seconds: time.sleep(next(waits, 0.0)), endpoint=api.endpoint)
-    return HubSource(repo, commit, files, api.endpoint, token, pauses)
+        commit, files, folders = patiently(listing, lambda _seconds: time.sleep(next(waits, 0.0)), endpoint=api.endpoint)
+    return HubSource(repo, commit, files, api.endpoint, token, pauses, folders=folders)
 
 
 def whole_listing(source: HubSource) -> HubSource:
@@ -216,7 +223,7 @@ def whole_listing(source: HubSource) -> HubSource:
     for name in files:
         if not all(is_plain_name(part) and part not in (".", "") for part in name.split("/")):
             raise InputError(f"{source.label}: {name!r} is no path of a file")
-    return replace(source, files=dict(sorted(files.items())))
+    return replace(source, files=dict(sorted(files.items())), folders=())
 
 
 def _commit(answered: str | None, repo: str, revision: str) -> str:

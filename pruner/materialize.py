@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Iterator
 from concurrent.futures import Executor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -118,6 +118,8 @@ def _as_published(plan: Plan, built: BuildResult, folder: Path, target: Source) 
     taken = tuple(sorted({*other, *more} - set(left_out)))
     for name in left_out:
         (folder / name).unlink()
+        with suppress(OSError):  # of the last file in a folder of the base's, the folder goes too
+            (folder / name).parent.rmdir()
     for name in taken:
         content = read_small(target, name, "a small file of the target")
         if name == INDEX:

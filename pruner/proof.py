@@ -7,7 +7,7 @@ was made (drop map, shards, metadata); a target that tells it wrongly differs fr
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from concurrent.futures import Executor, Future
 from dataclasses import dataclass
 from functools import partial
@@ -19,8 +19,11 @@ from pruner.locate import Comparison
 from pruner.plan import Plan, PlannedShard
 from pruner.progress import SILENT, Advance, Progress
 from pruner.sources import Source, SourceFile, described, digested
+from pruner.strangers import taken_for
 from pruner.target_layout import planned, read_layout
 from pruner.workers import executor_or_threads
+
+PLANTED = "no build from the base makes it, and a loader would take it for the model's"
 
 
 @dataclass(frozen=True)
@@ -43,7 +46,10 @@ class Verdict:
 
 @dataclass(frozen=True)
 class Proof:
-    """A verdict for every planned file, and the names of files that no plan speaks of (cards, licenses)."""
+    """A verdict for every planned file and every one that a loader would read unplanned.
+
+    `unplanned` names what else is there and was not looked at: cards, licenses, and whole folders.
+    """
 
     target: str
     base: str
@@ -85,13 +91,14 @@ def prove(
     progress: Progress = SILENT,
     locate: bool | None = None,
     cache: DigestCache | None = None,
+    known: Collection[str] = (),
 ) -> Proof:
     """Compare every planned file with the target's, by digest.
 
     Of a target on the Hub nothing is read but headers and small files; its digests are those that the Hub lists.  The base is
     read once.  `locate` reads a BAD shard up to the first byte that differs, to name tensor and expert (default: when the
-    target is local).  `cache` remembers digests that were computed here, so that a killed proof goes on.  Memory: some blocks
-    of 1 MiB per worker.
+    target is local).  `cache` remembers digests that were computed here, so that a killed proof goes on.  `known` are files
+    that the target has beside its weights for reasons of its own.  Memory: some blocks of 1 MiB per worker.
 
     Raises:
         InputError, UnavailableError: see `open_comparison`.
@@ -104,7 +111,7 @@ def prove(
         _shard_verdict(shard, compared.get(shard.name), lambda shard: _reason(shard, comparison, look=look))
         for shard in plan.shards
     ]
-    return Proof(target.label, base.label, (*verdicts, *beside_the_shards(plan, target, base)), unplanned(plan, target))
+    return proof_of(plan, target, base, verdicts, known)
 
 
 def _compare_shards(
@@ -197,11 +204,22 @@ def _reason(shard: PlannedShard, comparison: Comparison, *, look: bool) -> str:
     return comparison.explain(shard, data=look)
 
 
-def beside_the_shards(plan: Plan, target: Source, base: Source) -> Iterator[Verdict]:
-    """Verdicts of the small files, written ones and copied ones, and of shards that no plan speaks of.
+def proof_of(plan: Plan, target: Source, base: Source, shards: Iterable[Verdict], known: Collection[str] = ()) -> Proof:
+    """The proof of verdicts on shards, and of all that stands beside them: small files, and files that are not planned.
 
     Of a target on the Hub nothing is read: its listed digests are compared.
     """
+    names = {*(shard.name for shard in plan.shards), *plan.texts, *plan.copies}
+    unplanned = [name for name in target.files if name not in names]
+    taken = {name: what for name in unplanned if name not in known and (what := taken_for(name))}
+    planted = [Verdict(name, target.files[name].size, f"{PLANTED} {what}") for name, what in taken.items()]
+    others = [*(name for name in unplanned if name not in taken), *(f"{name}/" for name in target.folders)]
+    verdicts = (*shards, *_small_files(plan, target, base), *planted)
+    return Proof(target.label, base.label, verdicts, tuple(others))
+
+
+def _small_files(plan: Plan, target: Source, base: Source) -> Iterator[Verdict]:
+    """Verdicts of written files and of copied ones."""
     for name, content in plan.texts.items():
         ours = described(name, content)
         yield _verdict(ours, target, "differs from what this tool writes for the base and the drop map")
@@ -211,9 +229,6 @@ def beside_the_shards(plan: Plan, target: Source, base: Source) -> Iterator[Verd
             yield Verdict(name, file.size)
         else:
             yield _verdict(digested(base, file), target, "differs from the base's")
-    for name in unplanned(plan, target):
-        if name.endswith(".safetensors"):
-            yield Verdict(name, target.files[name].size, "is a shard that is not planned")
 
 
 def _verdict(ours: SourceFile, target: Source, reason: str) -> Verdict:
@@ -225,9 +240,3 @@ def _verdict(ours: SourceFile, target: Source, reason: str) -> Verdict:
         theirs = digested(target, theirs)
     same = theirs.sha256 == ours.sha256 if theirs.sha256 is not None else theirs.blob_id == ours.blob_id
     return Verdict(ours.name, ours.size, None if same and theirs.size == ours.size else reason)
-
-
-def unplanned(plan: Plan, target: Source) -> tuple[str, ...]:
-    """Names of the target's files that no build would have written."""
-    known = {*(shard.name for shard in plan.shards), *plan.texts, *plan.copies}
-    return tuple(name for name in target.files if name not in known)

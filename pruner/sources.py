@@ -28,6 +28,8 @@ SMALL_FILE_LIMIT = 100_000_000
 FIRST_READ = 256 << 10
 """Bytes of a shard that are read at once in the hope that they hold the whole header, which saves a request."""
 HUB_PREFIX = "hf://"
+TEMPLATES = "additional_chat_templates"
+"""The folder in which transformers writes chat templates beside the default one: the only one that is part of a checkpoint."""
 _NEAR_ADDRESS = re.compile(
     r"^(?:https?:/+[^/]+/(?!(?:datasets|spaces|api|collections)/)|hf:/?(?!/))(?P<repo>[\w.-]+/[\w.-]+)"
     r"(?:(?:/(?:tree|blob|resolve|commit)/|@)(?P<revision>[^@\s/]+))?"
@@ -60,7 +62,12 @@ class Source(Protocol):
 
     @property
     def files(self) -> Mapping[str, SourceFile]:
-        """The files at the top of the folder by name, in name order."""
+        """The files at the top of the folder by name, and those of `TEMPLATES` by path, in order."""
+        ...
+
+    @property
+    def folders(self) -> tuple[str, ...]:
+        """Names of the other folders in it, of which nothing is read."""
         ...
 
     def state(self, name: str) -> str:
@@ -104,14 +111,23 @@ class LocalSource:
 
     @property
     def files(self) -> Mapping[str, SourceFile]:
-        """The files at the top of the folder as they are now."""
+        """The files as they are now."""
         if not self.folder.is_dir():
             raise InputError(f"{self.label}: {_no_folder(self.folder)}")
-        found = sorted(path for path in self.folder.iterdir() if path.is_file())
-        for path in found:
-            if path.is_symlink() and not self._may_link(path.resolve()):
-                raise InputError(f"{self.label}/{path.name}: a symbolic link that leaves the folder; copy the file instead")
-        return {path.name: SourceFile(path.name, path.stat().st_size) for path in found}
+        templates = self.folder / TEMPLATES
+        found = [path for path in self.folder.iterdir() if path.is_file()]
+        found += [path for path in templates.iterdir() if path.is_file()] if templates.is_dir() else []
+        names = {path.relative_to(self.folder).as_posix(): path for path in found}
+        for name, path in names.items():
+            linked = path.is_symlink() or (path.parent == templates and templates.is_symlink())
+            if linked and not self._may_link(path.resolve()):
+                raise InputError(f"{self.label}/{name}: a symbolic link that leaves the folder; copy the file instead")
+        return {name: SourceFile(name, names[name].stat().st_size) for name in sorted(names)}
+
+    @property
+    def folders(self) -> tuple[str, ...]:
+        """The other folders as they are now."""
+        return tuple(sorted(path.name for path in self.folder.iterdir() if path.is_dir() and path.name != TEMPLATES))
 
     def _may_link(self, place: Path) -> bool:
         """Links stay among neighbours: the folder's own, a sibling folder's, or the blobs of a cache snapshot."""
@@ -122,12 +138,12 @@ class LocalSource:
         return any(place.is_relative_to(root) for root in roots)
 
     def path(self, name: str) -> Path:
-        """Path of a file, which lies at the top of the folder.
+        """Path of a file, which lies at the top of the folder or in `TEMPLATES`.
 
         Raises:
             InputError: the name leads elsewhere.
         """
-        if not is_plain_name(name):
+        if not is_plain_name(name.removeprefix(f"{TEMPLATES}/")):
             raise InputError(f"{self.label}: {name!r} is no file name")
         return self.folder / name
 

@@ -14,7 +14,7 @@ from pruner.errors import InputError
 from pruner.locate import Comparison, first_difference
 from pruner.plan import ByteRange, Plan, PlannedShard
 from pruner.progress import SILENT, Progress
-from pruner.proof import Proof, Verdict, beside_the_shards, open_comparison, unplanned
+from pruner.proof import Proof, Verdict, open_comparison, proof_of
 from pruner.sources import Source, read_ranges
 from pruner.workers import executor_or_threads
 
@@ -78,10 +78,9 @@ def spot_check(
                 bad[shard.name] = comparison.place(shard, number * SPOT_BLOCK + offset)
             advance(1)
     verdicts = [Verdict(shard.name, shard.size, bad.get(shard.name)) for shard in plan.shards]
-    verdicts += beside_the_shards(plan, target, base)
     counts = Counter(plan.shards[index].name for index, _ in drawn)
     found = {shard.name: counts[shard.name] for shard in plan.shards}
-    return SpotCheck(Proof(target.label, base.label, tuple(verdicts), unplanned(plan, target)), found, blocks, total, seed)
+    return SpotCheck(proof_of(plan, target, base, verdicts), found, blocks, total, seed)
 
 
 def _visible(shard: PlannedShard, comparison: Comparison) -> str | None:

@@ -132,7 +132,10 @@ def _cached(remote: HubSource) -> LocalSource | None:
 
     found = [try_to_load_from_cache(remote.repo, name, revision=remote.commit) for name in remote.files]
     paths = [Path(path) for path in found if isinstance(path, str)]
-    return LocalSource(paths[0].parent) if paths and len(paths) == len(found) else None
+    if not paths or len(paths) < len(found):
+        return None
+    depth = next(iter(remote.files)).count("/")  # of the first of them; it may be a chat template, which is in a folder
+    return LocalSource(paths[0].parents[depth])
 
 
 def has_snapshot(repo: str, revision: str) -> bool:

@@ -14,6 +14,7 @@ from pruner.files import digest_of
 from pruner.places import require_file
 from pruner.progress import SILENT, Progress
 from pruner.sources import HUB_PREFIX, Source, SourceFile, digested, open_source, require_no_near_address
+from pruner.strangers import taken_for
 from pruner.wording import counted, every
 from pruner.workers import executor_or_threads
 from release.lock import LockedFile, LockedInputs, differences, read_lock
@@ -21,6 +22,7 @@ from release.lock import LockedFile, LockedInputs, differences, read_lock
 SUMS_LINE = re.compile(r"^([0-9a-f]{64}) [ *](\S.*)$")
 CARD = "README.md"
 RECORDS = ("lock.json", "SHA256SUMS")
+RUN = ("weights", "code")
 Status = Literal["equal", "changed", "missing", "new"]
 
 
@@ -121,7 +123,8 @@ def compare(
 ) -> tuple[Comparison, ...]:
     """Compare a target's files with a reference, in name order.  What both list is compared without reading.
 
-    A shard that the reference does not list is `new`: loaders read it.  Other files only where the reference lists everything.
+    Weights of any format and code that the reference does not list are `new`: loaders may run them.  Other files only where
+    the reference lists everything.
 
     Raises:
         InputError, UnavailableError: a file of the target cannot be read.
@@ -134,7 +137,7 @@ def compare(
         with progress.task("digesting files", total, "bytes") as advance:
             pending = {name: pool.submit(digested, target, file, advance if shared else None) for name, file in read.items()}
             found |= {name: future.result() for name, future in pending.items()}
-    names = sorted({*expected, *(name for name in found if reference.complete or name.endswith(".safetensors"))})
+    names = sorted({*expected, *(name for name in found if reference.complete or taken_for(name) in RUN)})
     return tuple(_comparison(name, expected.get(name), found.get(name)) for name in names)
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from pruner.errors import InputError, printable
-from pruner.places import require_file
+from pruner.places import require_file, require_possible
 from pruner.sources import HUB_PREFIX, require_no_near_address
 from pruner.wording import counted
 from release.commands.options import JsonOption, LlamaOption, WorkersOption, WorkOption
@@ -37,13 +37,18 @@ def prune(
     drop_map: Annotated[Path | None, typer.Argument(help="… with a drop map …", show_default=False)] = None,
     out: Annotated[Path | None, typer.Argument(help="… and the folder to write.", show_default=False)] = None,
     max_shard_size: Annotated[
-        str | None, typer.Option(metavar="SIZE", help="Cap of a shard in tensor bytes, default 5GiB (without a manifest).")
+        str | None,
+        typer.Option(metavar="SIZE", help="Cap of a shard in tensor bytes, default the lock's or 5GiB (without a manifest)."),
     ] = None,
     metadata: Annotated[
-        str | None, typer.Option(metavar="none|pt", help="Metadata of the shards, default pt (without a manifest).")
+        str | None,
+        typer.Option(metavar="none|pt", help="Metadata of the shards, default the lock's or pt (without a manifest)."),
     ] = None,
     lock: Annotated[
-        Path | None, typer.Option(metavar="LOCK", help="The base must have the digests of this lock (without a manifest).")
+        Path | None,
+        typer.Option(
+            metavar="LOCK", help="The base must have its digests; its own map is packed as it was (without a manifest)."
+        ),
     ] = None,
     base: Annotated[
         Path | None, typer.Option("--base", metavar="FOLDER", help="Your own copy of the base (of a manifest).")
@@ -53,18 +58,18 @@ def prune(
     as_json: JsonOption = False,
 ) -> None:
     """Write pruned weights: of a manifest, or of BASE DROP_MAP OUT without one."""
+    _require_in_order(source, drop_map, out)
     if drop_map is None:
         given = {"--max-shard-size": max_shard_size, "--metadata": metadata, "--lock": lock}
         _require_absent(given, f"{source} is taken as a manifest, which says this itself", "give BASE DROP_MAP OUT")
         run_stages(Path(source), work=work, base=base, until="prune", workers=workers, as_json=as_json)
         return
-    if out is None:
-        raise InputError("prune: give MANIFEST, or BASE DROP_MAP OUT")
+    assert out is not None  # noqa: S101  # `_require_in_order` saw to it
     _require_absent({"--work": work, "--base": base}, f"the base is {source}, and all is written to {out}", "leave it out")
     from release.actions.direct_prune import prune_directly
 
     with console_progress() as progress:
-        layout = {"max_shard_size": max_shard_size or "5GiB", "metadata": metadata or "pt"}
+        layout = {"max_shard_size": max_shard_size, "metadata": metadata}
         summary = prune_directly(source, drop_map, out, **layout, lock=lock, workers=workers, progress=progress)
     for line in filter(None, [summary["unchecked"], *summary["remarks"]]):
         typer.echo(printable(line), err=True)
@@ -72,6 +77,27 @@ def prune(
         typer.echo(json.dumps(summary, indent=2))
     else:
         typer.echo("\n".join(f"{digest}  {name}" for name, digest in summary["files"].items()))
+
+
+def _require_in_order(source: str, drop_map: Path | None, out: Path | None) -> None:
+    """Raise InputError when the words can be neither MANIFEST nor BASE DROP_MAP OUT, and say which of them is what."""
+    require_no_near_address(source)
+    for path in (None if source.startswith(HUB_PREFIX) else Path(source), drop_map):
+        if path is not None:
+            require_possible(path)
+    is_base = source.startswith(HUB_PREFIX) or Path(source).is_dir()
+    if source.endswith((".yaml", ".yml")) and drop_map is not None and not is_base:
+        raise InputError(
+            f"prune: {source} is a manifest, which names base and drop map itself: give it alone, or BASE DROP_MAP OUT"
+        )
+    if is_base and out is None:
+        raise InputError(
+            f"prune: {source} is a base and no manifest: give BASE DROP_MAP OUT, here {source} {drop_map or 'DROP_MAP'} OUT"
+        )
+    if drop_map is not None and drop_map.is_dir() and Path(source).is_file():
+        raise InputError(f"prune: {drop_map} is a folder and no drop map: give BASE DROP_MAP OUT, here {drop_map} {source} OUT")
+    if drop_map is not None and out is None:
+        raise InputError("prune: give MANIFEST, or BASE DROP_MAP OUT")
 
 
 def _require_absent(options: Mapping[str, object], why: str, remedy: str) -> None:

@@ -26,6 +26,8 @@ from release.gguf.model_names import ORDER, name_entries
 from release.gguf.packing import packed_entry, packed_text
 from release.gguf.reader import GgufEntry, GgufHeader, GgufTensor
 
+IMATRIX = "quantize.imatrix."
+"""How the keys begin with which llama-quantize names the imatrix that it used."""
 Part = bytes | ByteRange
 """Bytes that are new, or a range of the base's file."""
 UNIFORM = ("F32", "F16", "BF16", "Q8_0", "MXFP4_MOE")
@@ -130,7 +132,7 @@ def plan_cut(base: LocatedGguf, drop_map: DropMap, *, name: str, where: str) -> 
         alignment=header.alignment,
         file_type=file_type(header),
         other_types=_other_types(file_type(header), found.architecture.experts, experts),
-        imatrix={key: header.value(key) for key in header.entries if key.startswith("quantize.imatrix.")},
+        imatrix={key: header.value(key) for key in header.entries if key.startswith(IMATRIX)},
     )
 
 

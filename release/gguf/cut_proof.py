@@ -14,12 +14,13 @@ from pruner.plan import PlannedShard
 from pruner.progress import SILENT, Advance, Progress
 from pruner.proof import Proof, Verdict
 from pruner.sources import ContentIds
-from release.gguf.cut_plan import CutPlan, CutTensor, plan_cut, read_parts
+from release.gguf.cut_plan import IMATRIX, CutPlan, CutTensor, file_type, plan_cut, read_parts
 from release.gguf.experts import GgufExperts, find_experts
 from release.gguf.located import LocatedGguf
 from release.gguf.reader import GgufEntry, GgufTensor, parse_header
 from release.gguf.side_digest import SideDigest
 
+REMAKE = "`moe-release verify RELEASE --requantize` makes it again from the weights and the locked imatrix"
 MOST_KEYS = 3
 """Keys that a report names."""
 
@@ -61,7 +62,7 @@ def prove_cut(
         if plan.size == size and _is_planned(target.listed or _digest(target, advance), plan, base, advance, cache):
             return _proof(target, base, None)
     look = not target.remote if locate is None else locate
-    return _proof(target, base, _difference(plan, target, base, look=look))
+    return _proof(target, base, _difference(plan, target, base, look=look) + _honest_reason(plan, target))
 
 
 def _proof(target: LocatedGguf, base: LocatedGguf, reason: str | None) -> Proof:
@@ -158,6 +159,24 @@ def _difference(plan: CutPlan, target: LocatedGguf, base: LocatedGguf, *, look: 
     if keys:
         return f"metadata differ: {keys}; " + (f"and {data}" if data else "tensor data equal")
     return data or "its header or padding differs"
+
+
+def _honest_reason(plan: CutPlan, target: LocatedGguf) -> str:
+    """Why a target may be no cut and yet what it says it is: another type, or a quant of the pruned weights themselves."""
+    kind = file_type(target.header)
+    if None not in (kind, plan.file_type) and kind != plan.file_type:
+        return f"; the target is {kind} and the base's GGUF {plan.file_type}: give the base's of the same type"
+    matrix = {key: target.header.value(key) for key in target.header.entries if key.startswith(IMATRIX)}
+    if matrix and plan.imatrix:
+        why = "both were quantized with an imatrix, which need not be the same one"
+    elif matrix or plan.imatrix:
+        one, other = ("target", "base's GGUF") if matrix else ("base's GGUF", "target")
+        why = f"the {one} was quantized with an imatrix and the {other} without one"
+    elif plan.other_types is not None:
+        why = plan.other_types
+    else:
+        return ""
+    return f"; {why}, and a quant of the pruned weights is no cut then: {REMAKE}"
 
 
 def _shown(tensor: tuple[str, tuple[int, ...]] | None) -> str:

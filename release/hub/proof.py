@@ -15,6 +15,7 @@ from pruner.progress import SILENT, Progress
 from pruner.proof import Proof, Verdict, prove
 from pruner.sources import LocalSource, Source, digested
 from pruner.target_layout import Layout, read_layout
+from release.hub.names import known_names, weights_names
 from release.hub.published import Published
 from release.reproduce import DROP_MAP
 
@@ -37,13 +38,23 @@ def prove_release(
     try:
         if (reason := _other_recipe(published, read_layout(target))) is not None:
             return Proof(target.label, base.label, (Verdict(METADATA, target.files[METADATA].size, reason),), ())
-        proof = prove(target, base, workers=workers, progress=progress, cache=cache)
+        proof = prove(target, base, workers=workers, progress=progress, cache=cache, known=beside_the_weights(published))
     except (InputError, CheckFailedError):  # another model has other layers, experts or shards
         require_pinned(published, base)
         raise
     if not proof.good:
         require_pinned(published, base)
     return proof
+
+
+def beside_the_weights(published: Published) -> set[str]:
+    """Paths in the weights repository of what is of the release and no weights: whatever the lock says of those.
+
+    Raises:
+        InputError: the manifest names a file that leaves its folder.
+    """
+    names = weights_names(published.lock)
+    return known_names(published.manifest) | {name for path, name in names.items() if not path.startswith("weights/")}
 
 
 def _other_recipe(published: Published, layout: Layout) -> str | None:

@@ -54,12 +54,18 @@ def _locked_files(context: Context, *folders: str) -> dict[str, Path]:
     """
     lock = read_lock(work_lock_path(context))
     locked = {path for path in (lock.outputs if lock else ()) if path.startswith(folders)}
-    found = {file.relative_to(context.work).as_posix() for folder in folders for file in (context.work / folder).glob("*")}
+    places = [context.work / folder for folder in folders]
+    files = [file for place in places for file in place.rglob("*") if not file.is_dir()]
+    found = {file.relative_to(context.work).as_posix() for file in files}
     if foreign := sorted(found - locked):
         raise CheckFailedError(
             f"{context.work / foreign[0]}: is not of this release; remove it, nothing unverified is published"
         )
-    return {Path(path).name: context.work / path for path in sorted(locked)}
+    return {_inside(path, folders): context.work / path for path in sorted(locked)}
+
+
+def _inside(path: str, folders: tuple[str, ...]) -> str:
+    return path.removeprefix(next(folder for folder in folders if path.startswith(folder)))
 
 
 def _weights_files(context: Context) -> dict[str, Path]:

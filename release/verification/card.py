@@ -19,11 +19,11 @@ from release.card.lint.knowledge import Knowledge
 from release.card.lint.rules import claims as number_claims
 from release.card.pictures.canvas import libraries
 from release.card.pictures.gallery import draw_pictures, picture_facts, picture_files
+from release.hub.names import PICTURES, RESULTS
 from release.hub.published import Published, PublishedRepository, base_of
 from release.processes import processor
 from release.verdict import Finding, Pieces, Verdict
 from release.verification.ggufs import open_gguf_repository
-from release.verification.names import PICTURES, RESULTS
 from release.verification.recollected import recollect
 from release.verification.request import Request
 

@@ -8,10 +8,10 @@ from pruner.errors import CheckFailedError
 from pruner.sources import read_small
 from pruner.wording import counted, some
 from release import reproduce
+from release.hub.names import gguf_names, known_names, weights_names
 from release.hub.published import Published, PublishedRepository
 from release.hub.strangers import what_it_is
 from release.verdict import Finding, Pieces, Verdict
-from release.verification.names import gguf_names, known_names, weights_names
 
 CARD = "README.md"
 MOST_SHOWN = 5

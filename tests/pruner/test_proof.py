@@ -13,16 +13,19 @@ from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from safetensors.numpy import load_file, save_file
 
 from pruner.build import build
 from pruner.checkpoint import INDEX, METADATA, open_checkpoint
 from pruner.drop_map import DropMap
 from pruner.errors import InputError
+from pruner.files import canonical_json
 from pruner.plan import plan_build
-from pruner.proof import Proof, planned_digest, prove
+from pruner.proof import PLANTED, Proof, planned_digest, prove
 from pruner.safetensors_format import build_header
-from pruner.sources import LocalSource
+from pruner.sources import TEMPLATES, LocalSource
 from pruner.spot import SPOT_BLOCK, spot_check
 from tests.conftest import CheckpointFactory, gemma4_config
 from tests.release.test_cli import moe_release
@@ -74,11 +77,14 @@ def flip(path: Path, position: int) -> None:
 @pytest.mark.parametrize("cap", [1, 300, 400, 700, 10**6])
 def test_any_layout_is_read_from_the_target_and_proved(base: Path, tmp_path: Path, cap: int, metadata: Metadata) -> None:
     target = make_target(base, tmp_path / "out", cap=cap, metadata=metadata)
-    (target / "README.md").write_text("a card")
+    built = {path.name for path in target.iterdir()}
+    harmless = ("LICENSE", "README.md", "cat.png", "v.lock.json")
+    for name in (*harmless, "reproduce/evidence.json", "original/model.pth"):
+        write(target / name)
     proof = proof_of(target, base)
     assert [verdict.reason for verdict in proof.verdicts if not verdict.good] == []
-    assert {verdict.name for verdict in proof.verdicts} == {path.name for path in target.iterdir()} - {"README.md"}
-    assert proof.unplanned == ("README.md",)
+    assert {verdict.name for verdict in proof.verdicts} == built
+    assert proof.unplanned == (*harmless, "original/", "reproduce/")
 
 
 def test_planned_digests_are_those_of_the_build_for_any_workers(base: Path, target: Path) -> None:
@@ -140,11 +146,87 @@ def edit_header(path: Path, change: Callable[[bytes], bytes]) -> None:
 def test_a_tampered_header_is_said(base: Path, target: Path, change: Callable[[bytes], bytes], message: str) -> None:
     shard = target / open_checkpoint(target).tensors["model.language_model.embed_tokens.weight"].shard
     edit_header(shard, change)
-    proof = proof_of(target, base)
-    bad = {verdict.name: str(verdict.reason) for verdict in proof.verdicts if not verdict.good}
-    assert shard.name in bad
-    with pytest.raises(AssertionError, match=message):
-        raise AssertionError(bad[shard.name])
+    name, reason = only_bad(proof_of(target, base))
+    assert name == shard.name
+    assert re.search(message, reason)
+
+
+def flip_in_the_header(data: bytes, place: int) -> bytes:
+    bit = place % (8 * (8 + int.from_bytes(data[:8], "little")))
+    return data[: bit // 8] + bytes([data[bit // 8] ^ 1 << bit % 8]) + data[bit // 8 + 1 :]
+
+
+DAMAGES: dict[str, Callable[[bytes, int], bytes]] = {
+    "flipped": flip_in_the_header,
+    "truncated": lambda data, place: data[: place % len(data)],
+    "longer": lambda data, place: data + bytes(1 + place % 3000),
+    "another length": lambda data, place: place.to_bytes(8, "little") + data[8:],
+    "zeros": lambda data, _: bytes(len(data)),
+}
+
+
+@given(
+    cap=st.sampled_from([800, 900, 1100, 1500]),
+    metadata=st.sampled_from(["none", "pt"]),
+    which=st.integers(0, 4),
+    damage=st.sampled_from([*DAMAGES, "another shard's", "missing"]),
+    place=st.integers(0, (1 << 40) - 1),
+)
+def test_one_damaged_shard_is_the_one_that_is_bad(
+    base: Path, tmp_path: Path, cap: int, metadata: Metadata, which: int, damage: str, place: int
+) -> None:
+    target = tmp_path / f"{cap} {metadata}"
+    if not target.exists():
+        make_target(base, target, cap=cap, metadata=metadata)
+    shards = sorted(target.glob("*.safetensors"))
+    assert len(shards) == {800: 5, 900: 4, 1100: 3, 1500: 2}[cap]
+    shard, other = shards[which % len(shards)], shards[which % len(shards) - 1]
+    before = shard.read_bytes()
+    try:
+        if damage == "missing":
+            shard.unlink()
+        else:
+            shard.write_bytes(other.read_bytes() if damage == "another shard's" else DAMAGES[damage](before, place))
+        proof = proof_of(target, base)
+        sampled = spot_check(LocalSource(target), LocalSource(base), 3, seed=place).proof
+        assert only_bad(proof) == only_bad(sampled)
+        assert proof.unplanned == ()
+        name, reason = only_bad(proof)
+        assert name == shard.name
+        assert reason.startswith(("the header ", "has ", "is missing"))
+    finally:
+        shard.write_bytes(before)
+
+
+@given(bit=st.integers(0, (1 << 40) - 1))
+def test_a_flipped_bit_of_the_metadata_makes_no_shard_bad(base: Path, target: Path, bit: int) -> None:
+    path = target / METADATA
+    before = path.read_bytes()
+    place = bit // 8 % len(before)
+    try:
+        path.write_bytes(before[:place] + bytes([before[place] ^ 1 << bit % 8]) + before[place + 1 :])
+        proof = proof_of(target, base)
+        assert proof.good or only_bad(proof)[0] == METADATA  # good: it may call the base and the ranking what it likes
+    except InputError as error:
+        assert METADATA in str(error)  # noqa: PT017  # or else it is BAD
+    finally:
+        path.write_bytes(before)
+
+
+@pytest.mark.parametrize("ids", [[1, 3, 7], [1, 1, 7], [1, 2], "127"])
+def test_a_damaged_id_makes_the_metadata_bad_alone(base: Path, target: Path, ids: object) -> None:
+    content = json.loads((target / METADATA).read_text())
+    content["per_layer_drop"]["0"] = ids
+    (target / METADATA).write_bytes(canonical_json(content))
+    assert only_bad(proof_of(target, base))[0] == METADATA
+
+
+@pytest.mark.parametrize("damage", [lambda index: index.unlink(), lambda index: index.write_text("{")])
+def test_a_damaged_index_is_bad_and_the_shards_are_not(base: Path, target: Path, damage: Callable[[Path], object]) -> None:
+    damage(target / INDEX)
+    name, reason = only_bad(proof_of(target, base))
+    assert name == INDEX
+    assert reason in ("is missing", "differs from what this tool writes for the base and the drop map")
 
 
 @pytest.mark.parametrize(
@@ -153,7 +235,11 @@ def test_a_tampered_header_is_said(base: Path, target: Path, change: Callable[[b
         (lambda t: (t / "tokenizer.json").write_text("{}"), "tokenizer.json", "differs from the base's"),
         (lambda t: (t / "tokenizer.json").unlink(), "tokenizer.json", "is missing"),
         (lambda t: (t / "config.json").write_text("{}"), "config.json", "differs from what this tool writes"),
-        (lambda t: (t / "more.safetensors").write_text("x"), "more.safetensors", "is a shard that is not planned"),
+        (lambda t: (t / "more.safetensors").write_text("x"), "more.safetensors", f"{PLANTED} weights"),
+        (lambda t: (t / "pytorch_model.bin").write_text("x"), "pytorch_model.bin", f"{PLANTED} weights"),
+        (lambda t: (t / "modeling_x.py").write_text("x"), "modeling_x.py", f"{PLANTED} code"),
+        (lambda t: (t / "adapter_config.json").write_text("{}"), "adapter_config.json", f"{PLANTED} configuration"),
+        (lambda t: write(t / TEMPLATES / "x.jinja"), f"{TEMPLATES}/x.jinja", f"{PLANTED} chat templates"),
         (lambda t: min(t.glob("*.safetensors")).unlink(), "model-00001", "is missing"),
     ],
 )
@@ -232,6 +318,11 @@ def with_a_shard_of_its_own(target: Path) -> None:
     (target / INDEX).write_text(json.dumps(index))
 
 
+def write(path: Path) -> None:
+    path.parent.mkdir(exist_ok=True)
+    path.write_text("x")
+
+
 def rebuilt_config(target: Path) -> None:
     config = json.loads((target / "config.json").read_text())
     config["text_config"]["top_k_experts"] = 1
@@ -246,6 +337,8 @@ def rebuilt_config(target: Path) -> None:
         (lambda target: (target / "tokenizer.json").write_text("{}"), {"tokenizer.json"}),
         (lambda target: (target / "tokenizer.json").unlink(), {"tokenizer.json"}),
         (lambda target: (target / "model.safetensors").write_bytes(b"x"), {"model.safetensors"}),
+        (lambda target: (target / "pytorch_model.bin").write_bytes(b"x"), {"pytorch_model.bin"}),
+        (lambda target: (target / "modeling_x.py").write_text("x"), {"modeling_x.py"}),
     ],
 )
 def test_a_spot_check_compares_all_that_stands_beside_the_shards(
@@ -293,7 +386,7 @@ from pruner.checkpoint import open_checkpoint
 from pruner.drop_map import DropMap
 from pruner.plan import plan_build
 from pruner.proof import prove
-from pruner.sources import LocalSource
+from pruner.sources import TEMPLATES, LocalSource
 base, out = Path(sys.argv[1]), Path(sys.argv[2])
 if sys.argv[3] == "build":
     plan = plan_build(open_checkpoint(base), DropMap({"0": (1, 2, 7)}), base_name={"name": "b"}, max_shard_size=100 << 20)

@@ -264,7 +264,22 @@ def test_direct_prune_prints_digests_like_sha256sum(manifest: Path, tmp_path: Pa
         (("prune", "base", "nothing.json", "out"), 2, "nothing.json: the drop map does not exist"),
         (("prune", "base", "map.json", "base"), 2, "base: already exists"),
         (("prune", "base", "map.json", "base/sub"), 2, "base/sub: lies in the base's folder"),
-        (("prune", "base", "map.json"), 2, "give MANIFEST, or BASE DROP_MAP OUT"),
+        (("prune", "nothing", "map.json"), 2, "give MANIFEST, or BASE DROP_MAP OUT"),
+        (("prune", "base"), 2, "base is a base and no manifest: give BASE DROP_MAP OUT, here base DROP_MAP OUT"),
+        (("prune", "base", "map.json"), 2, "base is a base and no manifest: give BASE DROP_MAP OUT, here base map.json OUT"),
+        (("prune", "hf://org/x"), 2, "hf://org/x is a base and no manifest: give BASE DROP_MAP OUT"),
+        (("prune", "https://huggingface.co/org/x"), 2, "https://huggingface.co/org/x: write hf://org/x"),
+        (
+            ("prune", "map.json", "base", "out"),
+            2,
+            "base is a folder and no drop map: give BASE DROP_MAP OUT, here base map.json",
+        ),
+        (
+            ("prune", "v.yaml", "map.json", "out"),
+            2,
+            "v.yaml is a manifest, which names base and drop map itself: give it alone",
+        ),
+        (("prune", "x" * 999, "map.json", "out"), 2, "has a name that is too long"),
         (("prune", "base", "map.json", "out", "--metadata", "xml"), 2, "give none or pt"),
         (("prune", "base", "map.json", "out", "--max-shard-size", "huge"), 2, "is no size"),
         (

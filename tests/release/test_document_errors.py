@@ -38,6 +38,11 @@ MANIFEST = (
         ("experts: 4", "experts: four", "5:3: prune.experts: write a whole number, not 'four'"),
         ("experts: 4", "experts: 4.5", "5:3: prune.experts: write a whole number, not 4.5"),
         ("experts: 4", "experts: 0", "5:3: prune.experts: input should be greater than 0, not 0"),
+        (
+            "analysis: {dataset: {path: c.jsonl}}\n  ranking: {method: reap}",
+            "drop_map: map.json",
+            "6:3: prune.drop_map: expected a mapping of keys to values, not 'map.json'; write {path: map.json}",
+        ),
         ("{path: base}", "here", "3:1: base: expected a mapping of keys to values, not 'here'"),
         ("prune:", "gguf: {quants: [Q6_K]}\neval:\n  protocol: p\n  quants: [Q8_0]\nprune:", "7:3: eval.quants names 'Q8_0'"),
         ("prune:", "publish:\n  weights: a/b\n  gguf: a/c\nprune:", "6:3: publish.gguf names a repository, and there is no"),

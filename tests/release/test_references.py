@@ -52,6 +52,10 @@ def test_equal_files_are_equal_for_any_workers(weights: Path) -> None:
     assert statuses(weights, both) == {"a.safetensors": "equal", "b.safetensors": "equal"}
     one = sums(weights, ("a.safetensors",))
     assert statuses(weights, one) == {"a.safetensors": "equal", "b.safetensors": "new"}, "a shard that nobody listed"
+    for name in ("pytorch_model.bin", "modeling_x.py", "notes.txt"):
+        (weights / name).write_text("x")
+    new = dict.fromkeys(("b.safetensors", "modeling_x.py", "pytorch_model.bin"), "new")
+    assert statuses(weights, one) == {"a.safetensors": "equal", **new}, "a loader may run them"
 
 
 def test_what_differs_is_told_apart(weights: Path) -> None:

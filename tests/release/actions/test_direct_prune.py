@@ -10,7 +10,9 @@ import pytest
 
 from pruner.checkpoint import METADATA
 from pruner.drop_map import DropMap
+from release.commands.running import context_of
 from release.lock import Lock, LockedBase, LockedFile, LockedInputs, read_lock, write_lock
+from release.stages.verify import weights_lock
 from tests.conftest import CheckpointFactory, gemma4_config
 from tests.digests import digests
 from tests.release.test_cli import moe_release
@@ -106,6 +108,51 @@ def test_the_lock_of_another_base_is_refused(make_checkpoint: CheckpointFactory,
     assert (done.returncode, "pins no digest of the base's more.json" in done.stderr) == (2, True)
     done = moe_release("prune", base, drop_map, tmp_path / "out", "--lock", tmp_path / "none.json")
     assert (done.returncode, "none.json: does not exist; give the lock of a release" in done.stderr) == (2, True)
+
+
+@pytest.mark.parametrize("weights", ["{max_shard_size: 1KB, metadata: none}", "{max_shard_size: 900B}", "{}"])
+def test_a_locks_own_map_is_packed_as_the_lock_has_it(make_checkpoint: CheckpointFactory, tmp_path: Path, weights: str) -> None:
+    base, manifest, work = make_checkpoint(), tmp_path / "v.yaml", tmp_path / "work"
+    (tmp_path / "map.json").write_text(json.dumps(DROP))
+    manifest.write_text(f"{MANIFEST}weights: {weights}\n")
+    assert moe_release("cut", manifest, "--work", work, "--until", "verify").returncode == 0
+    lock = tmp_path / "v.lock.json"
+    write_lock(lock, weights_lock(context_of(manifest, work)))
+
+    def shards_of_prune(out: str, *words: object) -> tuple[dict[str, str], str]:
+        done = moe_release("prune", base, tmp_path / "map.json", tmp_path / out, "--lock", lock, *words)
+        assert done.returncode == 0, done.stderr
+        found = digests(tmp_path / out)
+        return {name: digest for name, digest in found.items() if name.endswith(".safetensors")}, done.stderr
+
+    locked = {name: digest for name, digest in digests(work / "weights").items() if name.endswith(".safetensors")}
+    assert shards_of_prune("one") == (locked, "")
+    metadata = "none" if "none" in weights else "pt"
+    assert shards_of_prune("two", "--metadata", metadata) == (locked, "")
+    other, said = shards_of_prune("three", "--max-shard-size", "1500")
+    assert (len(other), f"the shards are not those of {lock}: leave out --max-shard-size and --metadata" in said) == (3, True)
+    assert all((b"__metadata__" in (tmp_path / "three" / name).read_bytes()) is (metadata == "pt") for name in other)
+    (tmp_path / "map.json").write_text(json.dumps({**DROP, "0": [1, 3]}))
+    other, said = shards_of_prune("four")
+    assert (list(other), "the shards are not those" in said) == (["model-00001-of-00001.safetensors"], False)
+
+
+def test_a_lock_that_does_not_tell_the_layout(make_checkpoint: CheckpointFactory, drop_map: Path, tmp_path: Path) -> None:
+    base = make_checkpoint()
+    path = locked(base)
+    lock = read_lock(path)
+    assert lock is not None
+    inputs = lock.inputs.model_copy(update={"drop_map": {layer: list(ids) for layer, ids in DROP.items()}})
+    shard = {"weights/model-00001-of-00001.safetensors": LockedFile(sha256="0" * 64, size=7)}
+    write_lock(path, lock.model_copy(update={"inputs": inputs, "outputs": shard}))
+    done = moe_release("prune", base, drop_map, tmp_path / "out", "--lock", path)
+    assert done.returncode == 2
+    assert "lock.json: does not tell how its shards were packed; give --max-shard-size and --metadata, which" in done.stderr
+    assert not (tmp_path / "out").exists()
+    done = moe_release(
+        "prune", base, drop_map, tmp_path / "out", "--lock", path, "--max-shard-size", "5GiB", "--metadata", "pt"
+    )
+    assert (done.returncode, "the shards are not those of" in done.stderr) == (0, True)
 
 
 def test_of_a_plain_folder_and_a_bare_map_no_name_is_published(make_checkpoint: CheckpointFactory, tmp_path: Path) -> None:

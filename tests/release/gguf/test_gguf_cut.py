@@ -18,7 +18,7 @@ from pruner.errors import CheckFailedError, InputError
 from pruner.files import canonical_json, sha256_file
 from release.gguf.cut import cut
 from release.gguf.cut_plan import plan_cut
-from release.gguf.cut_proof import infer_drop_map, prove_cut
+from release.gguf.cut_proof import REMAKE, infer_drop_map, prove_cut
 from release.gguf.direct_cut import cut_directly
 from release.gguf.imatrix import require_fits
 from release.gguf.located import locate
@@ -258,6 +258,41 @@ def test_a_flipped_bit_is_traced_to_tensor_and_expert(pair: Pair, tmp_path: Path
     expected = f"tensor 'blk.2.ffn_down_exps.weight' differs in expert 4, which is expert {kept[4]} of the base"
     assert proof.verdicts[0].reason == expected
     assert prove_cut(locate(damaged), base, locate=False).verdicts[0].reason == "differs from what cutting the base gives"
+
+
+@pytest.mark.parametrize(
+    ("model", "kind", "matrix", "why"),
+    [
+        ("variant", "Q4_K_M", True, "the target was quantized with an imatrix and the base's GGUF without one, and a quant of"),
+        ("base", "Q4_K_M", True, "the base's GGUF was quantized with an imatrix and the target without one, and a quant of"),
+        ("base", "Q6_K", False, "the target is Q4_K_M and the base's GGUF Q6_K: give the base's of the same type"),
+    ],
+)
+def test_what_an_honest_quant_of_the_pruned_model_differs_in_is_said(
+    pair: Pair, base_imatrix: Path, tmp_path: Path, model: str, kind: str, matrix: bool, why: str
+) -> None:
+    quants = {each: pair.quant(each, "Q4_K_M") for each in ("base", "variant")}
+    if matrix:
+        imatrix = base_imatrix if model == "base" else sliced_imatrix(base_imatrix, pair.drop_map, tmp_path / "kept.gguf")
+        quants[model] = tmp_path / f"{model}.gguf"
+        source, log = pair.folder / f"{model}.gguf", tmp_path / "log"
+        quantize(pair.toolchain, source, quants[model], quant_type=kind, imatrix=imatrix, threads=2, log=log)
+    else:
+        quants[model] = pair.quant(model, kind)
+    target, base = locate(quants["variant"]), locate(quants["base"])
+    for look in (True, False):
+        reason = prove_cut(target, base, locate=look).verdicts[0].reason
+        assert reason is not None
+        assert reason.startswith(("metadata differ: ", "tensor "))
+        assert f"; {why}" in reason
+        assert (REMAKE in reason) is matrix
+
+
+def test_eight_experts_are_said_to_be_the_reason(eight: Pair) -> None:
+    proof = prove_cut(locate(eight.quant("variant", "Q4_K_M")), locate(eight.quant("base", "Q4_K_M")))
+    reason = str(proof.verdicts[0].reason)
+    assert "chooses other types for a model of 8 experts, and the base has 8, and a quant of the pruned weights is no" in reason
+    assert reason.endswith(REMAKE)
 
 
 def test_another_name_differs_in_metadata_alone(pair: Pair, tmp_path: Path) -> None:

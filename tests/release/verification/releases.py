@@ -14,6 +14,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
 
 from pruner.files import sha256_bytes, sha256_file
+from pruner.sources import TEMPLATES
 from release.attestation.rebuild import Attestation, AttestRequest, attest, propose_attestation
 from release.hub.local import LocalHub
 from release.hub.remote import hub_api
@@ -137,6 +138,9 @@ def write_keys(folder: Path) -> Path:
 def publish_small(folder: Path, dropped: dict[str, list[int]] = DROPPED) -> PublishedRelease:
     write_keys(folder / "keys")
     shutil.copytree(MANIFESTS / "tiny", folder / "tiny")
+    templates = folder / "tiny" / "model" / TEMPLATES
+    templates.mkdir()
+    (templates / "tool_use.jinja").write_text("{{ tools }}")
     text = json.dumps(dropped).encode()
     (folder / "map.json").write_bytes(text)
     manifest = folder / "small-4e.yaml"

@@ -5,6 +5,8 @@ from __future__ import annotations
 import pytest
 
 from pruner.files import sha256_bytes
+from pruner.proof import PLANTED
+from pruner.sources import TEMPLATES
 from release import reproduce
 from release.hub.strangers import what_it_is
 from release.verdict import Verdict
@@ -26,6 +28,9 @@ from tests.release.verification.releases import Stage, part
         ("vocab.txt", "configuration"),
         ("additional_chat_templates/tool.jinja", "chat templates"),
         ("NOTES.txt", None),
+        ("lock.json", None),
+        ("v.lock.json", None),
+        ("block.json", "configuration"),
         ("LICENSE", None),
         ("photos/cat.png", None),
         ("data/table.json", None),
@@ -80,9 +85,16 @@ def test_what_no_build_writes_is_bad_though_the_lock_lists_it(small: Stage, path
     lock_also(small, f"weights/{path}", b"{}\n")
     weights = part(small.verify(), "weights")
     assert weights.verdict is Verdict.BAD
-    assert weights.reason.startswith(
-        f"{path}: no build from the base makes it, and a loader or a reader would take it for its "
-    )
+    assert weights.reason.startswith(f"{path}: {PLANTED} ")
+
+
+def test_a_template_is_bad_by_any_way_that_it_is_not_the_bases(small: Stage) -> None:
+    small.write(f"{TEMPLATES}/more.jinja", b"{{ evil }}")
+    assert part(small.verify(), "weights").reason == f"{TEMPLATES}/more.jinja: {PLANTED} chat templates"
+    small.remove(f"{TEMPLATES}/more.jinja")
+    small.write(f"{TEMPLATES}/tool_use.jinja", b"{{ evil }}")
+    lock_also(small, f"weights/{TEMPLATES}/tool_use.jinja", b"{{ evil }}")
+    assert part(small.verify(), "weights").reason == f"{TEMPLATES}/tool_use.jinja: differs from the base's"
 
 
 def test_a_forged_picture_is_bad_though_the_lock_lists_it(small: Stage) -> None:

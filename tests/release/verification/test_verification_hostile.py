@@ -16,13 +16,13 @@ from release import reproduce
 from release.evaluation.evidence import read_evidence, write_evidence
 from release.evaluation.ledger import Reply
 from release.evaluation.timing import timing_of, write_timing
+from release.hub.names import gguf_names
 from release.hub.published import Published, PublishedRepository
 from release.manifest import load_manifest
 from release.verdict import Verification
 from release.verification.consistency import check_consistency
 from release.verification.evidence import check_evidence
 from release.verification.listing import check_files
-from release.verification.names import gguf_names
 from release.verification.weights import check_weights
 from tests.conftest import MANIFESTS
 from tests.hostile import FUZZ, assert_read_or_refused, changed_json, changed_yaml

@@ -77,7 +77,8 @@ def upload(api: HfApi, repo: str, folder: Path, *, private: bool = False) -> str
     from huggingface_hub import CommitOperationAdd
 
     api.create_repo(repo, private=private, exist_ok=True)
-    operations = [CommitOperationAdd(path.name, path) for path in sorted(folder.iterdir())]
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    operations = [CommitOperationAdd(path.relative_to(folder).as_posix(), path) for path in files]
     return str(api.create_commit(repo, operations, commit_message="weights").oid)
 
 

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import pickle
+import subprocess
+import sys
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -21,11 +24,11 @@ from pruner.hub_source import HubSource, hub_source
 from pruner.materialize import materialize
 from pruner.plan import Plan, plan_build
 from pruner.proof import Proof, prove
-from pruner.sources import LocalSource, open_source, read_source_header
+from pruner.sources import TEMPLATES, LocalSource, open_source, read_source_header
 from pruner.spot import spot_check
 from release.hub.local import LocalHub
 from release.references import compare, read_reference
-from tests.conftest import CheckpointFactory
+from tests.conftest import ROOT, CheckpointFactory
 from tests.digests import digests
 from tests.pruner.test_proof import sparse_checkpoint
 from tests.release.hub.remote.repositories import BASE, CARD, NO_PAUSES, TARGET, Faults, remote, run_cli, upload
@@ -65,6 +68,53 @@ def test_a_remote_base_gives_the_bytes_of_the_local_one(
         assert build_remote(source, tmp_path / "processes", executor=executor) == digests(built)
     assert faults.downloads()
     assert faults.tokens_at_storage == 0
+
+
+def test_chat_templates_in_their_folder_are_of_a_remote_base_too(hub: LocalHub, api: HfApi, base: Path, tmp_path: Path) -> None:
+    for name in (f"{TEMPLATES}/tool_use.jinja", f"{TEMPLATES}/notes.md", "original/params.json"):
+        (base / name).parent.mkdir(exist_ok=True)
+        (base / name).write_text(name)
+    built = build_local(base, tmp_path / "built")
+    upload(api, BASE, base)
+    upload(api, TARGET, tmp_path / "built")
+    source = remote(hub)
+    assert f"{TEMPLATES}/tool_use.jinja" in built
+    assert build_remote(source, tmp_path / "out") == built
+    assert open_checkpoint(source).left == open_checkpoint(base).left == (f"{TEMPLATES}/notes.md", "original/")
+    assert proof_of(hub, TARGET, BASE).good
+    materialize(remote(hub, TARGET), source, tmp_path / "again")
+    assert digests(tmp_path / "again") == built
+    reference = read_reference(f"hf://{TARGET}", endpoint=hub.endpoint, token=hub.token)
+    assert {each.status for each in compare(LocalSource(tmp_path / "out"), reference)} == {"equal"}
+
+
+def build_local(base: Path, out: Path) -> dict[str, str]:
+    build(plan_of(open_checkpoint(base)), base, out)
+    return digests(out)
+
+
+def test_a_snapshot_whose_first_file_is_in_a_folder_is_found_in_the_cache(
+    hub: LocalHub, api: HfApi, base: Path, tmp_path: Path
+) -> None:
+    (base / TEMPLATES).mkdir()
+    (base / TEMPLATES / "tool_use.jinja").write_text("{{ tools }}")
+    commit = upload(api, BASE, base)
+    words = [sys.executable, "-c", CACHED, BASE, commit]
+    environment = {**os.environ, **hub.environment(), "HF_HOME": str(tmp_path / "home"), "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(words, capture_output=True, text=True, check=True, env=environment)
+    assert done.stdout.split() == ["HubSource", "LocalSource", f"{BASE}@{commit[:12]}", "tokenizer.json"]
+
+
+CACHED = """
+import sys
+from huggingface_hub import snapshot_download
+from release.base import cached_or_remote
+repo, commit = sys.argv[1:]
+print(type(cached_or_remote(repo, commit)).__name__)
+snapshot_download(repo, revision=commit)
+source = cached_or_remote(repo, commit)
+print(type(source).__name__, source.label, max(source.files))
+"""
 
 
 def test_headers_are_read_by_range_and_shards_never_whole(hub: LocalHub, api: HfApi, tmp_path: Path, faults: Faults) -> None:
