@@ -191,7 +191,10 @@ def _origin(cut_from: Mapping[str, Any] | None, source: str) -> Facts:
         return {"cut_from": None}
     return {
         "cut_from": Claim(cut_from["label"], "text", source),
-        "cut_from_sha256": Claim(cut_from["sha256"], "digest", f"lock.json: inputs.files.{cut_from['label']}.sha256"),
+        "cut_from_files": [
+            {"name": Claim(label, "text", source), "sha256": Claim(sha256, "digest", f"lock.json: inputs.files.{label}.sha256")}
+            for label, sha256 in cut_from["files"].items()
+        ],
         "cut_notes": [Claim(note, "text", "metadata of the base's GGUF") for note in cut_from["notes"]],
     }
 

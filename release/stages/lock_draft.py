@@ -57,7 +57,11 @@ def _base_quants(context: Context) -> dict[str, LockedFile]:
     if context.manifest.gguf is None or not context.manifest.gguf.cut or read_record(context.work, "quantize") is None:
         return {}
     origins = [summary["cut_from"] for summary in read_summaries(context).values() if "cut_from" in summary]
-    return {origin["label"]: LockedFile(sha256=origin["sha256"], size=origin["size"]) for origin in origins}
+    return {
+        label: LockedFile(sha256=sha256, size=size)
+        for origin in origins
+        for (label, sha256), size in zip(origin["files"].items(), origin["sizes"], strict=True)
+    }
 
 
 def _made_by(context: Context, stage: str) -> dict[str, LockedFile]:

@@ -17,6 +17,7 @@ from pruner.wording import counted, counted_that, some
 from pruner.workers import executor_or_threads
 from release.context import Context
 from release.evaluation.protocol import protocol_digest
+from release.gguf.shards import all_shards
 from release.lock import (
     Lock,
     LockedFile,
@@ -128,7 +129,8 @@ def compare_base(context: Context, base: Source) -> References:
 
 def _comparable(_context: Context, lock: Lock, inputs: LockedInputs) -> LockedInputs:
     """Inputs without the base's GGUFs that quants were cut from: they are looked at when the quants are made."""
-    cut_from = {file.cut_from for file in lock.outputs.values()}
+    origins = {file.cut_from for file in lock.outputs.values() if file.cut_from is not None}
+    cut_from = {name for origin in origins for name in all_shards(origin)}
     return inputs.model_copy(update={"files": {name: file for name, file in inputs.files.items() if name not in cut_from}})
 
 

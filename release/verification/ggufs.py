@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from pruner.digest_cache import DigestCache
@@ -12,11 +13,12 @@ from pruner.drop_map import read_drop_map
 from pruner.errors import CheckFailedError, InputError, UnavailableError
 from pruner.hub_source import COMMIT
 from pruner.progress import SILENT, Progress
-from pruner.wording import counted
+from pruner.wording import counted, some
 from release import reproduce
 from release.gguf.cut_proof import prove_cut
 from release.gguf.located import locate_on_hub
 from release.gguf.names import wrong_tag
+from release.gguf.split_plan import split_plan
 from release.hub.published import Published, PublishedRepository, open_repository
 from release.manifest import BaseQuant, Quant
 from release.verdict import Finding, Pieces, Verdict
@@ -89,22 +91,25 @@ def _prove(
         raise UnavailableError(f"was cut from {source.label}, a file beside the publisher's manifest that nobody else has")
     where = {"endpoint": request.endpoint, "token": request.token}
     base = locate_on_hub(source.repo, source.at, str(source.file), **where)
-    if base.listed != source.sha256:
-        other = f"{base.label} has SHA-256 {base.listed}, the manifest pins {source.sha256}"
-        if source.revision is None:
-            raise UnavailableError(f"{other}: the file was replaced since, and the manifest names no revision")
-        raise CheckFailedError(other)
-    commit = repository.source.commit
+    for part, pinned in zip(base.parts, source.digests, strict=True):
+        if part.listed != pinned:
+            other = f"{part.label} has SHA-256 {part.listed}, the manifest pins {pinned}"
+            if source.revision is None:
+                raise UnavailableError(f"{other}: the file was replaced since, and the manifest names no revision")
+            raise CheckFailedError(other)
     files = published.lock.quant_files(quant.name)
-    if len(files) != 1:
-        raise CheckFailedError(f"a cut is one file, and the lock lists {', '.join(files)}")
-    target = locate_on_hub(repository.repo, commit, files[0], **where)
+    target = locate_on_hub(repository.repo, repository.source.commit, files[0], **where)
+    if files != [part.name for part in target.parts]:
+        raise CheckFailedError(f"the lock lists {some(files)}, which are not the files of one GGUF")
     drop_map = read_drop_map(published.path(reproduce.DROP_MAP))
     cache = DigestCache(request.cache) if request.cache else None
-    proof = prove_cut(target, base, drop_map=drop_map, progress=progress, cache=cache)
+    cap = published.manifest.content.gguf.max_shard_size if published.manifest.content.gguf else None
+    shards = partial(split_plan, max_bytes=cap)
+    proof = prove_cut(target, base, drop_map=drop_map, shards=shards, progress=progress, cache=cache)
     for verdict in proof.verdicts:
         if verdict.reason is not None:
-            raise CheckFailedError(verdict.reason)
+            shown = f"{verdict.name}: " if len(proof.verdicts) > 1 else ""
+            raise CheckFailedError(f"{shown}{verdict.reason}")
 
 
 def _check_tags(published: Published, repository: PublishedRepository, pieces: Pieces) -> None:
