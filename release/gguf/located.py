@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -16,8 +15,6 @@ from release.gguf.reader import GgufHeader, GgufTensor, parse_header
 from release.gguf.shards import all_shards
 from release.gguf.split_headers import join_headers
 
-BUFFER = 1 << 20
-"""Bytes of a header that one request brings."""
 _ADDRESS = re.compile(r"hf://(?P<repo>[\w.-]+/[\w.-]+?)(?:@(?P<revision>[^@\s/]+))?/(?P<path>[^@\s]+\.gguf)")
 
 
@@ -115,36 +112,29 @@ class _FileSource(LocalSource):
 
 def _opened(source: Source, folder: Path) -> LocatedGguf:
     """The GGUF that all files of a source make; errors call them by `folder`."""
-    parts = tuple(_part(source, name, folder / name) for name in source.files)
-    header = join_headers([part.header for part in parts])
-    return LocatedGguf(source, parts[0].name, header, parts if len(parts) > 1 else ())
+    parts: list[LocatedGguf] = []
+    kept = 0
+    for name in source.files:
+        header = parse_header(_Ranges(source, name), source.files[name].size, folder / name, kept=kept)
+        parts.append(LocatedGguf(source, name, header))
+        kept = header.kept  # of all so far: many parts may not keep more than one
+    joined = join_headers([part.header for part in parts])
+    return LocatedGguf(source, parts[0].name, joined, tuple(parts) if len(parts) > 1 else ())
 
 
-def _part(source: Source, name: str, shown: Path) -> LocatedGguf:
-    with io.BufferedReader(_Ranges(source, name), BUFFER) as file:
-        return LocatedGguf(source, name, parse_header(file, source.files[name].size, shown))
-
-
-class _Ranges(io.RawIOBase):
-    """A source's file as a file object that only moves forward and back, for the header's reader."""
+class _Ranges:
+    """A source's file as the header's reader wants it."""
 
     def __init__(self, source: Source, name: str) -> None:
         self._source, self._name, self._position = source, name, 0
         self._size = source.files[name].size
 
-    def readable(self) -> bool:
-        return True
+    def seek(self, offset: int) -> int:
+        self._position = offset
+        return offset
 
-    def seekable(self) -> bool:
-        return True
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        start = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._size}[whence]
-        self._position = start + offset
-        return self._position
-
-    def readinto(self, buffer: bytearray | memoryview) -> int:  # type: ignore[override]  # what BufferedReader passes
-        count = max(min(len(buffer), self._size - self._position), 0)
-        buffer[:count] = self._source.read(self._name, self._position, count)
+    def read(self, size: int) -> bytes:
+        count = max(min(size, self._size - self._position), 0)
+        data = self._source.read(self._name, self._position, count)
         self._position += count
-        return count
+        return data

@@ -207,6 +207,14 @@ def test_a_damaged_part_is_read_or_refused(tmp_path: Path) -> None:
         assert_read_or_refused(lambda: planned(base), "base-Q8_0", len(damaged))
 
 
+def test_many_parts_keep_no_more_in_memory_than_one_file_may(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    base = split_by_gguf_py(tmp_path)
+    assert locate(base).parts[-1].header.kept > locate(base).parts[0].header.kept
+    monkeypatch.setattr("release.gguf.reader.MAXIMUM_KEPT", locate(base).parts[-1].header.kept - 1)
+    with pytest.raises(InputError, match=rf"{all_shards(base.name)[-1]}: damaged GGUF: its header holds more than 0 MiB"):
+        locate(base)
+
+
 KILLED = """
 import os, signal, sys
 from pathlib import Path
