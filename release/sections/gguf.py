@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from pathlib import PurePosixPath
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from pruner.errors import InputError
 from pruner.wording import counted
@@ -29,6 +30,12 @@ class Imatrix(Document):
         if (self.text is None) == (self.file is None):
             raise ValueError("give either text or file")
         return self
+
+
+def _projector(source: BaseQuant) -> BaseQuant:
+    if len(source.digests) > 1 or "mmproj" not in source.name or not source.name.endswith(".gguf"):
+        raise ValueError(f"{source.name}: a projector is one file that llama.cpp passes over as a model: mmproj-….gguf")
+    return source
 
 
 class BaseQuant(Document):
@@ -75,9 +82,17 @@ class BaseQuant(Document):
         return self.revision or "main"
 
     @property
+    def name(self) -> str:
+        """Its file's name, or that of its first part."""
+        return PurePosixPath(str(self.path or self.file)).name
+
+    @property
     def label(self) -> str:
         """What cards and locks call it; a split one by its first part."""
         return self.path or f"hf://{self.repo}@{self.at}/{self.file}"
+
+
+Projector = Annotated[BaseQuant, AfterValidator(_projector)]
 
 
 class Quant(Document):
@@ -129,6 +144,9 @@ class Gguf(Document):
         description="A larger quant is split as llama-gguf-split does: cap of a shard in bytes of tensor data, in whole MB.",
     )
     quants: list[Annotated[Quant, BeforeValidator(_quant, json_schema_input_type=Name | Quant)]] = Field(min_length=1)
+    mmproj: list[Projector] = Field(
+        default=[], description="The base's own projectors (mmproj-….gguf), which are published unchanged beside the quants."
+    )
     quality: QualityCheck | None = Field(None, description="Measure perplexity and KL divergence of every quant.")
 
     @property
@@ -148,4 +166,6 @@ class Gguf(Document):
         names = [quant.name.lower() for quant in self.quants]
         if len(set(names)) != len(names):
             raise ValueError("two quants have the same name")
+        if len({each.name for each in self.mmproj}) != len(self.mmproj):
+            raise ValueError("mmproj: two files have the same name")
         return self

@@ -37,7 +37,7 @@ def check_recipes(loaded: LoadedManifest) -> None:
     gguf, model = loaded.content.gguf, loaded.content.name
     if gguf is None:
         return
-    others = ["README.md", *([imatrix_file(model)] if gguf.imatrix else [])]
+    others = ["README.md", *([imatrix_file(model)] if gguf.imatrix else []), *(source.name for source in gguf.mmproj)]
     check_tags({quant.name: quant_file(model, quant.name) for quant in gguf.quants}, others)
     for quant in gguf.quantized:
         if quant.type and not quant.tensor_types:  # a file of types makes a mix, whose name is its own

@@ -23,6 +23,7 @@ from release.records import Output, Record, changed_output, read_made, read_reco
 from release.stages.calibrate import imatrix_of
 from release.stages.convert import check_assigned_types, skip_without_gguf, source_gguf
 from release.stages.cut_quant import cut_leftovers, cut_quant, file_entry
+from release.stages.projectors import copy_projectors
 from release.stages.resolve import file_digest
 from release.stages.stage import Stage
 
@@ -81,7 +82,7 @@ def _inputs_of(context: Context, quant: Quant) -> list[Any]:
 
 
 def _inputs(context: Context) -> Any:
-    return [_inputs_of(context, quant) for quant in context.gguf.quants]
+    return [[_inputs_of(context, quant) for quant in context.gguf.quants], [each.model_dump() for each in context.gguf.mmproj]]
 
 
 def _run(context: Context) -> str:
@@ -96,6 +97,7 @@ def _run(context: Context) -> str:
     made |= _side_by_side(context, [quant for quant in missing if quant.from_ is None])
     summaries = {quant.name: finished.get(quant.name) or made[quant.name] for quant in quants}
     _require_distinct(summaries)
+    copy_projectors(context)
     write_atomic(summaries_path(context), canonical_json(summaries))
     return "; ".join(str(summary["composition"]) for summary in summaries.values())
 
@@ -144,6 +146,7 @@ def _finished(context: Context, quant: Quant) -> dict[str, Any] | None:
 def _remove_others(context: Context, finished: dict[str, dict[str, Any]]) -> None:
     """Everything but finished quants goes: leftovers, and what the manifest no longer lists, which would be published."""
     wanted = {file["name"] for summary in finished.values() for file in summary["files"]}
+    wanted |= {source.name for source in context.gguf.mmproj}
     wanted |= {path.name for name in context.gguf.cut for path in cut_leftovers(context, name)}
     for path in (context.work / "gguf").glob("*"):
         if path.is_dir():  # left by a killed run

@@ -372,6 +372,69 @@ def test_a_part_that_is_missing_or_another_than_the_pinned_one(manifest: Path) -
     assert f"{parts[1].name}: " in cut(manifest, code=2).stderr
 
 
+PROJECTOR = "mmproj-base-F16.gguf"
+
+
+def with_projector(manifest: Path, name: str = PROJECTOR, arch: str = "clip", **changes: str) -> Path:
+    """Let the release have a projector of the base."""
+    path = manifest.parent / "theirs" / name
+    path.parent.mkdir(exist_ok=True)
+    writer = gguf.GGUFWriter(path, arch)
+    writer.add_type("mmproj")
+    writer.add_tensor("v.patch_embd.weight", np.ones((16, 32), dtype=np.float16))
+    for step in (writer.write_header_to_file, writer.write_kv_data_to_file, writer.write_tensors_to_file, writer.close):
+        step()
+    source = {"path": f"theirs/{name}", "sha256": sha256_file(path), **changes}
+    words = ", ".join(f"{key}: {value}" for key, value in source.items())
+    manifest.write_text(manifest.read_text().replace("gguf: {", f"gguf: {{mmproj: [{{{words}}}], "))
+    return path
+
+
+def test_a_projector_of_the_base_is_published_unchanged(manifest: Path) -> None:
+    path = with_projector(manifest)
+    check(manifest)
+    cut(manifest)
+    work = manifest.parent / "work"
+    copied = work / "gguf" / PROJECTOR
+    assert copied.read_bytes() == path.read_bytes()
+    lock: dict[str, Any] = json.loads((manifest.parent / "cut-4e.lock.json").read_bytes())
+    entry = lock["outputs"][f"gguf/{PROJECTOR}"]
+    assert entry == {"sha256": sha256_file(path), "size": path.stat().st_size, "copied_from": f"theirs/{PROJECTOR}"}
+    assert lock["inputs"]["files"][f"theirs/{PROJECTOR}"]["sha256"] == sha256_file(path)
+    card = (work / "card" / "README.gguf.md").read_text()
+    assert f"`{PROJECTOR}` ({path.stat().st_size:,} bytes) is the base's own projector, unchanged, from `theirs/" in card
+    files = repositories(Context(load_manifest(manifest), work, Options()))[1]
+    assert files.digests[PROJECTOR] == sha256_file(path)
+    assert "2 files of the quants equal to: build, lock" in verify(manifest).stdout
+    copied.write_bytes(b"other")
+    assert f"gguf/{PROJECTOR} (changed)" in verify(manifest, code=1).stderr
+    cut(manifest)
+    assert copied.read_bytes() == path.read_bytes()
+    manifest.write_text(manifest.read_text().replace(sha256_file(path), "f" * 64))
+    assert f"{PROJECTOR}: has SHA-256" in cut(manifest, "--update-lock", code=1).stderr
+    manifest.write_text(MANIFEST.format(sha256=sha256_file(manifest.parent / "base-Q8_0.gguf")))
+    cut(manifest, "--update-lock")
+    assert not copied.exists()
+
+
+PROJECTORS: dict[str, tuple[dict[str, str], str]] = {
+    "another architecture": ({"arch": "gemma4"}, "is a GGUF of architecture 'gemma4', and no projector"),
+    "a name of a model": ({"name": "base-F16.gguf"}, "a projector is one file that llama.cpp passes over as a model"),
+    "a list of digests": ({"sha256": f"[{'a' * 64}, {'a' * 64}]"}, "1 file, and 2 digests are given"),
+    "two places": ({"repo": "org/name"}, "give either repo"),
+    "no such file": ({"path": "theirs/mmproj-none.gguf"}, "does not exist beside the manifest"),
+}
+
+
+@pytest.mark.parametrize("case", PROJECTORS)
+def test_what_is_no_projector_is_refused(manifest: Path, case: str) -> None:
+    changes, expected = PROJECTORS[case]
+    with_projector(manifest, **changes)
+    with pytest.raises(InputError, match=expected) as caught:
+        check(manifest)
+    assert "\n" not in str(caught.value)
+
+
 RECIPES = {
     "{name: Q8_0, type: Q6_K}": "quant Q8_0: the name says Q8_0, and its type is Q6_K; name it Q6_K, or make it Q8_0",
     "IQ2_XS": "IQ2_XS needs an imatrix; add gguf.imatrix, or choose a K type such as Q2_K",

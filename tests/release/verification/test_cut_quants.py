@@ -24,24 +24,29 @@ if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 REPO, GGUFS, BASE = "moe-release/cut-4e", "moe-release/cut-4e-GGUF", "somebody/base-GGUF"
+PROJECTOR = "mmproj-base-F16.gguf"
 QUANT = "cut-4e-Q8_0.gguf"
 MANIFEST = """schema: moe-release/v1
 name: cut-4e
 base: {{path: model, name: tiny-16e}}
 prune: {{experts: 4, drop_map: {{path: map.json}}}}
 weights: {{max_shard_size: 1MiB}}
-gguf: {{{cap}quants: [{{name: Q8_0, from: {{repo: {base},{at} file: {file}, sha256: {sha256}}}}}]}}
+gguf: {{{more}quants: [{{name: Q8_0, from: {{repo: {base},{at} file: {file}, sha256: {sha256}}}}}]}}
 card: {{license: apache-2.0}}
 publish: {{weights: {repo}, gguf: {ggufs}, private: false}}
 """
 
 
 def publish_cut(folder: Path, *, pinned: bool, parts: bool = False) -> PublishedRelease:
-    """A release whose quant is cut from a GGUF on the Hub, at its commit or by its digest alone; or in shards, from parts."""
+    """A release whose quant is cut from a GGUF on the Hub, at its commit or by its digest alone; or in shards, from parts.
+
+    That in shards has a projector too.
+    """
     shutil.copytree(MANIFESTS / "tiny" / "model", folder / "model")
     (folder / "map.json").write_text(json.dumps(DROPPED))
     arrays = arrays_of("gemma4", (0, 1, 2, 3), experts=16)
     bases = [folder / "base-Q8_0.gguf"]
+    projector = write_moe(folder / PROJECTOR, "clip", {}, experts=1, names={}) if parts else None
     if parts:
         for layer in range(4):
             arrays[f"blk.{layer}.attn_q.weight"] = (np.full((100, 1000), layer, dtype=np.float32), None)
@@ -51,14 +56,18 @@ def publish_cut(folder: Path, *, pinned: bool, parts: bool = False) -> Published
     with LocalHub(folder / "hub") as hub:
         api = hub_api(hub.endpoint, hub.token)
         api.create_repo(BASE)
-        commit = [api.upload_file(path_or_fileobj=base, path_in_repo=base.name, repo_id=BASE).oid for base in bases][-1]
+        for each in [*bases, *([projector] if projector else [])]:
+            commit = api.upload_file(path_or_fileobj=each, path_in_repo=each.name, repo_id=BASE).oid
         manifest = folder / "cut-4e.yaml"
         at = f" revision: {commit}," if pinned else ""
-        digests = ", ".join(map(sha256_file, bases))
+        digests, more = ", ".join(map(sha256_file, bases)), ""
+        if projector:
+            source = f"repo: {BASE}, revision: {commit}, file: {PROJECTOR}, sha256: {sha256_file(projector)}"
+            more = f"max_shard_size: 1MB, mmproj: [{{{source}}}], "
         words = {
             "file": bases[0].name,
             "sha256": f"[{digests}]" if parts else digests,
-            "cap": "max_shard_size: 1MB, " if parts else "",
+            "more": more,
         }
         manifest.write_text(MANIFEST.format(base=BASE, at=at, repo=REPO, ggufs=GGUFS, **words))
         environment = {**hub.environment(), "PYTHONPATH": str(ROOT), "MOE_RELEASE_LLAMA_CPP": str(folder / "nowhere")}
@@ -188,6 +197,11 @@ def test_a_quant_in_shards_is_proved_against_a_base_in_parts(tmp_path: Path) -> 
     with release.staged(tmp_path / "stage") as stage:
         found = stage.verify()
         assert found.verdict is Verdict.GOOD, found.text()
+        assert (PROJECTOR, Verdict.GOOD) in [item[:2] for item in part(found, "ggufs").items]
+        data = stage.read(PROJECTOR, GGUFS)
+        forge(stage, data + b"?", PROJECTOR)
+        assert f"{PROJECTOR}: has SHA-256" in part(stage.verify(), "ggufs").reason
+        forge(stage, data, PROJECTOR)
         data = stage.read(shards[1], GGUFS)
         stage.write("A-other-Q8_0.gguf", b"GGUF of somebody", GGUFS)
         assert part(stage.verify(), "ggufs").verdict is Verdict.BAD
