@@ -70,7 +70,7 @@ if what == "prove":
         sys.exit("the cut is not what the base's GGUF gives")
 else:
     drop_map = DropMap({layer: tuple(ids) for layer, ids in drop.items()})
-    cut(found, plan_cut(found, drop_map, name="cut", where="map"), out, pinned=pin or None)
+    cut(found, plan_cut(found, drop_map, name="cut", where="map"), out, pinned=[pin] if pin else [])
 status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
 memory = int(status["VmHWM"].split()[0]) * 1024
 print(json.dumps({"seconds": time.perf_counter() - start, "cpu": time.process_time() - cpu, "memory": memory}))

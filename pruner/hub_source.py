@@ -152,12 +152,12 @@ def hub_file(
     repo: str,
     revision: str,
     path: str,
-    *,
+    *beside: str,
     endpoint: str | None = None,
     token: str | None = None,
     pauses: tuple[float, ...] = BACK_OFF,
 ) -> HubSource:
-    """The source that has one file of a repository, which may stand in a folder of it, and no other.
+    """The source that has one file of a repository, which may stand in a folder of it, those `beside` it, and no other.
 
     Raises:
         InputError: the name of the repository, revision or file is none, or the repository has no such file.
@@ -167,9 +167,10 @@ def hub_file(
     if not all(is_plain_name(part) and part not in (".", "") for part in path.split("/")):
         raise InputError(f"{where}: {path!r} is no path of a file in a repository")
     found = _listed(repo, revision, path.rpartition("/")[0], endpoint, token, pauses)
-    if path not in found.files:
-        raise InputError(f"{where}: the repository has no such file; look at its list of files")
-    return replace(found, files={path: found.files[path]})
+    for each in (path, *beside):
+        if each not in found.files:
+            raise InputError(f"hf://{repo}@{revision}/{each}: the repository has no such file; look at its list of files")
+    return replace(found, files={each: found.files[each] for each in (path, *beside)})
 
 
 def _listed(

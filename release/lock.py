@@ -34,9 +34,10 @@ class LockedFile(Document):
     """A file's digest and size.
 
     `listed` marks the digest that a Hub lists of a file that was read by ranges only.  `tensors` is of shards only.
-    `cut_from` names the base's GGUF that a quant was cut from.  `made_with` names the tools that a file's bytes depend on
-    beside its inputs: two builds with other tools cannot be expected to agree, two with the same must.  `varies` marks what no
-    two builds agree on: the digest is that of one build, which published it.
+    `cut_from` names the base's GGUF that a quant was cut from, `copied_from` the base's file that a projector is.
+    `made_with` names the tools that a file's bytes depend on beside its inputs: two builds with other tools cannot be expected
+    to agree, two with the same must.  `varies` marks what no two builds agree on: the digest is that of one build, which
+    published it.
     """
 
     sha256: str
@@ -45,6 +46,7 @@ class LockedFile(Document):
     tensors: Mapping[str, Mapping[str, Any]] | None = None
     tensor_data: str | None = None
     cut_from: str | None = None
+    copied_from: str | None = None
     made_with: dict[str, str] | None = None
     varies: Literal[True] | None = None
 

@@ -84,6 +84,7 @@ def header_facts(context: Context) -> Facts:
         "files": [],
         "pictures": {},
         "quants": [],
+        "mmproj": [],
         "imatrix": [],
         "runs": [],
         "rows": rows(entries),

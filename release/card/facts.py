@@ -104,6 +104,20 @@ def file_facts(lock: Lock, prefix: str) -> list[Facts]:
     ]
 
 
+def projector_facts(lock: Lock) -> list[Facts]:
+    """The base's projectors that are published beside the quants, and where each comes from."""
+    return [
+        {
+            "name": Claim(path.rpartition("/")[2], "text", "lock.json"),
+            "size": Claim(file.size, "bytes", f"lock.json: outputs.{path}.size"),
+            "sha256": Claim(file.sha256, "digest", f"lock.json: outputs.{path}.sha256"),
+            "copied_from": Claim(file.copied_from, "text", f"lock.json: outputs.{path}.copied_from"),
+        }
+        for path, file in lock.outputs.items()
+        if file.copied_from is not None
+    ]
+
+
 def quant_facts(summaries: Mapping[str, Mapping[str, Any]], names: Sequence[str]) -> list[Facts]:
     """One entry per quant in the manifest's order, read back from its file, or its shards, of which `file` is the first."""
     return [_quant_facts(name, summaries[name]) for name in names]
@@ -191,7 +205,10 @@ def _origin(cut_from: Mapping[str, Any] | None, source: str) -> Facts:
         return {"cut_from": None}
     return {
         "cut_from": Claim(cut_from["label"], "text", source),
-        "cut_from_sha256": Claim(cut_from["sha256"], "digest", f"lock.json: inputs.files.{cut_from['label']}.sha256"),
+        "cut_from_files": [
+            {"name": Claim(label, "text", source), "sha256": Claim(sha256, "digest", f"lock.json: inputs.files.{label}.sha256")}
+            for label, sha256 in cut_from["files"].items()
+        ],
         "cut_notes": [Claim(note, "text", "metadata of the base's GGUF") for note in cut_from["notes"]],
     }
 

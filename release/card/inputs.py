@@ -20,6 +20,7 @@ from release.card.facts import (
     file_facts,
     imatrix_facts,
     prior_facts,
+    projector_facts,
     protocol_facts,
     quality_facts,
     quant_facts,
@@ -110,6 +111,7 @@ def facts_of(inputs: CardInputs) -> Facts:
         "pictures": {},
         "quants": [],
         "imatrix": [],
+        "mmproj": [],
         "self_test": None,
         "quality": None,
         "calibration": None,
@@ -127,6 +129,7 @@ def facts_of(inputs: CardInputs) -> Facts:
             facts["self_test"] = self_test_facts(inputs.self_test, inputs.summaries)
         facts["calibration"] = imatrix_facts(inputs.imatrix) if inputs.imatrix else None
         facts["imatrix"] = file_facts(inputs.lock, "imatrix/")
+        facts["mmproj"] = projector_facts(inputs.lock)
     if inputs.protocol:
         facts |= _evaluation(inputs, inputs.protocol)
     return facts

@@ -6,19 +6,24 @@ import fcntl
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, Literal
 
-from pruner.base_check import FollowingSource, require_digest
+from pruner.base_check import FollowingSource, require_known_digests
 from pruner.errors import CheckFailedError, InputError, UnavailableError
 from pruner.files import BLOCK, canonical_json, fsync_folder, require_space, sha256_file, write_atomic, write_errors
 from pruner.progress import SILENT, Advance, Progress
+from pruner.sources import is_plain_name
+from pruner.wording import counted
 from release.gguf.cut_plan import CutPlan, after, read_parts
 from release.gguf.located import LocatedGguf
+from release.gguf.shards import MOST_PARTS, shard_names
 from release.gguf.side_digest import SideDigest
+from release.gguf.split_plan import split_plan
 
 SAVED_EVERY = 256 << 20
 """Bytes after which the digest of what is written so far is noted, so that a killed cut goes on from there."""
@@ -26,12 +31,28 @@ Checked = Literal["read", "listed"]
 
 
 @dataclass(frozen=True)
-class CutGguf:
-    """A finished cut; `checked` says how the base's pinned digest was compared: by reading it, or with the Hub's listing."""
+class CutFile:
+    """A finished file of a cut."""
 
+    name: str
     size: int
     sha256: str
+
+
+@dataclass(frozen=True)
+class CutGguf:
+    """A finished cut: its file, or its shards in order.
+
+    `checked` says how the base's pinned digests were compared: by reading it, or with the Hub's listing.
+    """
+
+    files: tuple[CutFile, ...]
     checked: Checked | None
+
+    @property
+    def size(self) -> int:
+        """Bytes of all files."""
+        return sum(file.size for file in self.files)
 
 
 def cut(
@@ -39,79 +60,138 @@ def cut(
     plan: CutPlan,
     target: Path,
     *,
-    pinned: str | None = None,
+    max_bytes: int | None = None,
+    pinned: Sequence[str] = (),
     record: Path | None = None,
     progress: Progress = SILENT,
 ) -> CutGguf:
-    """Write a planned GGUF, which appears under its name only when it is complete.
+    """Write a planned GGUF, whose files appear under their names only when all are complete.
 
-    A killed cut leaves a hidden sibling; the next one checks its digest and goes on from there.  Memory: a few blocks of 1 MiB.
+    A killed cut leaves hidden siblings; the next one checks their digests and goes on from there.  Memory: a few blocks.
 
     Args:
         base: the GGUF that `plan` was made for.
         plan: what to write.
-        target: a file that does not exist, unless `record` says that it is this plan's.
-        pinned: SHA-256 that the base must have: compared with the Hub's listing, or by reading the whole of a local file in the
-            pass that copies it.
-        record: where the digest of a finished cut is noted; with it a target that is finished already is kept.
+        target: a file that does not exist, unless `record` says that it is this plan's.  Shards stand beside it, under its name
+            and `-00001-of-0000N.gguf`.
+        max_bytes: tensor data above which it is written in shards; see `split_plan`.
+        pinned: SHA-256 that the base's files must have, in order: compared with the Hub's listing, or by reading the whole of
+            local files in the pass that copies them.
+        record: where the digests of a finished cut are noted; with it files that are finished already are kept.
         progress: counts bytes.
 
     Raises:
-        InputError: `target` exists, or another process writes it.
-        CheckFailedError: the base has another digest than `pinned`; nothing is left behind.
+        InputError: a file of the cut exists, another process writes it, or there would be too many shards.
+        CheckFailedError: the base has another digest than is pinned; nothing is left behind.
         UnavailableError: the disk is full, or a remote base cannot be reached.
     """
-    checked = _check_listed(base, pinned)
-    if (kept := _kept(base, plan, target, record, checked)) is not None:
-        return kept
-    _require_space(plan, target)
-    with write_errors(target):
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with _partial_file(target) as partial:
-            follower = FollowingSource(base.source, {base.name: pinned} if pinned and checked == "read" else {})
-            work = _Work(plan, plan.digest(base.source), partial, partial_files(target)[1])
-            with progress.task(f"cutting {target.name}", plan.size, "bytes") as advance:
-                sha256 = work.write(follower, advance)
-            follower.finish()
-            os.fsync(partial.fileno())
-        _deliver(target)
-    if record is not None:
-        write_atomic(record, canonical_json({"plan": work.identity, "sha256": sha256}))
-    return CutGguf(plan.size, sha256, checked)
+    pins = pins_of(base, pinned)
+    checked: Checked | None = None if not pins else "listed" if base.parts[0].listed is not None else "read"
+    unread = require_known_digests(base.source, pins)
+    files = _files(base, plan, target, max_bytes)
+    digests = {file.target.name: sha256 for file in files if (sha256 := _kept(file, record)) is not None}
+    missing = [file for file in files if file.target.name not in digests]
+    if missing:
+        _require_space(missing, target)
+        with write_errors(missing[0].target):
+            target.parent.mkdir(parents=True, exist_ok=True)
+            digests |= _write(FollowingSource(base.source, unread), missing, target.name, progress)
+            if record is not None:  # before the names: a run that is killed between them finds what it may keep
+                write_atomic(record, canonical_json({each.target.name: _noted(each, digests) for each in files}))
+            for file in missing:
+                _deliver(file.target)
+    return CutGguf(tuple(CutFile(each.target.name, each.plan.size, digests[each.target.name]) for each in files), checked)
+
+
+def pins_of(base: LocatedGguf, digests: Sequence[str]) -> dict[str, str]:
+    """The digest that each of the base's files must have; empty when none is pinned.
+
+    Raises:
+        InputError: there are more or fewer digests than files.
+    """
+    if digests and len(digests) != len(base.parts):
+        given = counted(len(digests), "digest")
+        raise InputError(f"{base.label}: {given} for {counted(len(base.parts), 'file')}; give one for each, in order")
+    return {part.name: sha256 for part, sha256 in zip(base.parts, digests, strict=False)}
+
+
+def cut_targets(target: Path, count: int) -> list[Path]:
+    """Where the files of a cut stand: `target` itself, or its shards beside it."""
+    if count == 1:
+        return [target]
+    return [target.with_name(name) for name in shard_names(target.name.removesuffix(".gguf"), count)]
 
 
 def partial_files(target: Path) -> tuple[Path, Path]:
-    """Where an unfinished cut of `target` grows, and where the digest of its beginning is noted."""
+    """Where an unfinished file of a cut grows, and where the digest of its beginning is noted."""
     partial = target.with_name(f".{target.name}.partial")
     return partial, partial.with_name(f"{partial.name}.json")
 
 
-def _require_space(plan: CutPlan, target: Path) -> None:
-    partial, _ = partial_files(target)
-    there = partial.stat().st_size if partial.exists() else 0
-    require_space(target.parent, plan.size - there, f"the cut GGUF {target.name}")
+def leftovers(target: Path, record: Path) -> list[Path]:
+    """What killed cuts left at a target, whole or in any shards: files that `record` notes, and beginnings with their notes."""
+    stem = re.escape(target.name.removesuffix(".gguf"))
+    beginning = re.compile(rf"\.{stem}(-\d{{5}}-of-\d{{5}})?\.gguf\.partial(\.json)?")
+    finished = [target.with_name(name) for name in _read_note(record) if is_plain_name(name)]
+    return [*finished, *(path for path in target.parent.glob(".*") if beginning.fullmatch(path.name))]
 
 
-def _check_listed(base: LocatedGguf, pinned: str | None) -> Checked | None:
-    if pinned is None:
+@dataclass(frozen=True)
+class _File:
+    """A file of a cut: its plan, the plan's digest, and where it will stand."""
+
+    plan: CutPlan
+    identity: str
+    target: Path
+
+
+def _files(base: LocatedGguf, plan: CutPlan, target: Path, max_bytes: int | None) -> list[_File]:
+    plans = split_plan(plan, max_bytes)
+    if len(plans) > MOST_PARTS:
+        raise InputError(
+            f"{target}: would be {len(plans):,} shards; let a shard be larger, so that they are {MOST_PARTS} at most"
+        )
+    return [
+        _File(each, each.digest(base.source), path) for each, path in zip(plans, cut_targets(target, len(plans)), strict=True)
+    ]
+
+
+def _noted(file: _File, digests: Mapping[str, str]) -> dict[str, str]:
+    return {"plan": file.identity, "sha256": digests[file.target.name]}
+
+
+def _write(base: FollowingSource, files: Sequence[_File], title: str, progress: Progress) -> dict[str, str]:
+    """Write files that wait for their names, in one pass over the base; SHA-256 of each by name."""
+    digests = {}
+    total = sum(file.plan.size for file in files)
+    with ExitStack() as partials, progress.task(f"cutting {title}", total, "bytes") as advance:
+        for file in files:
+            partial = partials.enter_context(_partial_file(file.target))
+            work = _Work(file.plan, file.identity, partial, partial_files(file.target)[1])
+            digests[file.target.name] = work.write(base, advance, last=file is files[-1])
+            os.fsync(partial.fileno())
+        base.finish()
+    return digests
+
+
+def _require_space(files: Sequence[_File], target: Path) -> None:
+    partials = [partial_files(file.target)[0] for file in files]
+    there = sum(partial.stat().st_size for partial in partials if partial.exists())
+    require_space(target.parent, sum(file.plan.size for file in files) - there, f"the cut GGUF {target.name}")
+
+
+def _kept(file: _File, record: Path | None) -> str | None:
+    """SHA-256, read again, of a file that an earlier run finished."""
+    if not file.target.exists():
         return None
-    if base.listed is not None:
-        require_digest(base.source, base.name, base.listed, pinned)
-    return "listed" if base.listed is not None else "read"
-
-
-def _kept(base: LocatedGguf, plan: CutPlan, target: Path, record: Path | None, checked: Checked | None) -> CutGguf | None:
-    """A target that an earlier run finished, its digest read again."""
-    if not target.exists():
-        return None
-    noted = _read_note(record) if record is not None else {}
-    if noted.get("plan") == plan.digest(base.source) and target.stat().st_size == plan.size:
-        sha256 = sha256_file(target)
+    noted = _read_note(record).get(file.target.name) if record is not None else None
+    if isinstance(noted, dict) and noted.get("plan") == file.identity and file.target.stat().st_size == file.plan.size:
+        sha256 = sha256_file(file.target)
         if sha256 == noted.get("sha256"):
-            return CutGguf(plan.size, sha256, checked)
+            return sha256
     if record is None:
-        raise InputError(f"{target}: already exists; remove it or choose another name")
-    target.unlink()
+        raise InputError(f"{file.target}: already exists; remove it or choose another name")
+    file.target.unlink()
     return None
 
 
@@ -161,8 +241,8 @@ class _Work:
     file: BinaryIO
     note: Path
 
-    def write(self, source: FollowingSource, advance: Advance) -> str:
-        """Write what is missing.
+    def write(self, source: FollowingSource, advance: Advance, *, last: bool) -> str:
+        """Write what is missing; what is not the last file is noted as complete, for a run that is killed in a later one.
 
         Returns:
             SHA-256 of the whole file.
@@ -182,6 +262,8 @@ class _Work:
             except (UnavailableError, KeyboardInterrupt, SystemExit):  # the line broke, or the user has no patience
                 self._save(done, whole)
                 raise
+            if not last:
+                self._save(done, whole)
             return whole.hexdigest()
 
     def _write_all(self, block: bytes) -> None:

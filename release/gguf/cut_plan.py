@@ -10,6 +10,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from pruner.drop_map import DropMap, require_fits
@@ -24,12 +25,12 @@ from release.gguf.experts import GgufExperts, find_experts
 from release.gguf.located import LocatedGguf
 from release.gguf.model_names import ORDER, name_entries
 from release.gguf.packing import packed_entry, packed_text
-from release.gguf.reader import GgufEntry, GgufHeader, GgufTensor
+from release.gguf.reader import MAGIC, GgufEntry, GgufHeader, GgufTensor
 
 IMATRIX = "quantize.imatrix."
 """How the keys begin with which llama-quantize names the imatrix that it used."""
 Part = bytes | ByteRange
-"""Bytes that are new, or a range of the base's file."""
+"""Bytes that are new, or a range of one of the base's files."""
 UNIFORM = ("F32", "F16", "BF16", "Q8_0", "MXFP4_MOE")
 """File types whose tensors have the same types for any number of experts above one."""
 SMALLEST = ("IQ1_S", "IQ1_M", "IQ2_XXS", "IQ2_XS", "IQ2_S", "IQ2_M")
@@ -39,7 +40,7 @@ FEW, EIGHT = 4, 8
 
 @dataclass(frozen=True)
 class CutTensor:
-    """A tensor of the cut GGUF: `runs` are ranges of the base's file; `kept` its experts, None when it is copied whole."""
+    """A tensor of the cut GGUF: `runs` are ranges of the base's files; `kept` its experts, None when it is copied whole."""
 
     base: GgufTensor
     shape: tuple[int, ...]
@@ -54,7 +55,7 @@ class CutTensor:
 
 @dataclass(frozen=True)
 class CutPlan:
-    """A GGUF that need not exist: `header` and then `tensors`, each padded to `alignment`.
+    """A GGUF that need not exist: `entries` and descriptions of `tensors`, then these, each padded to `alignment`.
 
     `other_types` says why llama-quantize would choose other types for the pruned model, or is None; `imatrix` holds the base's
     metadata of the imatrix that it was quantized with, empty when there was none.
@@ -62,12 +63,18 @@ class CutPlan:
 
     name: str
     experts: int
-    header: tuple[Part, ...]
+    version: int
+    entries: tuple[Part, ...]
     tensors: tuple[CutTensor, ...]
     alignment: int
     file_type: str | None
     other_types: str | None
     imatrix: Mapping[str, Any]
+
+    @cached_property
+    def header(self) -> tuple[Part, ...]:
+        """All before the tensors' bytes."""
+        return tuple(_merged(_header(self)))
 
     @property
     def parts(self) -> Iterator[Part]:
@@ -108,7 +115,7 @@ def plan_cut(base: LocatedGguf, drop_map: DropMap, *, name: str, where: str) -> 
     """Plan the GGUF that `drop_map` leaves of `base`.
 
     Args:
-        base: a GGUF of the unpruned model.
+        base: a GGUF of the unpruned model, in one file or in parts; the plan is of one file, see `split_plan`.
         drop_map: experts that go, by layer.
         name: the pruned model's name; what the converter derives from it goes into the metadata.
         where: names the map in errors.
@@ -122,12 +129,13 @@ def plan_cut(base: LocatedGguf, drop_map: DropMap, *, name: str, where: str) -> 
     drop_map = _without_lost_block(drop_map, found)
     require_fits(drop_map, found.architecture, found.layers, where)
     experts = drop_map.kept_count(found.architecture.experts)
-    tensors = tuple(_cut_tensor(each, found, drop_map, base.name) for each in header.tensors)
+    tensors = tuple(_cut_tensor(each, found, drop_map, base.file_of(each)) for each in header.tensors)
     groups = surviving_groups(drop_map.drop, found.architecture, where)
     return CutPlan(
         name=name,
         experts=experts,
-        header=tuple(_merged(_header(base, tensors, _changes(header, name, tensors, experts, groups)))),
+        version=header.version,
+        entries=tuple(_entries(header.entries, _changes(header, name, tensors, experts, groups), base.name)),
         tensors=tensors,
         alignment=header.alignment,
         file_type=file_type(header),
@@ -166,14 +174,13 @@ def _changes(
     return {**changes, **{key: packed_entry(key, header.entries[key].kind, count) for key, count in counts.items()}}
 
 
-def _header(base: LocatedGguf, tensors: tuple[CutTensor, ...], changes: Mapping[str, bytes | None]) -> Iterator[Part]:
-    entries = list(_entries(base.header.entries, changes, base.name))
-    described = b"".join(_descriptions(tensors, base.header.alignment))
-    yield b"GGUF" + struct.pack("<IQQ", base.header.version, len(tensors), len(entries))
-    yield from entries
+def _header(plan: CutPlan) -> Iterator[Part]:
+    described = b"".join(_descriptions(plan.tensors, plan.alignment))
+    yield MAGIC + struct.pack("<IQQ", plan.version, len(plan.tensors), len(plan.entries))
+    yield from plan.entries
     yield described
-    position = 24 + sum(map(length_of, entries)) + len(described)
-    yield bytes(-position % base.header.alignment)
+    position = 24 + sum(map(length_of, plan.entries)) + len(described)
+    yield bytes(-position % plan.alignment)
 
 
 def _entries(entries: Mapping[str, GgufEntry], changes: Mapping[str, bytes | None], file: str) -> Iterator[Part]:

@@ -1,8 +1,9 @@
-"""Proofs of cut GGUFs: the digest that a plan would have, computed from the base's GGUF, against the target's."""
+"""Proofs of cut GGUFs: the digests that a plan's files would have, computed from the base's GGUF, against the target's."""
 
 from __future__ import annotations
 
 import io
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from pruner.base_check import FollowingSource, require_known_digests
@@ -13,12 +14,15 @@ from pruner.locate import first_difference
 from pruner.plan import PlannedShard
 from pruner.progress import SILENT, Advance, Progress
 from pruner.proof import Proof, Verdict
-from pruner.sources import ContentIds
+from pruner.sources import ContentIds, Source
+from pruner.wording import counted
+from release.gguf.cut import pins_of
 from release.gguf.cut_plan import IMATRIX, CutPlan, CutTensor, file_type, plan_cut, read_parts
 from release.gguf.experts import GgufExperts, find_experts
 from release.gguf.located import LocatedGguf
 from release.gguf.reader import GgufEntry, GgufTensor, parse_header
 from release.gguf.side_digest import SideDigest
+from release.gguf.split_plan import split_after
 
 REMAKE = "`moe-release verify RELEASE --requantize` makes it again from the weights and the locked imatrix"
 MOST_KEYS = 3
@@ -30,6 +34,7 @@ def prove_cut(
     base: LocatedGguf,
     *,
     drop_map: DropMap | None = None,
+    shards: Callable[[CutPlan], Sequence[CutPlan]] | None = None,
     progress: Progress = SILENT,
     locate: bool | None = None,
     cache: DigestCache | None = None,
@@ -43,6 +48,7 @@ def prove_cut(
         target: what claims to be a cut of the base, or an equal quantization of the pruned model.
         base: the unpruned model's GGUF of the same type.
         drop_map: the map that was used; None to find it by the rows of the routers, which tell experts apart.
+        shards: how the plan was split; None to take it from the target, whose parts say what they hold.
         progress: counts bytes.
         locate: read a BAD target up to the first byte that differs, to name key, tensor and expert (default: when it is local).
         cache: remembers the digest that cutting a base on the Hub gives; one that the target has not is computed again.
@@ -55,36 +61,57 @@ def prove_cut(
     try:
         found = infer_drop_map(target, base) if drop_map is None else drop_map
     except CheckFailedError as error:
-        return _proof(target, base, str(error))
+        return _proof(target, base, [str(error)] * len(target.parts))
     plan = plan_cut(base, found, name=name, where="the drop map" if drop_map else target.label)
-    size = target.header.file_size
-    with progress.task("digesting the planned GGUF", plan.size + (0 if target.listed else size), "bytes") as advance:
-        if plan.size == size and _is_planned(target.listed or _digest(target, advance), plan, base, advance, cache):
-            return _proof(target, base, None)
+    plans = shards(plan) if shards else split_after(plan, [len(part.header.tensors) for part in target.parts])
+    if len(plans) != len(target.parts):
+        return _proof(
+            target, base, [f"is in {counted(len(target.parts), 'file')}, planned is {len(plans)}"] * len(target.parts)
+        )
+    pairs = list(zip(plans, target.parts, strict=True))
+    unlisted = sum(part.header.file_size for part in target.parts if not part.listed)
+    with progress.task("digesting the planned GGUF", sum(each.size for each in plans) + unlisted, "bytes") as advance:
+        equal = [_equal(each, part, base, advance, cache) for each, part in pairs]
     look = not target.remote if locate is None else locate
-    return _proof(target, base, _difference(plan, target, base, look=look) + _honest_reason(plan, target))
+    told = "" if all(equal) else _honest_reason(plan, target)
+    reasons = [None if same else _difference(*pair, base, look=look) + told for same, pair in zip(equal, pairs, strict=True)]
+    return _proof(target, base, reasons)
 
 
-def _proof(target: LocatedGguf, base: LocatedGguf, reason: str | None) -> Proof:
-    verdict = Verdict(target.name, target.header.file_size, reason)
-    return Proof(target.label, base.label, (verdict,), ())
+def _proof(target: LocatedGguf, base: LocatedGguf, reasons: Sequence[str | None]) -> Proof:
+    """Verdicts of the target's files, each with why it is BAD."""
+    verdicts = [Verdict(part.name, part.header.file_size, reason) for part, reason in zip(target.parts, reasons, strict=True)]
+    return Proof(target.label, base.label, tuple(verdicts), ())
 
 
-def planned_digest(
-    plan: CutPlan, base: LocatedGguf, advance: Advance = lambda _count: None, *, pinned: str | None = None
-) -> str:
-    """SHA-256 of a GGUF that need not exist.
+def _equal(plan: CutPlan, target: LocatedGguf, base: LocatedGguf, advance: Advance, cache: DigestCache | None) -> bool:
+    """Whether one file is the planned one."""
+    if plan.size != target.header.file_size:
+        return False
+    return _is_planned(target.listed or _digest(target, advance), plan, base, advance, cache)
+
+
+def planned_digests(
+    plans: Sequence[CutPlan], base: LocatedGguf, advance: Advance = lambda _count: None, *, pinned: Sequence[str] = ()
+) -> list[str]:
+    """SHA-256 of the files of a planned cut, which need not exist.
 
     Raises:
-        CheckFailedError: the base has another digest than `pinned`.
+        InputError: another number of digests is pinned than the base has files.
+        CheckFailedError: a file of the base has another digest than is pinned.
         UnavailableError: a remote base cannot be reached.
     """
-    source = FollowingSource(base.source, require_known_digests(base.source, {base.name: pinned} if pinned else {}))
+    source = FollowingSource(base.source, require_known_digests(base.source, pins_of(base, pinned)))
+    found = [_planned_digest(plan, source, advance) for plan in plans]
+    source.finish()
+    return found
+
+
+def _planned_digest(plan: CutPlan, source: Source, advance: Advance) -> str:
     with SideDigest() as digest:
         for block in read_parts(plan.parts, source):
             digest.update(block)
             advance(len(block))
-        source.finish()
         return digest.hexdigest()
 
 
@@ -94,7 +121,7 @@ def _is_planned(sha256: str, plan: CutPlan, base: LocatedGguf, advance: Advance,
     if cache is not None and cache.find(key, base.source, "sha256") == sha256:
         advance(plan.size)
         return True
-    found = planned_digest(plan, base, advance)
+    found = _planned_digest(plan, base.source, advance)
     if cache is not None:
         cache.store(key, base.source, "sha256", found)
     return found == sha256
@@ -127,7 +154,7 @@ def infer_drop_map(target: LocatedGguf, base: LocatedGguf) -> DropMap:
 
 def _rows(gguf: LocatedGguf, found: GgufExperts, layer: str) -> list[bytes]:
     tensor: GgufTensor = found.routers[layer]
-    data = gguf.source.read(gguf.name, tensor.offset, tensor.size)
+    data = gguf.source.read(gguf.file_of(tensor), tensor.offset, tensor.size)
     size = tensor.size // found.architecture.experts
     return [data[start : start + size] for start in range(0, tensor.size, size)]
 
@@ -145,7 +172,7 @@ def _kept(layer: str, base: list[bytes], target: list[bytes]) -> list[int]:
 
 
 def _difference(plan: CutPlan, target: LocatedGguf, base: LocatedGguf, *, look: bool) -> str:
-    """Why a target is BAD."""
+    """Why a file of the target is BAD."""
     if (keys := _different_keys(plan, target, base)) and not look:
         return f"metadata differ: {keys}"
     ours = {each.base.name: (each.base.type.name, each.shape) for each in plan.tensors}

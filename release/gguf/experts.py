@@ -57,7 +57,7 @@ def find_experts(header: GgufHeader) -> GgufExperts:
     """Find the tensors of routers and experts and check that all can be cut.
 
     Raises:
-        InputError: an architecture, a split file or a layout of experts that is not supported, or no experts at all.
+        InputError: an architecture or a layout of experts that is not supported, or no experts at all.
     """
     architecture = _architecture(header)
     tensors: dict[str, str] = {}
@@ -92,8 +92,6 @@ def _architecture(header: GgufHeader) -> Architecture:
     if name not in MODEL_TYPES:
         known = ", ".join(MODEL_TYPES)
         raise InputError(f"{header.path}: architecture {name[:40]!r} is not supported ({known}); see release/gguf/experts.py")
-    if _count(header, "split.count", default=1) > 1:
-        raise InputError(f"{header.path}: one part of a split GGUF; join the parts with `llama-gguf-split --merge` first")
     family = next(family for family in FAMILIES if MODEL_TYPES[name] in family.model_types)
     experts, top_k = _count(header, f"{name}.expert_count"), _count(header, f"{name}.expert_used_count")
     blocks = _count(header, f"{name}.block_count")

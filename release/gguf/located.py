@@ -1,30 +1,47 @@
-"""A GGUF on this disk or on the Hub, with its header: read by ranges, without knowing which."""
+"""A GGUF on this disk or on the Hub, in one file or in parts, with its header: read by ranges, without knowing which."""
 
 from __future__ import annotations
 
-import io
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from pruner.errors import InputError
 from pruner.places import require_file
 from pruner.sources import HUB_PREFIX, LocalSource, Source, SourceFile, is_plain_name, require_no_near_address
-from release.gguf.reader import GgufHeader, parse_header
+from release.gguf.reader import GgufHeader, GgufTensor, parse_header
+from release.gguf.shards import all_shards
+from release.gguf.split_headers import join_headers
 
-BUFFER = 1 << 20
-"""Bytes of a header that one request brings."""
 _ADDRESS = re.compile(r"hf://(?P<repo>[\w.-]+/[\w.-]+?)(?:@(?P<revision>[^@\s/]+))?/(?P<path>[^@\s]+\.gguf)")
 
 
 @dataclass(frozen=True)
 class LocatedGguf:
-    """A GGUF's header, and the source and file name to read its bytes from."""
+    """A GGUF's header, and the source and file name to read its bytes from.
+
+    Of a split one `name` is its first part, `header` that of the whole model, and `split` holds each part with its own header.
+    """
 
     source: Source
     name: str
     header: GgufHeader
+    split: tuple[LocatedGguf, ...] = ()
+
+    @property
+    def parts(self) -> tuple[LocatedGguf, ...]:
+        """Its files, in order; the GGUF itself when it is one."""
+        return self.split or (self,)
+
+    def file_of(self, tensor: GgufTensor) -> str:
+        """The name of the file that holds a tensor."""
+        return self._elsewhere.get(tensor.name, self.name)
+
+    @cached_property
+    def _elsewhere(self) -> dict[str, str]:
+        return {tensor.name: part.name for part in self.split[1:] for tensor in part.header.tensors}
 
     @property
     def label(self) -> str:
@@ -45,7 +62,8 @@ class LocatedGguf:
 def locate(address: str | Path, *, endpoint: str | None = None, token: str | None = None) -> LocatedGguf:
     """Open a GGUF by path or as `hf://owner/repo@revision/path/file.gguf`, and read and check its header.
 
-    Without `endpoint` and `token` those of huggingface_hub's environment and store are used.
+    Of a split GGUF the first part is given, and the others stand beside it.  Without `endpoint` and `token` those of
+    huggingface_hub's environment and store are used.
 
     Raises:
         InputError: there is no such file, or it is no usable GGUF.
@@ -58,7 +76,10 @@ def locate(address: str | Path, *, endpoint: str | None = None, token: str | Non
         require_file(path, "a .gguf file, or hf://owner/repo@revision/file.gguf")
         if not is_plain_name(path.name):
             raise InputError(f"{path}: {path.name!r} is no printable file name; rename it")
-        return _opened(_FileSource(path.parent, path.name), path.name, path)
+        names = all_shards(path.name)
+        for name in names[1:]:
+            require_file(path.with_name(name), f"all {len(names)} parts of the split GGUF in one folder")
+        return _opened(_FileSource(path.parent, tuple(names)), path.parent)
     match = _ADDRESS.fullmatch(text)
     if match is None:
         raise InputError(f"{text}: expected hf://owner/repo@revision/file.gguf")
@@ -73,47 +94,47 @@ def locate_on_hub(repo: str, revision: str, path: str, *, endpoint: str | None =
     """
     from pruner.hub_source import hub_file
 
-    source = hub_file(repo, revision, path, endpoint=endpoint, token=token)
-    return _opened(source, path, Path(f"{source.label}/{path}"))
+    source = hub_file(repo, revision, *all_shards(path), endpoint=endpoint, token=token)
+    return _opened(source, Path(source.label))
 
 
 @dataclass(frozen=True)
 class _FileSource(LocalSource):
-    """One file of a folder, and whatever it links to: the user named it."""
+    """Some files of a folder, and whatever they link to: the user named them."""
 
-    only: str = ""
+    only: tuple[str, ...] = ()
 
     @property
     def files(self) -> Mapping[str, SourceFile]:
-        """The file as it is now."""
-        return {self.only: SourceFile(self.only, (self.folder / self.only).stat().st_size)}
+        """The files as they are now."""
+        return {name: SourceFile(name, (self.folder / name).stat().st_size) for name in self.only}
 
 
-def _opened(source: Source, name: str, shown: Path) -> LocatedGguf:
-    with io.BufferedReader(_Ranges(source, name), BUFFER) as file:
-        return LocatedGguf(source, name, parse_header(file, source.files[name].size, shown))
+def _opened(source: Source, folder: Path) -> LocatedGguf:
+    """The GGUF that all files of a source make; errors call them by `folder`."""
+    parts: list[LocatedGguf] = []
+    kept = 0
+    for name in source.files:
+        header = parse_header(_Ranges(source, name), source.files[name].size, folder / name, kept=kept)
+        parts.append(LocatedGguf(source, name, header))
+        kept = header.kept  # of all so far: many parts may not keep more than one
+    joined = join_headers([part.header for part in parts])
+    return LocatedGguf(source, parts[0].name, joined, tuple(parts) if len(parts) > 1 else ())
 
 
-class _Ranges(io.RawIOBase):
-    """A source's file as a file object that only moves forward and back, for the header's reader."""
+class _Ranges:
+    """A source's file as the header's reader wants it."""
 
     def __init__(self, source: Source, name: str) -> None:
         self._source, self._name, self._position = source, name, 0
         self._size = source.files[name].size
 
-    def readable(self) -> bool:
-        return True
+    def seek(self, offset: int) -> int:
+        self._position = offset
+        return offset
 
-    def seekable(self) -> bool:
-        return True
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        start = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._size}[whence]
-        self._position = start + offset
-        return self._position
-
-    def readinto(self, buffer: bytearray | memoryview) -> int:  # type: ignore[override]  # what BufferedReader passes
-        count = max(min(len(buffer), self._size - self._position), 0)
-        buffer[:count] = self._source.read(self._name, self._position, count)
+    def read(self, size: int) -> bytes:
+        count = max(min(size, self._size - self._position), 0)
+        data = self._source.read(self._name, self._position, count)
         self._position += count
-        return count
+        return data

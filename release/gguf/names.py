@@ -13,6 +13,7 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 
 from pruner.errors import InputError
+from release.gguf.shards import SHARD
 from release.gguf.types import FILE_TYPES
 
 PASSED_OVER = ("mmproj", "imatrix", "mtp-", "eagle3-", "dflash-", "dspark-")
@@ -28,7 +29,6 @@ LABELS = (
 _LABEL = re.compile(rf"(?:UD-)?(?:{'|'.join(LABELS)})(?:_[A-Z]+)?")
 _SAME = {"Q3_K": "Q3_K_M", "Q4_K": "Q4_K_M", "Q5_K": "Q5_K_M"}
 """llama-quantize's short names of a file type."""
-_SPLIT = re.compile(r"-(\d{5})-of-(\d{5})\.gguf$", re.IGNORECASE)
 
 
 def file_for_tag(paths: Iterable[str], tag: str) -> str | None:
@@ -57,7 +57,7 @@ def files_for_label(paths: Iterable[str], tag: str) -> list[str]:
 
 def _is_model(path: str) -> bool:
     name = path.rpartition("/")[2]
-    split = _SPLIT.search(name)
+    split = SHARD.search(name)
     return path.endswith(".gguf") and not any(word in name for word in PASSED_OVER) and (split is None or int(split[1]) == 1)
 
 

@@ -11,7 +11,7 @@ import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import Protocol
 
 from pruner.errors import InputError
 from release.gguf.types import BY_NUMBER, GgmlType
@@ -31,6 +31,8 @@ KEPT_ELEMENTS = 4096
 """Arrays up to this length are kept as values; of longer ones only kind, length and place."""
 OBJECT = 32
 """Bytes that a small value takes in memory, roughly."""
+WINDOW = 1 << 20
+"""Bytes of a header that are read at once; on the Hub that is a request."""
 MAXIMUM_KEPT = 32 << 20
 """Bytes of names and values that are kept in all: far beyond any model's, and what bounds the memory of a hostile header."""
 
@@ -40,6 +42,7 @@ _KINDS = {
     0: "u8", 1: "i8", 2: "u16", 3: "i16", 4: "u32", 5: "i32", 6: "f32", 7: "bool", 8: "str", 9: "array", 10: "u64", 11: "i64",
     12: "f64",
 }  # fmt: skip
+_LAYOUTS = {code: struct.Struct(f"<{code}") for code in _SCALARS.values()}
 
 SCALAR_CODES = {_KINDS[number]: code for number, code in _SCALARS.items()}
 """`struct` code of each kind of number."""
@@ -86,7 +89,7 @@ class GgufTensor:
 
 @dataclass(frozen=True)
 class GgufHeader:
-    """All of a GGUF file but the tensors' bytes."""
+    """All of a GGUF file but the tensors' bytes; `kept` is about what its names and values take in memory."""
 
     path: Path
     version: int
@@ -95,6 +98,7 @@ class GgufHeader:
     alignment: int
     data_offset: int
     file_size: int
+    kept: int
 
     def value(self, key: str) -> Scalar | None:
         """The scalar under `key`, or None when the key is absent or an array."""
@@ -111,11 +115,29 @@ class GgufHeader:
         return self.value(f"{self.architecture}.{key}")
 
 
-class _Cursor:
-    """Reads forward in a file and refuses to read past its end."""
+class OpenFile(Protocol):
+    """What is read of a file: bytes, from any place."""
 
-    def __init__(self, path: Path, file: BinaryIO, size: int) -> None:
-        self.path, self.file, self.size, self.position, self.kept = path, file, size, 0, 0
+    def seek(self, offset: int, /) -> int:
+        """Go to a place."""
+        ...
+
+    def read(self, size: int, /) -> bytes | None:
+        """At most `size` bytes from there; none at the end."""
+        ...
+
+
+class _Cursor:
+    """Reads forward in a file, by windows that it holds in memory, and refuses to read past the file's end."""
+
+    def __init__(self, path: Path, file: OpenFile, size: int, kept: int = 0) -> None:
+        self.path, self.file, self.size, self.kept = path, file, size, kept
+        self.window, self.start, self.at = b"", 0, 0
+
+    @property
+    def position(self) -> int:
+        """Bytes of the file before the next one."""
+        return self.start + self.at
 
     def fail(self, text: str) -> InputError:
         text = "".join(letter if letter.isprintable() else "?" for letter in text)  # it quotes the file's own names
@@ -127,13 +149,24 @@ class _Cursor:
         if self.position + count > MAXIMUM_HEADER:
             raise self.fail(f"damaged GGUF: its header is larger than {MAXIMUM_HEADER >> 20} MiB")
 
-    def take(self, count: int, what: str) -> bytes:
+    def need(self, count: int, what: str) -> None:
+        """Let the window hold the next `count` bytes."""
         self.check(count, what)
-        data = self.file.read(count)
-        if len(data) != count:
+        if self.at + count <= len(self.window):
+            return
+        self.start, self.at, found = self.position, 0, bytearray()
+        self.file.seek(self.start)
+        wanted = min(max(count, WINDOW), self.size - self.start)
+        while len(found) < wanted and (block := self.file.read(wanted - len(found))):
+            found += block
+        self.window = bytes(found)
+        if len(self.window) < count:
             raise self.fail(f"GGUF shrank while {what} was read")
-        self.position += count
-        return data
+
+    def take(self, count: int, what: str) -> bytes:
+        self.need(count, what)
+        self.at += count
+        return self.window[self.at - count : self.at]
 
     def keep(self, objects: int, size: int) -> None:
         self.kept += objects * OBJECT + size
@@ -142,14 +175,32 @@ class _Cursor:
 
     def skip(self, count: int, what: str) -> None:
         self.check(count, what)
-        self.position = self.file.seek(self.position + count)
+        self.at += count
+
+    def skip_strings(self, count: int, what: str) -> None:
+        """Go past strings; of these nothing but the lengths is looked at, for a vocabulary has hundreds of thousands."""
+        unpack = _LAYOUTS["Q"].unpack_from
+        while count:
+            self.need(_LAYOUTS["Q"].size, what)
+            window, at, before, last = self.window, self.at, self.at, len(self.window) - _LAYOUTS["Q"].size
+            done = 0
+            for done in range(count):  # noqa: B007
+                if at > last:
+                    break
+                before = at
+                at += 8 + unpack(window, at)[0]
+            else:
+                done = count
+            count -= done
+            self.at = before
+            self.skip(self.number("Q", what), what)  # the last one again: it may lead out of the window, or of the file
 
     def number(self, code: str, what: str) -> int:
-        layout = struct.Struct(f"<{code}")
+        layout = _LAYOUTS[code]
         return int(layout.unpack(self.take(layout.size, what))[0])
 
     def string(self, what: str, *, strict: bool = True) -> str:
-        length = self.number("Q", f"length of {what}")
+        length = self.number("Q", f"length of {what}" if strict else what)
         if length > (MAXIMUM_NAME if strict else MAXIMUM_STRING):
             raise self.fail(f"damaged GGUF: {what} claims {length:,} bytes")
         data = self.take(length, what)
@@ -167,15 +218,15 @@ def read_header(path: Path) -> GgufHeader:
         InputError: the file is missing, is no GGUF, is truncated or contradicts itself; one line with the byte position.
     """
     try:
-        with path.open("rb") as file:
+        with path.open("rb", buffering=0) as file:
             return parse_header(file, path.stat().st_size, path)
     except OSError as error:
         raise InputError(f"{path}: GGUF cannot be read: {error.strerror}") from None
 
 
-def parse_header(file: BinaryIO, size: int, path: Path) -> GgufHeader:
-    """The same of a file that is open at its beginning and has `size` bytes; `path` is what errors call it."""
-    return _parse(_Cursor(path, file, size))
+def parse_header(file: OpenFile, size: int, path: Path, *, kept: int = 0) -> GgufHeader:
+    """The same of an open file of `size` bytes; `path` is what errors call it, `kept` what other headers keep in memory."""
+    return _parse(_Cursor(path, file, size, kept))
 
 
 def read_strings(header: GgufHeader, key: str) -> list[str]:
@@ -184,7 +235,7 @@ def read_strings(header: GgufHeader, key: str) -> list[str]:
     if entry is None or not isinstance(entry.value, GgufArray) or entry.value.kind != "str":
         return []
     array = entry.value
-    with header.path.open("rb") as file:
+    with header.path.open("rb", buffering=0) as file:
         cursor = _Cursor(header.path, file, header.file_size)
         cursor.skip(array.start, key)
         return [cursor.string(key, strict=False) for _ in range(array.count)]
@@ -207,7 +258,7 @@ def _parse(cursor: _Cursor) -> GgufHeader:
     tensors = tuple(_place(cursor, each, data_offset, alignment) for each in described)
     if len({tensor.name for tensor in tensors}) != len(tensors):
         raise cursor.fail("damaged GGUF: two tensors have the same name")
-    return GgufHeader(cursor.path, version, entries, tensors, alignment, data_offset, cursor.size)
+    return GgufHeader(cursor.path, version, entries, tensors, alignment, data_offset, cursor.size, cursor.kept)
 
 
 def _count(cursor: _Cursor, what: str, maximum: int) -> int:
@@ -237,7 +288,7 @@ def _value(cursor: _Cursor, kind: int, key: str) -> Scalar | GgufArray:
         return _array(cursor, key)
     if kind not in _SCALARS:
         raise cursor.fail(f"damaged GGUF: {key} has the unknown value type {kind}")
-    layout = struct.Struct(f"<{_SCALARS[kind]}")
+    layout = _LAYOUTS[_SCALARS[kind]]
     value: Scalar = layout.unpack(cursor.take(layout.size, key))[0]
     return value
 
@@ -249,14 +300,13 @@ def _array(cursor: _Cursor, key: str) -> GgufArray:
     values: tuple[Scalar, ...] | None = None
     if kind == _STRING:
         strings = [cursor.string(key, strict=False) for _ in range(count)] if count <= KEPT_ELEMENTS else None
-        for _ in range(0 if strings is not None else count):
-            cursor.skip(cursor.number("Q", key), key)
+        cursor.skip_strings(0 if strings is not None else count, key)
         values = None if strings is None else tuple(strings)
     elif kind in _SCALARS:
         layout = struct.Struct(f"<{count if count <= KEPT_ELEMENTS else 0}{_SCALARS[kind]}")
         cursor.keep(count if count <= KEPT_ELEMENTS else 0, 0)
         values = layout.unpack(cursor.take(layout.size, key)) if count <= KEPT_ELEMENTS else None
-        cursor.skip(0 if values is not None else count * struct.calcsize(f"<{_SCALARS[kind]}"), key)
+        cursor.skip(0 if values is not None else count * _LAYOUTS[_SCALARS[kind]].size, key)
     else:
         raise cursor.fail(f"damaged GGUF: {key} is an array of the unsupported type {kind}")
     return GgufArray(_KINDS[kind], count, start, values)

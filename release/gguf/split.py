@@ -11,20 +11,14 @@ from pruner.files import require_space
 from pruner.progress import SILENT, Advance, Progress
 from release.gguf.reader import read_header
 from release.gguf.scratch import OUTPUT, deliver, link, scratch_folder, tool_space
+from release.gguf.shards import COUNT_KEY, MEGABYTE, shard_names
 from release.gguf.summary import GgufSummary, digest_of_tensors, summarize
 from release.gguf.toolchain import Toolchain
 from release.processes import run_tool
 
 TOOL = "llama-gguf-split"
 MODEL, STEM = "model.gguf", "shard"
-MEGABYTE = 10**6
-"""llama-gguf-split takes whole megabytes."""
 _WRITTEN = re.compile(r"^Writing file")
-
-
-def shard_names(stem: str, count: int) -> list[str]:
-    """The names that llama.cpp gives to shards and looks for (`llama_split_path` of its source)."""
-    return [f"{stem}-{number:05d}-of-{count:05d}.gguf" for number in range(1, count + 1)]
 
 
 def split_gguf(
@@ -74,7 +68,7 @@ def _check(folder: Path, tensor_digest: str, progress: Progress) -> list[GgufSum
     paths = [folder / name for name in shard_names(STEM, count)]
     if not paths or not all(path.is_file() for path in paths):
         raise CheckFailedError(f"{TOOL} reported success but its shards are not numbered 1 to {count}")
-    if any(read_header(path).value("split.count") != count for path in paths):
+    if any(read_header(path).value(COUNT_KEY) != count for path in paths):
         raise CheckFailedError(f"{TOOL} reported success but a shard does not say that it is one of {count}")
     found = [summarize(path, progress) for path in paths]
     if digest_of_tensors(tensor for each in found for tensor in each.tensors) != tensor_digest:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -119,6 +119,25 @@ def summarize(path: Path, progress: Progress = SILENT) -> GgufSummary:
         sha256=sha256,
         tensor_digest=digest_of_tensors(tensors),
         metadata=_selected(header),
+        tensors=tensors,
+    )
+
+
+def joined_summary(files: Sequence[GgufSummary]) -> GgufSummary:
+    """The summary of a GGUF from those of its files; `sha256` of one in shards is that of the list of their digests."""
+    if len(files) == 1:
+        return files[0]
+    tensors = tuple(tensor for file in files for tensor in file.tensors)
+    parameters = sum(file.parameters for file in files)
+    return replace(
+        files[0],
+        tensor_count=len(tensors),
+        types=dict(sorted(Counter(tensor.type for tensor in tensors).items())),
+        parameters=parameters,
+        file_size=sum(file.file_size for file in files),
+        bits_per_weight=8 * sum(tensor.size for tensor in tensors) / parameters if parameters else 0.0,
+        sha256=digest_of([file.sha256 for file in files]),
+        tensor_digest=digest_of_tensors(tensors),
         tensors=tensors,
     )
 

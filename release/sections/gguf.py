@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import PurePosixPath
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
+from pruner.errors import InputError
+from pruner.wording import counted
 from release.documents import Document
 from release.gguf.quality import MINIMUM_TOKENS
+from release.gguf.shards import all_shards
 from release.patterns import Name, RepoId, Revision, Sha256
 from release.sections.values import PinnedFile, Size
 
@@ -28,6 +32,12 @@ class Imatrix(Document):
         return self
 
 
+def _projector(source: BaseQuant) -> BaseQuant:
+    if len(source.digests) > 1 or "mmproj" not in source.name or not source.name.endswith(".gguf"):
+        raise ValueError(f"{source.name}: a projector is one file that llama.cpp passes over as a model: mmproj-….gguf")
+    return source
+
+
 class BaseQuant(Document):
     """A GGUF of the base: a file of a repository on the Hub, or a file beside the manifest; its digest pins it."""
 
@@ -35,9 +45,12 @@ class BaseQuant(Document):
     revision: Revision | None = Field(
         None, description="… at this commit (40 hexadecimal digits): it stays there when the file is replaced on main;"
     )
-    file: str | None = Field(None, description="the file's path in it.")
+    file: str | None = Field(None, description="the file's path in it; of a split GGUF that of the first part.")
     path: str | None = Field(None, description="Or a file, relative to the manifest's folder.")
-    sha256: Sha256 = Field(description="What the file must have: by the Hub's listing, or by reading it while it is cut.")
+    sha256: Sha256 | list[Sha256] = Field(
+        description="What the file must have: by the Hub's listing, or by reading it while it is cut. Of a split GGUF a list, "
+        "one for each part, in order."
+    )
 
     @model_validator(mode="after")
     def _one_source(self) -> BaseQuant:
@@ -45,7 +58,23 @@ class BaseQuant(Document):
             raise ValueError("give either repo with file, or path")
         if (self.repo is None) != (self.file is None) or (self.repo is None and self.revision is not None):
             raise ValueError("a GGUF on the Hub needs repo and file, and may have a revision; path stands alone")
+        try:
+            names = all_shards(str(self.path or self.file))
+        except InputError as error:
+            raise ValueError(str(error)) from None
+        if len(names) != len(self.digests):
+            raise ValueError(f"sha256: {names[0]} is {counted(len(names), 'file')}, and {len(self.digests)} digests are given")
         return self
+
+    @property
+    def digests(self) -> list[str]:
+        """SHA-256 of each of its files, in order."""
+        return [self.sha256] if isinstance(self.sha256, str) else self.sha256
+
+    @property
+    def files(self) -> dict[str, str]:
+        """What cards and locks call each of its files, in order, and its SHA-256."""
+        return dict(zip(all_shards(self.label), self.digests, strict=True))
 
     @property
     def at(self) -> str:
@@ -53,9 +82,17 @@ class BaseQuant(Document):
         return self.revision or "main"
 
     @property
+    def name(self) -> str:
+        """Its file's name, or that of its first part."""
+        return PurePosixPath(str(self.path or self.file)).name
+
+    @property
     def label(self) -> str:
-        """What cards and locks call it."""
+        """What cards and locks call it; a split one by its first part."""
         return self.path or f"hf://{self.repo}@{self.at}/{self.file}"
+
+
+Projector = Annotated[BaseQuant, AfterValidator(_projector)]
 
 
 class Quant(Document):
@@ -104,10 +141,12 @@ class Gguf(Document):
     )
     max_shard_size: Annotated[Size, Field(ge=10**6)] | None = Field(
         None,
-        description="A larger quant is split by llama-gguf-split: cap of a shard in bytes of tensor data, in whole MB. "
-        "A cut is never split.",
+        description="A larger quant is split as llama-gguf-split does: cap of a shard in bytes of tensor data, in whole MB.",
     )
     quants: list[Annotated[Quant, BeforeValidator(_quant, json_schema_input_type=Name | Quant)]] = Field(min_length=1)
+    mmproj: list[Projector] = Field(
+        default=[], description="The base's own projectors (mmproj-….gguf), which are published unchanged beside the quants."
+    )
     quality: QualityCheck | None = Field(None, description="Measure perplexity and KL divergence of every quant.")
 
     @property
@@ -127,4 +166,6 @@ class Gguf(Document):
         names = [quant.name.lower() for quant in self.quants]
         if twice := next((quant.name for quant in self.quants if names.count(quant.name.lower()) > 1), None):
             raise ValueError(f"quants: two are called {twice!r}; remove one, or give it a name of its own")
+        if len({each.name for each in self.mmproj}) != len(self.mmproj):
+            raise ValueError("mmproj: two files have the same name")
         return self

@@ -9,10 +9,10 @@ from pruner.drop_map import read_drop_map
 from pruner.errors import CheckFailedError, InputError
 from pruner.files import path_inside
 from release.context import Context
-from release.gguf.cut import cut, partial_files
-from release.gguf.cut_plan import plan_cut
+from release.gguf.cut import cut, leftovers
+from release.gguf.cut_plan import CutPlan, plan_cut
 from release.gguf.located import LocatedGguf, locate, locate_on_hub
-from release.gguf.summary import fallbacks, summarize
+from release.gguf.summary import GgufSummary, fallbacks, joined_summary, summarize
 from release.manifest import BaseQuant, LoadedManifest
 from release.stages.prune import drop_map_path
 
@@ -36,27 +36,50 @@ def cut_quant(context: Context, name: str, source: BaseQuant) -> dict[str, Any]:
     """Cut one quant, or keep what an earlier, killed run finished of it; read it back.
 
     Returns:
-        its summary with `cut_from`: what the lock and the cards say of its origin.
+        its summary with its `files`, and `cut_from`: what the lock and the cards say of its origin.
     """
-    base, target = base_quant(context.loaded, source), context.gguf_file(name)
+    base, target, record = base_quant(context.loaded, source), context.gguf_file(name), _record_path(context, name)
     drop_map = read_drop_map(drop_map_path(context))
     plan = plan_cut(base, drop_map, name=context.manifest.name, where=str(drop_map_path(context)))
-    record = context.work / "records" / f"cut-{name}.json"
-    result = cut(base, plan, target, pinned=source.sha256, record=record, progress=context.progress)
-    summary = summarize(target, context.progress)
-    if summary.sha256 != result.sha256:
-        raise CheckFailedError(f"{target}: changed after it was written; a disk or memory fault?")
-    origin = {
-        **source.model_dump(exclude_none=True),
-        "label": source.label,
-        "size": base.header.file_size,
-        "checked": result.checked,
-        "imatrix": dict(plan.imatrix) or None,
-        "notes": plan.notes,
+    before, cap = leftovers(target, record), context.gguf.max_shard_size
+    result = cut(base, plan, target, max_bytes=cap, pinned=source.digests, record=record, progress=context.progress)
+    paths = [target.with_name(file.name) for file in result.files]
+    for other in {*before} - {*paths}:  # of another cap
+        other.unlink(missing_ok=True)
+    shards = [summarize(path, context.progress) for path in paths]
+    for path, shard, file in zip(paths, shards, result.files, strict=True):
+        if shard.sha256 != file.sha256:
+            raise CheckFailedError(f"{path}: changed after it was written; a disk or memory fault?")
+    summary = joined_summary(shards)
+    sizes = [part.header.file_size for part in base.parts]
+    origin = {**origin_of(source, plan), "sizes": sizes, "checked": result.checked, "imatrix": dict(plan.imatrix) or None}
+    return {
+        **summary.to_json(),
+        "composition": fallbacks(summary, plan.file_type or name),
+        "cut_from": origin,
+        "files": [file_entry(path.name, shard) for path, shard in zip(paths, shards, strict=True)],
     }
-    return {**summary.to_json(), "composition": fallbacks(summary, plan.file_type or name), "cut_from": origin}
 
 
-def unfinished(target: Path) -> tuple[Path, ...]:
-    """Files that a killed run left of a cut, for the next one."""
-    return partial_files(target)
+def origin_of(source: BaseQuant, plan: CutPlan) -> dict[str, Any]:
+    """What cards say of where a cut comes from."""
+    return {"label": source.label, "files": source.files, "notes": plan.notes}
+
+
+def file_entry(name: str, summary: GgufSummary) -> dict[str, Any]:
+    """One file of a quant: what its record, the lock and the cards say of it."""
+    return {
+        "name": name,
+        "size": summary.file_size,
+        "sha256": summary.sha256,
+        "tensor_digest": summary.tensor_digest,
+    }
+
+
+def cut_leftovers(context: Context, name: str) -> list[Path]:
+    """Files that killed runs left of a cut, finished ones and beginnings, for the next one to judge."""
+    return leftovers(context.gguf_file(name), _record_path(context, name))
+
+
+def _record_path(context: Context, name: str) -> Path:
+    return context.work / "records" / f"cut-{name}.json"

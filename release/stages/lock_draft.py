@@ -11,6 +11,7 @@ from release.processes import processor
 from release.records import read_record
 from release.stages.calibrate import imatrix_of
 from release.stages.evaluate import evidence_of, evidence_path, protocol_of
+from release.stages.projectors import projector_path
 from release.stages.prune import build_result, drop_map_path
 from release.stages.quality import wants_quality
 from release.stages.quantize import read_summaries
@@ -53,11 +54,19 @@ def draft_lock(context: Context, *, stages: tuple[str, ...] = DRAFTED) -> Lock:
 
 
 def _base_quants(context: Context) -> dict[str, LockedFile]:
-    """The base's GGUFs that quants were cut from, by address; their digests were compared with the manifest's."""
-    if context.manifest.gguf is None or not context.manifest.gguf.cut or read_record(context.work, "quantize") is None:
+    """The base's GGUFs that quants were cut or projectors copied from, by address; compared with the manifest's digests."""
+    if context.manifest.gguf is None or read_record(context.work, "quantize") is None:
         return {}
     origins = [summary["cut_from"] for summary in read_summaries(context).values() if "cut_from" in summary]
-    return {origin["label"]: LockedFile(sha256=origin["sha256"], size=origin["size"]) for origin in origins}
+    copied = {
+        source.label: LockedFile(sha256=source.digests[0], size=projector_path(context, source).stat().st_size)
+        for source in context.gguf.mmproj
+    }
+    return copied | {
+        label: LockedFile(sha256=sha256, size=size)
+        for origin in origins
+        for (label, sha256), size in zip(origin["files"].items(), origin["sizes"], strict=True)
+    }
 
 
 def _made_by(context: Context, stage: str) -> dict[str, LockedFile]:
@@ -74,13 +83,16 @@ def _made_by(context: Context, stage: str) -> dict[str, LockedFile]:
     files = {f"gguf/{file['name']}": (each, file) for each in summaries.values() for file in each.get("files", ())}
     tensor_data = {path: file["tensor_digest"] for path, (_, file) in files.items()}
     cut_from = {path: each["cut_from"]["label"] for path, (each, _) in files.items() if "cut_from" in each}
+    sources = context.gguf.mmproj if stage == "quantize" else []
+    copied_from = {f"gguf/{source.name}": source.label for source in sources}
     return {
         path: LockedFile(
             sha256=output.sha256,
             size=output.size,
             tensor_data=tensor_data.get(path),
             cut_from=cut_from.get(path),
-            made_with=elsewhere.get(path) or _tools_of(path, made_with, cut=path in cut_from),
+            copied_from=copied_from.get(path),
+            made_with=elsewhere.get(path) or _tools_of(path, made_with, of_the_base=path in cut_from or path in copied_from),
             varies=VARYING.fullmatch(path) is not None or None,
         )
         for path, output in record.outputs.items()
@@ -88,12 +100,12 @@ def _made_by(context: Context, stage: str) -> dict[str, LockedFile]:
     }
 
 
-def _tools_of(path: str, made_with: dict[str, str] | None, *, cut: bool) -> dict[str, str] | None:
-    """What one file depends on: a cut's bytes are the base's on every machine, a picture's depend on what draws it too.
+def _tools_of(path: str, made_with: dict[str, str] | None, *, of_the_base: bool) -> dict[str, str] | None:
+    """What one file depends on: the bytes of a cut or a copy are the base's, a picture's depend on what draws it too.
 
     Seconds depend on more than could be named.
     """
-    if cut or VARYING.fullmatch(path):
+    if of_the_base or VARYING.fullmatch(path):
         return None
     return {**(made_with or {}), **libraries()} if path.startswith(PICTURES) else made_with
 

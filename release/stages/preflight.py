@@ -19,10 +19,11 @@ from release.evaluation.protocol import Protocol, load_protocol
 from release.evaluation.remote import check_url
 from release.extras import require_extra
 from release.gguf.quantize import check_type
-from release.manifest import LoadedManifest, PinnedFile, Quant
+from release.manifest import Gguf, LoadedManifest, PinnedFile, Quant
 from release.possible_experts import check_against_base
 from release.records import read_record
 from release.stages.evaluate import require_fold
+from release.stages.projectors import check_projector
 from release.stages.quant_recipes import check_cut, check_imatrix, check_recipes, check_tensor_types
 from release.stages.questions import check_calibration, check_exam
 from release.stages.stage import Stage
@@ -54,9 +55,8 @@ def check_inputs(loaded: LoadedManifest, *, examined: bool = True) -> None:
     pinned += [manifest.gguf.quality.text] if manifest.gguf and manifest.gguf.quality else []
     check_imatrix(loaded)
     check_tensor_types(loaded)
-    for name, source in manifest.gguf.cut.items() if manifest.gguf else ():
-        if source.path is not None:
-            check_cut(loaded, name, source)
+    if manifest.gguf:
+        _check_base_files(loaded, manifest.gguf, on_hub=False)
     for file in filter(
         None,
         [
@@ -98,6 +98,16 @@ def _check_reference(loaded: LoadedManifest, protocol: Protocol) -> None:
         require_reference(protocol, reference_of(loaded))
     except CheckFailedError as error:
         raise CheckFailedError(f"{loaded.path}: {error}") from None
+
+
+def _check_base_files(loaded: LoadedManifest, gguf: Gguf, *, on_hub: bool) -> None:
+    """Check the base's GGUFs that quants are cut and projectors copied from; those on the Hub only if it is to be asked."""
+    for name, source in gguf.cut.items():
+        if on_hub or source.path is not None:
+            check_cut(loaded, name, source)
+    for source in gguf.mmproj:
+        if on_hub or source.path is not None:
+            check_projector(loaded, source)
 
 
 def _check_map_and_headers(loaded: LoadedManifest) -> None:
@@ -225,8 +235,7 @@ def _require_tools(context: Context) -> None:
         for quant in context.gguf.quantized:
             check_type(context.toolchain, str(quant.type))
     if _ahead(context, "quantize"):
-        for name, source in context.gguf.cut.items():
-            check_cut(context.loaded, name, source)
+        _check_base_files(context.loaded, context.gguf, on_hub=True)
     if wanted:
         context.notes["toolchain"] = f"llama.cpp {context.toolchain.commit[:9]} ({context.toolchain.origin})"
     if context.gguf.quantized and "quantize" in context.planned and not context.self_test.bit_exact:

@@ -37,7 +37,7 @@ def check_recipes(loaded: LoadedManifest) -> None:
     gguf, model = loaded.content.gguf, loaded.content.name
     if gguf is None:
         return
-    others = ["README.md", *([imatrix_file(model)] if gguf.imatrix else [])]
+    others = ["README.md", *([imatrix_file(model)] if gguf.imatrix else []), *(source.name for source in gguf.mmproj)]
     check_tags({quant.name: quant_file(model, quant.name) for quant in gguf.quants}, others)
     for quant in gguf.quantized:
         if quant.type and not quant.tensor_types:  # a file of types makes a mix, whose name is its own
@@ -84,23 +84,12 @@ def check_cut(loaded: LoadedManifest, name: str, source: BaseQuant) -> None:
     """Check the base's GGUF that a quant is to be cut from, by its header.
 
     Raises:
-        InputError: it is none, its experts cannot be cut, it is of another type than the quant's name says, or the cut would be
-            larger than a shard may be.
+        InputError: it is none, its experts cannot be cut, or it is of another type than the quant's name says.
         UnavailableError: the Hub does not give it.
     """
     header = base_quant(loaded, source).header
-    experts = find_experts(header)
+    find_experts(header)
     _require_label(loaded, name, file_type(header), f"{source.label} is")
-    prune, gguf = loaded.content.prune, loaded.content.gguf
-    if prune is None or gguf is None or gguf.max_shard_size is None:
-        return
-    kept = prune.experts / experts.architecture.experts
-    size = sum(round(tensor.size * (kept if tensor.name in experts.tensors else 1)) for tensor in header.tensors)
-    if size > gguf.max_shard_size:
-        raise InputError(
-            f"{place_of(loaded.path, name)}: quant {name}: cut from {source.label} it has {size:,} bytes of tensors, "
-            "and a cut is one file; raise gguf.max_shard_size, or give the quant a type to have it quantized and split"
-        )
 
 
 def _require_label(loaded: LoadedManifest, name: str, kind: str | None, what: str) -> None:

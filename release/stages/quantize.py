@@ -22,7 +22,8 @@ from release.manifest import Quant
 from release.records import Output, Record, changed_output, read_made, read_record, write_record
 from release.stages.calibrate import imatrix_of
 from release.stages.convert import check_assigned_types, skip_without_gguf, source_gguf
-from release.stages.cut_quant import cut_quant, unfinished
+from release.stages.cut_quant import cut_leftovers, cut_quant, file_entry
+from release.stages.projectors import copy_projectors
 from release.stages.resolve import file_digest
 from release.stages.stage import Stage
 
@@ -74,14 +75,14 @@ def model_digest(context: Context, quant: str) -> str:
 def _inputs_of(context: Context, quant: Quant) -> list[Any]:
     """All that determines one quant, whatever others the manifest lists."""
     if quant.from_ is not None:
-        return [context.made_by("rank"), quant.model_dump()]
+        return [context.made_by("rank"), quant.model_dump(), context.gguf.max_shard_size]
     imatrix = context.made_by("calibrate") if imatrix_of(context) else None
     own = [quant.model_dump(), file_digest(context, quant.tensor_types), context.gguf.max_shard_size]
     return [context.made_by("convert"), imatrix, own, context.toolchain_inputs()]
 
 
 def _inputs(context: Context) -> Any:
-    return [_inputs_of(context, quant) for quant in context.gguf.quants]
+    return [[_inputs_of(context, quant) for quant in context.gguf.quants], [each.model_dump() for each in context.gguf.mmproj]]
 
 
 def _run(context: Context) -> str:
@@ -96,6 +97,7 @@ def _run(context: Context) -> str:
     made |= _side_by_side(context, [quant for quant in missing if quant.from_ is None])
     summaries = {quant.name: finished.get(quant.name) or made[quant.name] for quant in quants}
     _require_distinct(summaries)
+    copy_projectors(context)
     write_atomic(summaries_path(context), canonical_json(summaries))
     return "; ".join(str(summary["composition"]) for summary in summaries.values())
 
@@ -144,7 +146,8 @@ def _finished(context: Context, quant: Quant) -> dict[str, Any] | None:
 def _remove_others(context: Context, finished: dict[str, dict[str, Any]]) -> None:
     """Everything but finished quants goes: leftovers, and what the manifest no longer lists, which would be published."""
     wanted = {file["name"] for summary in finished.values() for file in summary["files"]}
-    wanted |= {path.name for name in context.gguf.cut for path in unfinished(context.gguf_file(name))}
+    wanted |= {source.name for source in context.gguf.mmproj}
+    wanted |= {path.name for name in context.gguf.cut for path in cut_leftovers(context, name)}
     for path in (context.work / "gguf").glob("*"):
         if path.is_dir():  # left by a killed run
             shutil.rmtree(path)
@@ -166,14 +169,7 @@ def _cut(context: Context, quant: Quant) -> dict[str, Any]:
     """Cut one quant from the base's GGUF."""
     if quant.from_ is None:
         raise InputError(f"gguf.quants: {quant.name} names no file to cut it from")
-    found = cut_quant(context, quant.name, quant.from_)
-    file = {
-        "name": context.gguf_file(quant.name).name,
-        "size": found["file_size"],
-        "sha256": found["sha256"],
-        "tensor_digest": found["tensor_digest"],
-    }
-    return _recorded(context, quant, {**found, "files": [file]})
+    return _recorded(context, quant, cut_quant(context, quant.name, quant.from_))
 
 
 def _recorded(context: Context, quant: Quant, shown: dict[str, Any]) -> dict[str, Any]:
@@ -215,7 +211,7 @@ def make_quant(context: Context, quant: Quant, target: Path, imatrix: Path | Non
     )
     cap = context.gguf.max_shard_size
     if cap is None or sum(tensor.size for tensor in summary.tensors) <= cap:
-        return summary, [_file(target.name, summary)]
+        return summary, [file_entry(target.name, summary)]
     shards = split_gguf(
         context.toolchain,
         target,
@@ -226,16 +222,7 @@ def make_quant(context: Context, quant: Quant, target: Path, imatrix: Path | Non
         progress=context.progress,
     )
     target.unlink()
-    return summary, [_file(name, shard) for name, shard in shards]
-
-
-def _file(name: str, summary: GgufSummary) -> dict[str, Any]:
-    return {
-        "name": name,
-        "size": summary.file_size,
-        "sha256": summary.sha256,
-        "tensor_digest": summary.tensor_digest,
-    }
+    return summary, [file_entry(name, shard) for name, shard in shards]
 
 
 def _require_distinct(summaries: dict[str, dict[str, Any]]) -> None:

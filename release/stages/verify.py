@@ -17,6 +17,7 @@ from pruner.wording import counted, counted_that, some
 from pruner.workers import executor_or_threads
 from release.context import Context
 from release.evaluation.protocol import protocol_digest
+from release.gguf.shards import all_shards
 from release.lock import (
     Lock,
     LockedFile,
@@ -127,8 +128,9 @@ def compare_base(context: Context, base: Source) -> References:
 
 
 def _comparable(_context: Context, lock: Lock, inputs: LockedInputs) -> LockedInputs:
-    """Inputs without the base's GGUFs that quants were cut from: they are looked at when the quants are made."""
-    cut_from = {file.cut_from for file in lock.outputs.values()}
+    """Inputs without the base's GGUFs that quants were cut or projectors copied from: these are looked at with the quants."""
+    origins = {origin for file in lock.outputs.values() if (origin := file.cut_from or file.copied_from) is not None}
+    cut_from = {name for origin in origins for name in all_shards(origin)}
     return inputs.model_copy(update={"files": {name: file for name, file in inputs.files.items() if name not in cut_from}})
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from pruner.digest_cache import DigestCache
@@ -12,11 +13,12 @@ from pruner.drop_map import read_drop_map
 from pruner.errors import CheckFailedError, InputError, UnavailableError
 from pruner.hub_source import COMMIT
 from pruner.progress import SILENT, Progress
-from pruner.wording import counted
+from pruner.wording import counted, some
 from release import reproduce
 from release.gguf.cut_proof import prove_cut
-from release.gguf.located import locate_on_hub
+from release.gguf.located import LocatedGguf, locate_on_hub
 from release.gguf.names import wrong_tag
+from release.gguf.split_plan import split_plan
 from release.hub.published import Published, PublishedRepository, open_repository
 from release.manifest import BaseQuant, Quant
 from release.verdict import Finding, Pieces, Verdict
@@ -55,6 +57,10 @@ def check_ggufs(published: Published, request: Request, *, progress: Progress = 
                 pieces.add(quant.name, Verdict.GOOD, f"cut from {quant.from_.label}")
         elif not request.requantize:
             pieces.add(quant.name, Verdict.UNKNOWN, NOT_REBUILT)
+    for source in manifest.gguf.mmproj:
+        with pieces.checking(source.name):
+            _check_projector(published, source, request)
+            pieces.add(source.name, Verdict.GOOD, f"copied from {source.label}")
     if request.requantize and manifest.gguf.quantized:
         _requantize(published, repository, request, pieces, progress)
     return pieces.finding(f"{listing.reason}; {counted(len(manifest.gguf.quants), 'quant')} made again with the same bytes")
@@ -85,26 +91,45 @@ def _prove(
     progress: Progress,
 ) -> None:
     """Raise CheckFailedError unless a quant is the cut of the base's GGUF, UnavailableError when that is not to be had."""
-    if source.repo is None:
-        raise UnavailableError(f"was cut from {source.label}, a file beside the publisher's manifest that nobody else has")
     where = {"endpoint": request.endpoint, "token": request.token}
-    base = locate_on_hub(source.repo, source.at, str(source.file), **where)
-    if base.listed != source.sha256:
-        other = f"{base.label} has SHA-256 {base.listed}, the manifest pins {source.sha256}"
-        if source.revision is None:
-            raise UnavailableError(f"{other}: the file was replaced since, and the manifest names no revision")
-        raise CheckFailedError(other)
-    commit = repository.source.commit
+    base = _base_of(source, request)
     files = published.lock.quant_files(quant.name)
-    if len(files) != 1:
-        raise CheckFailedError(f"a cut is one file, and the lock lists {', '.join(files)}")
-    target = locate_on_hub(repository.repo, commit, files[0], **where)
+    target = locate_on_hub(repository.repo, repository.source.commit, files[0], **where)
+    if files != [part.name for part in target.parts]:
+        raise CheckFailedError(f"the lock lists {some(files)}, which are not the files of one GGUF")
     drop_map = read_drop_map(published.path(reproduce.DROP_MAP))
     cache = DigestCache(request.cache) if request.cache else None
-    proof = prove_cut(target, base, drop_map=drop_map, progress=progress, cache=cache)
+    cap = published.manifest.content.gguf.max_shard_size if published.manifest.content.gguf else None
+    shards = partial(split_plan, max_bytes=cap)
+    proof = prove_cut(target, base, drop_map=drop_map, shards=shards, progress=progress, cache=cache)
     for verdict in proof.verdicts:
         if verdict.reason is not None:
-            raise CheckFailedError(verdict.reason)
+            shown = f"{verdict.name}: " if len(proof.verdicts) > 1 else ""
+            raise CheckFailedError(f"{shown}{verdict.reason}")
+
+
+def _base_of(source: BaseQuant, request: Request) -> LocatedGguf:
+    """The base's GGUF as the manifest pins it, by the Hub's listing."""
+    if source.repo is None:
+        raise UnavailableError(f"comes from {source.label}, a file beside the publisher's manifest that nobody else has")
+    base = locate_on_hub(source.repo, source.at, str(source.file), endpoint=request.endpoint, token=request.token)
+    for part, pinned in zip(base.parts, source.digests, strict=True):
+        if part.listed != pinned:
+            other = f"{part.label} has SHA-256 {part.listed}, the manifest pins {pinned}"
+            if source.revision is None:
+                raise UnavailableError(f"{other}: the file was replaced since, and the manifest names no revision")
+            raise CheckFailedError(other)
+    return base
+
+
+def _check_projector(published: Published, source: BaseQuant, request: Request) -> None:
+    """Raise CheckFailedError unless a projector, which is as locked, is the base's, UnavailableError when nobody can know."""
+    locked = published.lock.outputs.get(f"gguf/{source.name}")
+    if locked is None:
+        raise CheckFailedError("the lock lists no such file")
+    if locked.sha256 != source.digests[0]:
+        raise CheckFailedError(f"has SHA-256 {locked.sha256}, the manifest pins {source.digests[0]}")
+    _base_of(source, request)
 
 
 def _check_tags(published: Published, repository: PublishedRepository, pieces: Pieces) -> None:
@@ -120,14 +145,14 @@ def _check_tags(published: Published, repository: PublishedRepository, pieces: P
 def _check_locked_quants(published: Published, pieces: Pieces) -> None:
     """BAD for a GGUF that the lock lists and that is none of the manifest's quants."""
     gguf = published.manifest.content.gguf
-    ours: set[str] = set()
+    ours = {source.name for source in gguf.mmproj} if gguf else set()
     for quant in gguf.quants if gguf else ():
         with suppress(CheckFailedError):  # a quant that the lock does not list was told already
             ours.update(published.lock.quant_files(quant.name))
     for path in published.lock.outputs:
         folder, _, name = path.partition("/")
         if folder == "gguf" and name not in ours:
-            pieces.add(name, Verdict.BAD, "is locked, and no quant of the manifest")
+            pieces.add(name, Verdict.BAD, "is locked, and no quant or projector of the manifest")
 
 
 def _requantize(

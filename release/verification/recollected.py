@@ -10,7 +10,7 @@ from typing import Any
 
 from pruner.checkpoint import open_checkpoint
 from pruner.drop_map import read_drop_map
-from pruner.errors import CheckFailedError, InputError, UnavailableError
+from pruner.errors import InputError, UnavailableError
 from pruner.files import path_inside, write_atomic
 from pruner.plan import plan_build
 from pruner.sources import Source, read_small
@@ -29,6 +29,7 @@ from release.hub.published import Published, PublishedRepository
 from release.lock import Lock
 from release.manifest import Prior, Quant
 from release.references import listing, read_reference
+from release.stages.cut_quant import origin_of
 from release.verification.ggufs import fetch_imatrix, open_gguf_repository
 from release.verification.request import Request
 
@@ -126,7 +127,7 @@ def _summary(published: Published, repository: PublishedRepository, quant: Quant
     """What the card says of a quant, from the headers of its files and from the lock."""
     names = published.lock.quant_files(quant.name)
     where = {"endpoint": request.endpoint, "token": request.token}
-    opened = [locate_on_hub(repository.repo, repository.source.commit, name, **where) for name in names]
+    opened = locate_on_hub(repository.repo, repository.source.commit, names[0], **where)
     locked = {name: published.lock.outputs[f"gguf/{name}"] for name in names}
     files = [{"name": name, "size": locked[name].size, "sha256": locked[name].sha256} for name in names]
     summary = _header_summary(opened)
@@ -141,28 +142,26 @@ def _summary(published: Published, repository: PublishedRepository, quant: Quant
         return {**shown, "composition": fallbacks(summary, str(quant.type))}
     if quant.from_.repo is None:
         raise UnavailableError(f"{quant.name} was cut from {quant.from_.label}, a file that is not public")
-    base = locate_on_hub(quant.from_.repo, str(quant.from_.revision), str(quant.from_.file), **where)
+    base = locate_on_hub(quant.from_.repo, quant.from_.at, str(quant.from_.file), **where)
     drop_map = read_drop_map(published.path(reproduce.DROP_MAP))
     plan = plan_cut(base, drop_map, name=published.manifest.content.name, where=reproduce.DROP_MAP)
-    origin = {"label": quant.from_.label, "sha256": quant.from_.sha256, "notes": plan.notes}
+    origin = origin_of(quant.from_, plan)
     return {**shown, "composition": fallbacks(summary, plan.file_type or quant.name), "cut_from": origin}
 
 
-def _header_summary(files: list[LocatedGguf], chosen: frozenset[str] = frozenset()) -> GgufSummary:
+def _header_summary(file: LocatedGguf, chosen: frozenset[str] = frozenset()) -> GgufSummary:
     """A summary without digests of a quant in one file or several."""
-    if not files:
-        raise CheckFailedError("a quant has no file")
-    tensors = [tensor for file in files for tensor in file.header.tensors]
+    header = file.header
+    tensors = header.tensors
     parameters = sum(tensor.elements for tensor in tensors)
     stored = sum(tensor.size for tensor in tensors)
-    header = files[0].header
     return GgufSummary(
         architecture=header.architecture,
         name=str(header.value("general.name") or ""),
         tensor_count=len(tensors),
         types=dict(sorted(Counter(tensor.type.name for tensor in tensors).items())),
         parameters=parameters,
-        file_size=sum(file.header.file_size for file in files),
+        file_size=header.file_size,
         bits_per_weight=8 * stored / parameters if parameters else 0.0,
         sha256="",
         tensor_digest="",

@@ -13,8 +13,10 @@ from pruner.errors import CheckFailedError, InputError
 from pruner.files import sha256_file
 from pruner.places import require_file
 from release.context import Context
+from release.gguf.cut import cut_targets
 from release.gguf.cut_plan import plan_cut
-from release.gguf.cut_proof import planned_digest
+from release.gguf.cut_proof import planned_digests
+from release.gguf.split_plan import split_plan
 from release.lock import Lock, read_committed_lock, read_lock
 from release.manifest import BaseQuant, Quant
 from release.stages.calibrate import imatrix_of
@@ -53,7 +55,7 @@ def requantize(context: Context, imatrix: Path | None = None) -> list[Requantize
     """
     lock = _lock_of(context)
     made = requantize_made(context, imatrix)
-    cut = [_cut_again(context, lock, name, source) for name, source in context.gguf.cut.items()]
+    cut = [found for name, source in context.gguf.cut.items() for found in _cut_again(context, lock, name, source)]
     order = [quant.name for quant in context.gguf.quants]
     return sorted([*made, *cut], key=lambda each: order.index(each.quant))
 
@@ -119,21 +121,22 @@ def _as_locked(context: Context, quant: str, name: str, sha256: str) -> Requanti
     return Requantized(quant, name, "GOOD", sha256)
 
 
-def _cut_again(context: Context, lock: Lock, quant: str, source: BaseQuant) -> Requantized:
-    """The digest of what cutting the base's GGUF gives, whose own digest is compared in the same pass."""
-    path = context.gguf_file(quant)
-    locked = lock.outputs.get(f"gguf/{path.name}")
-    if locked is None:
-        return Requantized(quant, path.name, "BAD", "the lock has no such file")
-    base = base_quant(context.loaded, source)
-    plan = plan_cut(base, read_drop_map(drop_map_path(context)), name=context.manifest.name, where=str(drop_map_path(context)))
-    with context.progress.task(f"cutting {quant} again", plan.size, "bytes") as advance:
-        sha256 = planned_digest(plan, base, advance, pinned=source.sha256)
-    if sha256 == locked.sha256:
-        return _as_locked(context, quant, path.name, sha256)
-    return Requantized(
-        quant, path.name, "BAD", f"cut from {source.label} it has SHA-256 {sha256}, the lock has {locked.sha256}"
-    )
+def _cut_again(context: Context, lock: Lock, quant: str, source: BaseQuant) -> Iterator[Requantized]:
+    """The digests of what cutting the base's GGUF gives, whose own digests are compared in the same pass."""
+    base, map_path = base_quant(context.loaded, source), drop_map_path(context)
+    plan = plan_cut(base, read_drop_map(map_path), name=context.manifest.name, where=str(map_path))
+    plans = split_plan(plan, context.gguf.max_shard_size)
+    with context.progress.task(f"cutting {quant} again", sum(each.size for each in plans), "bytes") as advance:
+        digests = planned_digests(plans, base, advance, pinned=source.digests)
+    targets = cut_targets(context.gguf_file(quant), len(plans))
+    for name, sha256 in zip([target.name for target in targets], digests, strict=True):
+        if (locked := lock.outputs.get(f"gguf/{name}")) is None:
+            yield Requantized(quant, name, "BAD", "the lock has no such file")
+        elif sha256 == locked.sha256:
+            yield _as_locked(context, quant, name, sha256)
+        else:
+            detail = f"cut from {source.label} it has SHA-256 {sha256}, the lock has {locked.sha256}"
+            yield Requantized(quant, name, "BAD", detail)
 
 
 def _excuse(context: Context, lock: Lock, made_with: dict[str, Any]) -> str:

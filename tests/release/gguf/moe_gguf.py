@@ -84,9 +84,10 @@ def write_moe(
     numbers: Mapping[str, int] | None = None,
     alignment: int | None = None,
     tokens: int = 5000,
+    **options: Any,
 ) -> Path:
-    """Write a GGUF in the converter's order of keys."""
-    writer = gguf.GGUFWriter(path, arch)
+    """Write a GGUF in the converter's order of keys; `options` are GGUFWriter's own."""
+    writer = gguf.GGUFWriter(path, arch, **options)
     if alignment:
         writer.add_custom_alignment(alignment)
     writer.add_type("model")
@@ -107,6 +108,15 @@ def write_moe(
     writer.write_tensors_to_file()
     writer.close()
     return path
+
+
+def write_split_moe(
+    path: Path, arrays: Arrays, *, experts: int, tensors: int, blocks: int = 3, tokens: int = 5000
+) -> list[Path]:
+    """The same in parts of so many tensors, as gguf-py splits a GGUF; the parts."""
+    options = {"experts": experts, "names": BASE_NAMES, "blocks": blocks, "tokens": tokens, "split_max_tensors": tensors}
+    write_moe(path, "gemma4", arrays, **options)
+    return sorted(path.parent.glob(f"{path.stem}-*-of-*.gguf"))
 
 
 KEEP = {0: (0, 1, 4, 7), 1: (1, 2, 3, 6), 2: (2, 4, 5, 6)}

@@ -310,5 +310,5 @@ def test_a_pinned_base_is_checked_in_the_pass_that_cuts_it(pair: Pair, tmp_path:
     plan = plan_cut(base, pair.drop_map, name=pair.name, where="map")
     assert cut(base, plan, tmp_path / "good.gguf", pinned=sha256_file(path)).checked == "read"
     with pytest.raises(CheckFailedError, match="use the pinned base"):
-        cut(base, plan, tmp_path / "bad.gguf", pinned="0" * 64)
+        cut(base, plan, tmp_path / "bad.gguf", pinned=["0" * 64])
     assert [each.name for each in tmp_path.iterdir()] == ["good.gguf"]

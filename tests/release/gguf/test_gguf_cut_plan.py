@@ -22,7 +22,7 @@ from pruner.errors import CheckFailedError, InputError, UnavailableError
 from pruner.files import sha256_bytes, sha256_file
 from release.gguf.cut import cut, partial_files
 from release.gguf.cut_plan import after, length_of, plan_cut, read_parts
-from release.gguf.cut_proof import planned_digest, prove_cut
+from release.gguf.cut_proof import planned_digests, prove_cut
 from release.gguf.direct_cut import cut_directly, model_name_of
 from release.gguf.experts import MODEL_TYPES
 from release.gguf.located import locate
@@ -127,7 +127,7 @@ def test_neighbouring_experts_are_one_range(tmp_path: Path) -> None:
     whole = b"".join(read_parts(plan.parts, found.source))
     for skipped in (0, 1, 23, 5000, len(whole) - 1, len(whole)):
         assert b"".join(read_parts(after(plan.parts, skipped), found.source)) == whole[skipped:]
-    assert planned_digest(plan, found) == sha256_file(run(base, tmp_path / "cut.gguf"))
+    assert planned_digests([plan], found) == [sha256_file(run(base, tmp_path / "cut.gguf"))]
 
 
 def test_a_base_without_a_name_gets_one(tmp_path: Path) -> None:
@@ -200,15 +200,6 @@ def test_another_kind_of_gguf_is_refused(tmp_path: Path) -> None:
     assert "general.type is 'other'" in require_refused(tmp_path / "i.gguf", tmp_path)
 
 
-def test_a_part_of_a_split_is_refused_with_the_way_out(tmp_path: Path) -> None:
-    writer = gguf.GGUFWriter(tmp_path / "m-00001-of-00002.gguf", "gemma4")
-    writer.add_uint16("split.count", 2)
-    writer.add_tensor("token_embd.weight", np.ones((4, 32), dtype=np.float32))
-    for step in (writer.write_header_to_file, writer.write_kv_data_to_file, writer.write_tensors_to_file, writer.close):
-        step()
-    assert "`llama-gguf-split --merge`" in require_refused(tmp_path / "m-00001-of-00002.gguf", tmp_path)
-
-
 def test_a_truncated_base_is_refused_at_any_length(tmp_path: Path) -> None:
     base, _ = base_and_variant(tmp_path, tokens=3)
     data = base.read_bytes()
@@ -232,9 +223,9 @@ def test_a_wrong_base_leaves_nothing_and_a_target_is_never_overwritten(tmp_path:
     base, _ = base_and_variant(tmp_path)
     (tmp_path / "out").mkdir()
     with pytest.raises(CheckFailedError, match="use the pinned base"):
-        run(base, tmp_path / "out" / "cut.gguf", pinned="f" * 64)
+        run(base, tmp_path / "out" / "cut.gguf", pinned=["f" * 64])
     assert not list((tmp_path / "out").iterdir())
-    run(base, tmp_path / "out" / "cut.gguf", pinned=sha256_file(base))
+    run(base, tmp_path / "out" / "cut.gguf", pinned=[sha256_file(base)])
     with pytest.raises(InputError, match="already exists"):
         run(base, tmp_path / "out" / "cut.gguf")
 
@@ -321,7 +312,7 @@ from release.gguf.cut_proof import prove_cut
 from release.gguf.located import locate
 base, drop_map, out = map(Path, sys.argv[1:4])
 found = locate(base)
-cut(found, plan_cut(found, read_drop_map(drop_map), name="cut", where="map"), out, pinned=sys.argv[4])
+cut(found, plan_cut(found, read_drop_map(drop_map), name="cut", where="map"), out, pinned=[sys.argv[4]])
 assert prove_cut(locate(out), found).good
 status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
 print(int(status["VmHWM"].split()[0]) * 1024)  # ru_maxrss is no use: a child inherits its parent's
@@ -418,8 +409,8 @@ def test_reordered_experts_are_no_cut(tmp_path: Path) -> None:
     assert reason == "layer 1: row 1 of the router stands in another order than the base's"
 
 
-@pytest.mark.parametrize("options", [{"sha256": "abc"}, {"name": "../x"}, {"name": "a\nb"}])
-def test_wrong_options_of_a_direct_cut(tmp_path: Path, options: dict[str, str]) -> None:
+@pytest.mark.parametrize("options", [{"sha256": ["abc"]}, {"name": "../x"}, {"name": "a\nb"}, {"max_shard_size": "1KB"}])
+def test_wrong_options_of_a_direct_cut(tmp_path: Path, options: dict[str, Any]) -> None:
     base, _ = base_and_variant(tmp_path)
     (tmp_path / "map.json").write_text(json.dumps({layer: list(ids) for layer, ids in DROP.items()}))
     with pytest.raises(InputError) as caught:
@@ -442,7 +433,8 @@ def test_the_command_line(tmp_path: Path) -> None:
     done = command("gguf", "cut", base, tmp_path / "map.json", out, "--json")
     assert done.returncode == 0, done.stderr
     summary = json.loads(done.stdout)
-    assert (summary["sha256"], summary["base"], summary["type"]) == (sha256_file(expected), base.name, "Q8_0")
+    assert [file["sha256"] for file in summary["files"]] == [sha256_file(expected)]
+    assert (summary["base"], summary["type"]) == (base.name, "Q8_0")
     assert summary["unchecked"].startswith("the base is unchecked: ")
     proved = command("prove", out, "--base", base)
     assert proved.returncode == 0

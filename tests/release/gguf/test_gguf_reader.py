@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import itertools
 import struct
+import sys
 import tracemalloc
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pruner.errors import InputError
+from release.gguf import reader
 from release.gguf.reader import GgufArray, read_header, read_strings
 from release.gguf.types import BY_NAME, BY_NUMBER
 
@@ -90,6 +92,47 @@ def test_long_arrays_stay_in_the_file_and_can_be_fetched(tmp_path: Path, tokens:
     assert (array.values is None) == (tokens == 5000)
     assert read_strings(header, "tokenizer.ggml.tokens") == [f"token{index}" for index in range(tokens)]
     assert read_strings(header, "gemma4.heads") == []
+
+
+@pytest.mark.parametrize("window", [8, 9, 40, 100, 1 << 20])
+def test_windows_change_nothing_but_the_number_of_reads(tmp_path: Path, window: int, monkeypatch: pytest.MonkeyPatch):
+    path = write_sample(tmp_path / "long.gguf", tokens=5000)
+    whole = read_header(path)
+    monkeypatch.setattr(reader, "WINDOW", window)
+    assert read_header(path) == whole
+    assert read_strings(whole, "tokenizer.ggml.tokens") == [f"token{index}" for index in range(5000)]
+
+
+@pytest.mark.parametrize("window", [8, 100, 1 << 20])
+@pytest.mark.parametrize("length", [1 << 10, 1 << 31, 1 << 62, (1 << 64) - 1])
+def test_a_string_of_a_long_array_that_leads_out_of_the_file_is_refused(
+    tmp_path: Path, window: int, length: int, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(reader, "WINDOW", window)
+    before = raw(word("tokens"), struct.pack("<IIQ", 9, 8, 5000), word("a") * 3000, entries=1)
+    (tmp_path / "x.gguf").write_bytes(before + struct.pack("<Q", length) + bytes(500))
+    with pytest.raises(InputError, match=rf"tokens needs {length:,} bytes, .* \(byte {len(before) + 8:,} of "):
+        read_header(tmp_path / "x.gguf")
+    (tmp_path / "x.gguf").write_bytes(before + bytes(7))
+    with pytest.raises(InputError, match=rf"tokens needs 8 bytes, .* \(byte {len(before):,} of "):
+        read_header(tmp_path / "x.gguf")
+
+
+def test_a_vocabulary_is_read_in_few_steps(tmp_path: Path):
+    """Of each token nothing but its length is looked at: a call of ours for each would take a second for a large model."""
+    calls = 0
+
+    def count(_frame: object, event: str, _argument: object) -> None:
+        nonlocal calls
+        calls += event == "call"
+
+    path = write_sample(tmp_path / "long.gguf", tokens=50_000)
+    sys.setprofile(count)
+    try:
+        read_header(path)
+    finally:
+        sys.setprofile(None)
+    assert calls < 2000
 
 
 @pytest.mark.llama

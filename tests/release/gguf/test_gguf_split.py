@@ -10,7 +10,8 @@ from pruner.errors import CheckFailedError, UnavailableError
 from pruner.files import sha256_file
 from release.gguf.perplexity import Predictions, compare_quant, predict
 from release.gguf.reader import read_header
-from release.gguf.split import shard_names, split_gguf
+from release.gguf.shards import shard_names
+from release.gguf.split import split_gguf
 from release.gguf.summary import summarize
 from release.gguf.toolchain import Toolchain
 

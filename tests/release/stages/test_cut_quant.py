@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -30,7 +31,7 @@ from release.stages.publication import repositories
 from release.stages.publish import publication_plan
 from release.stages.quant_recipes import check_recipes
 from release.stages.tags import require_tags
-from tests.release.gguf.moe_gguf import BASE_NAMES, arrays_of, sliced, write_moe
+from tests.release.gguf.moe_gguf import BASE_NAMES, arrays_of, sliced, write_moe, write_split_moe
 from tests.release.gguf.test_gguf_imatrix import write_imatrix
 
 COMMAND = [sys.executable, "-c", "from release.cli import main; main()"]
@@ -304,19 +305,135 @@ def test_check_reads_the_pinned_imatrix(manifest: Path, case: str) -> None:
         check(manifest)
 
 
-def test_a_cut_that_is_larger_than_a_shard_may_be_is_refused(manifest: Path) -> None:
+def split_manifest(manifest: Path, cap: str = "1MB") -> list[Path]:
+    """Let the base's GGUF be in parts and the cut in shards of 1 MB; the parts."""
+    folder = manifest.parent
+    (folder / "base-Q8_0.gguf").unlink()
     arrays = arrays_of("gemma4", (0, 1, 2, 3), experts=16)
-    large = np.zeros((16, 1000, 68), dtype=np.uint8)
-    arrays["blk.0.ffn_down_exps.weight"] = (large, gguf.GGMLQuantizationType.Q8_0)
-    base = write_moe(manifest.parent / "base-Q8_0.gguf", "gemma4", arrays, experts=16, names=BASE_NAMES, blocks=4)
-    assert base.stat().st_size > 1_000_000
-    text = MANIFEST.format(sha256=sha256_file(base)).replace("gguf: {", "gguf: {max_shard_size: 1MB, ")
-    manifest.write_text(text)
+    for layer in range(4):
+        arrays[f"blk.{layer}.attn_q.weight"] = (np.full((100, 1000), layer, dtype=np.float32), None)
+    parts = write_split_moe(folder / "base-Q8_0.gguf", arrays, experts=16, blocks=4, tensors=20)
+    digests = ", ".join(sha256_file(part) for part in parts)
+    text = MANIFEST.format(sha256=f"[{digests}]").replace("base-Q8_0.gguf", parts[0].name)
+    manifest.write_text(text.replace("gguf: {", f"gguf: {{max_shard_size: {cap}, "))
+    return parts
+
+
+SHARDS = ["cut-4e-Q8_0-00001-of-00002.gguf", "cut-4e-Q8_0-00002-of-00002.gguf"]
+
+
+def test_a_cut_that_is_larger_than_a_shard_may_be_is_written_in_shards(manifest: Path) -> None:
+    parts = split_manifest(manifest)
     check(manifest)
-    manifest.write_text(text.replace("experts: 4", "experts: 15"))
-    (manifest.parent / "map.json").write_text(json.dumps({str(layer): [layer] for layer in range(4)}))
-    with pytest.raises(InputError, match=r"cut from base-Q8_0\.gguf it has 1,[0-9,]+ bytes of tensors, and a cut is one file"):
+    cut(manifest)
+    work = manifest.parent / "work"
+    assert sorted(path.name for path in (work / "gguf").iterdir()) == SHARDS
+    lock: dict[str, Any] = json.loads((manifest.parent / "cut-4e.lock.json").read_bytes())
+    for name in SHARDS:
+        entry = lock["outputs"][f"gguf/{name}"]
+        assert (entry["sha256"], entry["cut_from"]) == (sha256_file(work / "gguf" / name), parts[0].name)
+    inputs = lock["inputs"]["files"]
+    assert {name: inputs[name]["sha256"] for name in inputs if name.startswith("base")} == {
+        part.name: sha256_file(part) for part in parts
+    }
+    kept = sliced(arrays_of("gemma4", (0, 1, 2, 3), experts=16), KEEP)
+    tensors = {each.name: each for name in SHARDS for each in gguf.GGUFReader(work / "gguf" / name).tensors}
+    for name, (array, _) in kept.items():
+        np.testing.assert_array_equal(np.asarray(tensors[name].data).ravel(), array.ravel())
+    card = (work / "card" / "README.gguf.md").read_text()
+    assert f"`{SHARDS[0]}` (first of 2 shards)" in card
+    assert f"cut from `{parts[0].name}` (first of {len(parts)} parts) |" in card
+    found = repositories(Context(load_manifest(manifest), work, Options()))[1]
+    assert {name for name in found.files if name.endswith(".gguf")} == {*SHARDS}
+    assert verify(manifest, "--requantize").stdout.count("GOOD ") == len(SHARDS)
+    assert "2 files of the quants equal to: build, lock" in verify(manifest).stdout
+    (work / "gguf" / SHARDS[1]).unlink()
+    cut(manifest)
+    assert sha256_file(work / "gguf" / SHARDS[1]) == lock["outputs"][f"gguf/{SHARDS[1]}"]["sha256"]
+    manifest.write_text(manifest.read_text().replace("max_shard_size: 1MB", "max_shard_size: 1GB"))
+    (work / "gguf" / f".{SHARDS[0]}.partial").write_bytes(b"of a run that was killed")
+    cut(manifest, "--update-lock")
+    assert [path.name for path in (work / "gguf").iterdir()] == ["cut-4e-Q8_0.gguf"]
+
+
+def test_a_part_that_is_missing_or_another_than_the_pinned_one(manifest: Path) -> None:
+    parts = split_manifest(manifest)
+    text = manifest.read_text()
+    manifest.write_text(text.replace(sha256_file(parts[1]), "f" * 64))
+    assert f"{parts[1].name}: has SHA-256" in cut(manifest, code=1).stderr
+    assert not list((manifest.parent / "work" / "gguf").glob("*"))
+    manifest.write_text(text.replace(f"{sha256_file(parts[0])}, ", ""))
+    with pytest.raises(InputError, match=rf"sha256: {parts[0].name} is {len(parts)} files, and {len(parts) - 1} digests? "):
+        load_manifest(manifest)
+    manifest.write_text(text.replace(parts[0].name, parts[1].name))
+    with pytest.raises(InputError, match=f"give the first, {parts[0].name}"):
+        load_manifest(manifest)
+    manifest.write_text(text)
+    parts[1].unlink()
+    assert f"{parts[1].name}: " in cut(manifest, code=2).stderr
+
+
+PROJECTOR = "mmproj-base-F16.gguf"
+
+
+def with_projector(manifest: Path, name: str = PROJECTOR, arch: str = "clip", **changes: str) -> Path:
+    """Let the release have a projector of the base."""
+    path = manifest.parent / "theirs" / name
+    path.parent.mkdir(exist_ok=True)
+    writer = gguf.GGUFWriter(path, arch)
+    writer.add_type("mmproj")
+    writer.add_tensor("v.patch_embd.weight", np.ones((16, 32), dtype=np.float16))
+    for step in (writer.write_header_to_file, writer.write_kv_data_to_file, writer.write_tensors_to_file, writer.close):
+        step()
+    source = {"path": f"theirs/{name}", "sha256": sha256_file(path), **changes}
+    words = ", ".join(f"{key}: {value}" for key, value in source.items())
+    manifest.write_text(manifest.read_text().replace("gguf: {", f"gguf: {{mmproj: [{{{words}}}], "))
+    return path
+
+
+def test_a_projector_of_the_base_is_published_unchanged(manifest: Path) -> None:
+    path = with_projector(manifest)
+    check(manifest)
+    cut(manifest)
+    work = manifest.parent / "work"
+    copied = work / "gguf" / PROJECTOR
+    assert copied.read_bytes() == path.read_bytes()
+    lock: dict[str, Any] = json.loads((manifest.parent / "cut-4e.lock.json").read_bytes())
+    entry = lock["outputs"][f"gguf/{PROJECTOR}"]
+    assert entry == {"sha256": sha256_file(path), "size": path.stat().st_size, "copied_from": f"theirs/{PROJECTOR}"}
+    assert lock["inputs"]["files"][f"theirs/{PROJECTOR}"]["sha256"] == sha256_file(path)
+    card = (work / "card" / "README.gguf.md").read_text()
+    assert re.search(rf"`{PROJECTOR}` \([0-9.]+ kB\) is the base.s own projector, unchanged, from `theirs/{PROJECTOR}`", card)
+    files = repositories(Context(load_manifest(manifest), work, Options()))[1]
+    assert files.digests[PROJECTOR] == sha256_file(path)
+    assert "2 files of the quants equal to: build, lock" in verify(manifest).stdout
+    copied.write_bytes(b"other")
+    assert f"gguf/{PROJECTOR} (changed)" in verify(manifest, code=1).stderr
+    cut(manifest)
+    assert copied.read_bytes() == path.read_bytes()
+    manifest.write_text(manifest.read_text().replace(sha256_file(path), "f" * 64))
+    assert f"{PROJECTOR}: has SHA-256" in cut(manifest, "--update-lock", code=1).stderr
+    manifest.write_text(MANIFEST.format(sha256=sha256_file(manifest.parent / "base-Q8_0.gguf")))
+    cut(manifest, "--update-lock")
+    assert not copied.exists()
+
+
+PROJECTORS: dict[str, tuple[dict[str, str], str]] = {
+    "another architecture": ({"arch": "gemma4"}, "is a GGUF of architecture 'gemma4', and no projector"),
+    "a name of a model": ({"name": "base-F16.gguf"}, "a projector is one file that llama.cpp passes over as a model"),
+    "a list of digests": ({"sha256": f"[{'a' * 64}, {'a' * 64}]"}, "1 file, and 2 digests are given"),
+    "two places": ({"repo": "org/name"}, "give either repo"),
+    "no such file": ({"path": "theirs/mmproj-none.gguf"}, "does not exist beside the manifest"),
+}
+
+
+@pytest.mark.parametrize("case", PROJECTORS)
+def test_what_is_no_projector_is_refused(manifest: Path, case: str) -> None:
+    changes, expected = PROJECTORS[case]
+    with_projector(manifest, **changes)
+    with pytest.raises(InputError, match=expected) as caught:
         check(manifest)
+    assert "\n" not in str(caught.value)
 
 
 RECIPES = {

@@ -52,7 +52,7 @@ def test_a_remote_base_is_cut_by_ranges(hub: LocalHub, address: str, pair: tuple
     base = remote(hub, address)
     assert base.label.startswith(f"{REPO}@")
     assert base.label.endswith("/Q8_0/base.gguf")
-    result = cut(base, planned(base), tmp_path / "cut.gguf", pinned=sha256_file(pair[0]))
+    result = cut(base, planned(base), tmp_path / "cut.gguf", pinned=[sha256_file(pair[0])])
     assert (tmp_path / "cut.gguf").read_bytes() == pair[1].read_bytes()
     assert result.checked == "listed"
 
@@ -63,7 +63,7 @@ def test_a_pin_is_compared_with_the_listing_before_anything_is_read(
     base = remote(hub, address)
     before = faults.sent
     with pytest.raises(CheckFailedError, match="use the pinned base"):
-        cut(base, planned(base), tmp_path / "cut.gguf", pinned="0" * 64)
+        cut(base, planned(base), tmp_path / "cut.gguf", pinned=["0" * 64])
     assert faults.sent == before
     assert not list(tmp_path.glob("*.gguf"))
 
