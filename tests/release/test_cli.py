@@ -29,7 +29,7 @@ HEAVY = (
 def moe_release(*words: object, without_torch: bool = False) -> subprocess.CompletedProcess[str]:
     start = WITHOUT_TORCH if without_torch else "from release.cli import main; main()"
     return subprocess.run(
-        [sys.executable, "-c", start, *map(str, words)], capture_output=True, text=True, check=False, timeout=120
+        [sys.executable, "-c", start, *map(str, words)], capture_output=True, text=True, check=False, timeout=300
     )
 
 
@@ -315,18 +315,22 @@ def test_a_wrong_command_line_is_one_line(words: list[str], line: str) -> None:
 def test_an_interrupt_says_how_to_go_on() -> None:
     code = "import os, signal, time, release.manifest\n"
     code += "signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job would ignore it\n"
-    code += "def interrupted(*_): os.kill(os.getpid(), signal.SIGINT); time.sleep(60)\n"
+    code += "def interrupted(*_): os.kill(os.getpid(), signal.SIGINT); time.sleep(600)\n"
     code += "release.manifest.load_manifest = interrupted\nfrom release.cli import main; main()"
-    result = subprocess.run([sys.executable, "-c", code, "check", "x"], capture_output=True, text=True, check=False, timeout=50)
+    result = subprocess.run(
+        [sys.executable, "-c", code, "check", "x"], capture_output=True, text=True, check=False, timeout=300
+    )
     assert result.returncode == 130
     assert result.stderr == "moe-release: interrupted; run the same command again to go on from what is finished\n"
 
 
 def test_a_termination_says_how_to_go_on() -> None:
     code = "import os, signal, time, release.manifest\n"
-    code += "def ended(*_): os.kill(os.getpid(), signal.SIGTERM); time.sleep(60)\n"
+    code += "def ended(*_): os.kill(os.getpid(), signal.SIGTERM); time.sleep(600)\n"
     code += "release.manifest.load_manifest = ended\nfrom release.cli import main; main()"
-    result = subprocess.run([sys.executable, "-c", code, "check", "x"], capture_output=True, text=True, check=False, timeout=50)
+    result = subprocess.run(
+        [sys.executable, "-c", code, "check", "x"], capture_output=True, text=True, check=False, timeout=300
+    )
     assert result.returncode == 143
     assert result.stderr == "moe-release: interrupted; run the same command again to go on from what is finished\n"
 

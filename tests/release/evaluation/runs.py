@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,12 @@ def said(folder: Path, names: Sequence[str] = SAID) -> list[tuple[str, ...]]:
 def running_servers() -> list[psutil.Process]:
     """Our llama-servers that are alive."""
     return [child for child in psutil.Process().children(recursive=True) if child.name() == "llama-server"]
+
+
+def wait_until(holds: Callable[[], bool]) -> None:
+    """Wait for what another process or thread does; a test that hangs is ended by pytest."""
+    while not holds():
+        time.sleep(0.01)
 
 
 def cherry_picked(evidence: Evidence) -> Evidence:

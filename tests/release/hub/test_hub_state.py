@@ -25,11 +25,10 @@ from release.hub.endpoint import NOT_SERVED, open_hub
 from release.hub.local import LocalHub
 from release.hub.server import LOCAL_TOKEN
 from release.hub.server.run import HubServer
+from tests.release.hub.releases import PATIENCE
 
 REPO = "org/model"
 ROOT = Path(__file__).resolve().parents[3]
-PATIENCE = 120
-"""Seconds after which a server counts as broken: far more than a busy machine needs."""
 
 
 @contextmanager
@@ -60,7 +59,7 @@ def await_answer(endpoint: str) -> httpx.Response:
 
 
 def connect(endpoint: str) -> httpx.Client:
-    return httpx.Client(base_url=endpoint, headers={"Authorization": f"Bearer {LOCAL_TOKEN}"}, timeout=30)
+    return httpx.Client(base_url=endpoint, headers={"Authorization": f"Bearer {LOCAL_TOKEN}"}, timeout=PATIENCE)
 
 
 def head_of(client: httpx.Client) -> str:
@@ -103,8 +102,8 @@ def test_killed_in_the_middle_of_a_commit_the_old_head_stays(tmp_path: Path) -> 
         client.post("/api/repos/create", json={"name": "model", "organization": "org"})
         head = head_of(client)
         body = commit_body("a.txt", b"a", head) + commit_body("b.txt", b"b" * 10_000, head)
-        with open_request(endpoint, "POST", f"/api/models/{REPO}/commit/main", body[:6000], len(body)):
-            time.sleep(0.3)  # most of it is read by then; the head must stay whenever the server dies
+        with open_request(endpoint, "POST", f"/api/models/{REPO}/commit/main", body[:6000], len(body)) as connection:
+            assert connection.recv(100).startswith(b"HTTP/1.1 100 "), "the body is being read"
             process.send_signal(signal.SIGKILL)
             process.wait()
     with LocalHub(folder) as hub, connect(hub.endpoint) as client:
@@ -134,13 +133,13 @@ def test_killed_in_the_middle_of_an_upload_nothing_is_stored(tmp_path: Path) -> 
 
 
 @contextmanager
-def open_request(origin: str, method: str, path: str, start: bytes, length: int) -> Iterator[None]:
-    """Send the beginning of a request and leave it open."""
+def open_request(origin: str, method: str, path: str, start: bytes, length: int) -> Iterator[socket.socket]:
+    """Send the beginning of a request and leave it open; the server says when it begins to read the body."""
     host, port = origin.removeprefix("http://").split(":")
     with socket.create_connection((host, int(port))) as connection:
-        head = f"{method} {path} HTTP/1.1\r\nHost: {host}\r\nContent-Length: {length}\r\n"
+        head = f"{method} {path} HTTP/1.1\r\nHost: {host}\r\nContent-Length: {length}\r\nExpect: 100-continue\r\n"
         connection.sendall(f"{head}Authorization: Bearer {LOCAL_TOKEN}\r\n\r\n".encode() + start)
-        yield
+        yield connection
 
 
 @pytest.mark.slow
