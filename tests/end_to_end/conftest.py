@@ -28,7 +28,7 @@ def run_command(*words: str | Path, check: bool = True, **environment: str) -> s
         capture_output=True,
         text=True,
         check=False,
-        timeout=800,
+        timeout=1700,
         env={**os.environ, **environment},
     )
     if check and result.returncode:

@@ -88,7 +88,7 @@ def script(tmp_path: Path, command: Path) -> Script:
         given = {name: value for name, value in os.environ.items() if not name.startswith("GITHUB_")}
         given |= {"MOE_RELEASE": str(command), "PYTHONPATH": str(ROOT), "NO_COLOR": "1"}
         given |= {"WORK": str(tmp_path / "works"), "ARTIFACTS": str(tmp_path / "kept"), **environment}
-        return subprocess.run([SCRIPTS / f"{name}.sh"], env=given, capture_output=True, text=True, check=False, timeout=600)
+        return subprocess.run([SCRIPTS / f"{name}.sh"], env=given, capture_output=True, text=True, check=False, timeout=1700)
 
     return run
 
@@ -132,7 +132,7 @@ def act(tmp_path: Path, command: Path) -> Act:
             stderr=subprocess.STDOUT,
             text=True,
             check=False,
-            timeout=800,
+            timeout=1700,
         )
         return Run(result.returncode, result.stdout, kept)
 

@@ -240,4 +240,5 @@ def killed_at_request(faults: Faults, count: int, release: Release, environment:
     faults.before = count_down
     process.communicate(job)
     faults.before = lambda _method, _path: None
+    faults.wait_quiet()
     return process.returncode == -9
