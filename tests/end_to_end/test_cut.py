@@ -219,7 +219,7 @@ KILLED = """
 import os, signal, sys
 from pathlib import Path
 from tests.end_to_end.test_cut import MOMENTS
-moment, work = MOMENTS[sys.argv.pop(1)], Path(sys.argv[3])
+moment, work = MOMENTS[sys.argv.pop(1)], Path(sys.argv[4])
 def and_end(file, fsync=os.fsync):
     fsync(file)
     if moment(work):

@@ -165,6 +165,7 @@ if orderly == "True":  # then the servers must end without the kernel's help
     import release.llama_server
     release.llama_server.end_with_parent = lambda: None
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell starts its background jobs with SIGINT ignored
+signal.signal(signal.SIGTERM, signal.SIG_DFL)  # coverage would end the process itself
 evaluate(load_protocol(Path(protocol), Path(root)), root=Path(root), server_binary=Path(binary), toolchain_commit=commit,
          model=Path(model), model_sha256=digest, quant="Q6_K", folder=Path(folder), servers=int(servers), progress=Steps(hang))
 """
