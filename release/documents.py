@@ -17,8 +17,6 @@ from release.document_errors import describe
 
 SEXAGESIMAL = frozenset({"tag:yaml.org,2002:int", "tag:yaml.org,2002:float"})
 MAXIMUM_BYTES = 256 << 10
-DEEPEST = 50
-"""Values within values; each more takes the YAML library longer than the last."""
 YAML_FILE = "a YAML file that begins with its schema, such as `schema: moe-release/v1`"
 PLAIN_TAGS = frozenset({"tag:yaml.org,2002:map", "tag:yaml.org,2002:seq"})
 
@@ -36,13 +34,15 @@ Position = tuple[int, int]
 class _Loader(yaml.SafeLoader):
     """Safe YAML without aliases: a foreign document may not multiply itself in memory, nor take long by its depth."""
 
+    deepest = 50
+    """Values within values; each more takes the library longer than the last."""
     depth = 0
 
     def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
         if self.check_event(yaml.AliasEvent):
             self._refuse("aliases are not supported")
-        if self.depth == DEEPEST:
-            self._refuse(f"values are nested more than {DEEPEST} deep")
+        if self.depth == self.deepest:
+            self._refuse(f"values are nested more than {self.deepest} deep")
         self.depth += 1
         node = super().compose_node(parent, index)
         self.depth -= 1
