@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,12 @@ def said(folder: Path, names: Sequence[str] = SAID) -> list[tuple[str, ...]]:
 
 def running_servers() -> list[psutil.Process]:
     """Our llama-servers that are alive."""
-    return [child for child in psutil.Process().children(recursive=True) if child.name() == "llama-server"]
+    found = []
+    for child in psutil.Process().children(recursive=True):
+        with suppress(psutil.NoSuchProcess):  # another thread has just seen its end
+            if child.name() == "llama-server" and child.status() != psutil.STATUS_ZOMBIE:
+                found.append(child)
+    return found
 
 
 def wait_until(holds: Callable[[], bool]) -> None:
