@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -33,13 +33,24 @@ Position = tuple[int, int]
 
 
 class _Loader(yaml.SafeLoader):
-    """Safe YAML without aliases: a foreign document may not multiply itself in memory."""
+    """Safe YAML without aliases: a foreign document may not multiply itself in memory, nor take long by its depth."""
+
+    deepest = 50
+    """Values within values; each more takes the library longer than the last."""
+    depth = 0
 
     def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
         if self.check_event(yaml.AliasEvent):
-            mark = self.peek_event().start_mark  # type: ignore[no-untyped-call]
-            raise yaml.MarkedYAMLError(problem="aliases are not supported", problem_mark=mark)
-        return super().compose_node(parent, index)
+            self._refuse("aliases are not supported")
+        if self.depth == self.deepest:
+            self._refuse(f"values are nested more than {self.deepest} deep")
+        self.depth += 1
+        node = super().compose_node(parent, index)
+        self.depth -= 1
+        return node
+
+    def _refuse(self, problem: str) -> NoReturn:
+        raise yaml.MarkedYAMLError(problem=problem, problem_mark=self.peek_event().start_mark)  # type: ignore[no-untyped-call]
 
 
 def load_document(path: Path, model: type[DocumentT]) -> DocumentT:

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 HOST = "127.0.0.1"
 LAST_LINES = 5
 HEALTH_SECONDS = 5.0
+MOST_STARTS = 3
+"""How often in a row another free port is tried."""
 
 
 class ServerProcess:
@@ -48,7 +50,7 @@ class ServerProcess:
         self._environment = dict(environment)
         self._fixed_port = port
         self._name = name
-        self._port = 0
+        self._port = self._starts = 0
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -62,6 +64,7 @@ class ServerProcess:
         Raises:
             UnavailableError: the binary or the port cannot be used.
         """
+        self._starts += 1
         self._port = self._fixed_port or free_port()
         if self._fixed_port:
             require_free(self._fixed_port)
@@ -92,16 +95,30 @@ class ServerProcess:
         deadline = time.monotonic() + seconds
         while time.monotonic() < deadline and not given_up():
             code = self._process.poll()
+            if code is not None and self._port_is_lost():
+                self.start()
+                continue
             if code is not None:
                 how = f"signal {-code}" if code < 0 else f"exit code {code}"
                 raise UnavailableError(f"{self._name} ended with {how}: {self.last_words()}")
             try:
                 if client.get(f"{self.url}/health", timeout=HEALTH_SECONDS).status_code == httpx.codes.OK:
+                    self._starts = 0
                     return
             except httpx.TransportError:
                 pass  # not listening yet
             time.sleep(0.05)
         raise UnavailableError(f"{self._name} is not ready after {seconds:g} s: {self.last_words()}")
+
+    def _port_is_lost(self) -> bool:
+        """Whether somebody else took the port between our choice and the server's use, and another may be tried."""
+        if self._fixed_port or self._starts >= MOST_STARTS:
+            return False
+        try:
+            require_free(self._port)
+        except UnavailableError:
+            return True
+        return False
 
     def lives(self, grace: float = 0) -> bool:
         """Whether the process runs, and does so for `grace` seconds more."""

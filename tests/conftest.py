@@ -21,6 +21,8 @@ for name, value in {
     "HF_HUB_DISABLE_TELEMETRY": "1",
     "HF_HUB_DISABLE_UPDATE_CHECK": "1",
     "HF_HUB_DISABLE_XET": "1",
+    "HF_HUB_DOWNLOAD_TIMEOUT": "300",
+    "HF_HUB_ETAG_TIMEOUT": "300",
     "HF_DATASETS_OFFLINE": "1",
     "OMP_NUM_THREADS": "1",  # two test processes whose threads wait for each other slow down a hundredfold
     "GOMP_SPINCOUNT": "0",

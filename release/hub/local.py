@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from release.hub.server.call import Settings
     from release.hub.server.run import HubServer
 
-START_TIMEOUT = 15.0
+START_TIMEOUT = 60.0
 
 
 class LocalHub:

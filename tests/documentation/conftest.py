@@ -12,21 +12,20 @@ from cryptography.hazmat.primitives.asymmetric import ed25519
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
 from release.hub.local import LocalHub
-from tests.conftest import MANIFESTS
 from tests.documentation.examples import Examples, prepare
 from tests.documentation.sandbox import Sandbox
+from tests.shared import tiny_release
 
 
 @pytest.fixture(scope="session")
 def sandbox(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sandbox]:
-    folder = tmp_path_factory.mktemp("pages")
-    shutil.copytree(MANIFESTS, folder / "manifests")
-    shown = Sandbox(folder, {}).expect("cut", "manifests/tiny-gemma4-4e.yaml", "--hub", "local")
+    made, folder = tiny_release(tmp_path_factory), tmp_path_factory.mktemp("pages")
+    made.copy(folder)
     key = ed25519.Ed25519PrivateKey.generate()
     (folder / "key.pem").write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
     shutil.copytree(folder / "build/hub", folder / "served")
     with LocalHub(folder / "served") as hub:
-        yield Sandbox(folder, hub.environment(), shown)
+        yield Sandbox(folder, hub.environment(), made.shown)
 
 
 @pytest.fixture(scope="session")

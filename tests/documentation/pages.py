@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,8 @@ from tests.conftest import ROOT
 
 PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "SECURITY.md", *(ROOT / "docs").rglob("*.md")])
 PLACEHOLDERS = "<!-- placeholders: "
+SHOWN = dict(re.findall(r"^    ✓ (.+?)  +[0-9.]+ s  (.*)$", (ROOT / "README.md").read_text(), re.MULTILINE))
+"""What the README shows of a run: a stage's line by its title."""
 
 
 def name(page: Path) -> str:

@@ -38,5 +38,5 @@ class Sandbox:
     def _run(self, command: list[str]) -> subprocess.CompletedProcess[str]:
         environment = {**os.environ, "PYTHONPATH": str(ROOT), **self.environment}
         return subprocess.run(
-            command, cwd=self.folder, env=environment, capture_output=True, text=True, check=False, timeout=600
+            command, cwd=self.folder, env=environment, capture_output=True, text=True, check=False, timeout=1700
         )

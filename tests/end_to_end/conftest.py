@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import subprocess
@@ -16,6 +15,7 @@ import pytest
 from pruner.errors import UnavailableError
 from release.gguf.toolchain import find_toolchain
 from tests.conftest import MANIFESTS
+from tests.shared import TINY, tiny_release
 
 MANIFEST = "tiny-gemma4-4e.yaml"
 COMMAND = Path(sys.executable).with_name("moe-release")
@@ -28,7 +28,7 @@ def run_command(*words: str | Path, check: bool = True, **environment: str) -> s
         capture_output=True,
         text=True,
         check=False,
-        timeout=800,
+        timeout=1700,
         env={**os.environ, **environment},
     )
     if check and result.returncode:
@@ -71,9 +71,7 @@ def copy_manifests(target: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def release(tmp_path_factory: pytest.TempPathFactory) -> Release:
-    """The committed manifest, cut from nothing to the local Hub."""
-    folder = tmp_path_factory.mktemp("release")
-    manifests = copy_manifests(folder / "manifests")
-    made = Release(manifests, folder / "build" / "tiny", folder / "build" / "hub", {})
-    output = made.cut("--json")
-    return Release(made.manifests, made.work, made.hub, json.loads(output.stdout))
+    """The committed manifest, cut from nothing to the local Hub: a copy for the tests of this worker."""
+    made, folder = tiny_release(tmp_path_factory), tmp_path_factory.mktemp("release")
+    made.copy(folder)
+    return Release(folder / "manifests", folder / "build" / TINY, folder / "build" / "hub", made.summary)

@@ -10,7 +10,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 import warnings
 from pathlib import Path
 
@@ -20,8 +19,8 @@ from huggingface_hub import HfApi, snapshot_download
 from release.hub.local import LocalHub
 from release.lock import read_lock
 from release.pipeline import stage_names
-from tests.conftest import WITHOUT_TORCH
-from tests.end_to_end.conftest import COMMAND, MANIFEST, Release, copy_manifests, run_command
+from tests.conftest import ROOT, WITHOUT_TORCH
+from tests.end_to_end.conftest import MANIFEST, Release, copy_manifests, run_command
 
 WEIGHTS = "moe-release/tiny-gemma4-4e"
 GGUF = "moe-release/tiny-gemma4-4e-GGUF"
@@ -216,23 +215,42 @@ MOMENTS = {
 }
 
 
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from tests.end_to_end.test_cut import MOMENTS
+moment, work = MOMENTS[sys.argv.pop(1)], Path(sys.argv[4])
+def and_end(file, fsync=os.fsync):
+    fsync(file)
+    if moment(work):
+        os.killpg(0, signal.SIGKILL)
+os.fsync = and_end
+from release.cli import main
+main()
+"""
+"""A cut that ends itself and its tools when something has come to the disk and a moment is reached."""
+
+
 @pytest.mark.parametrize("moment", MOMENTS)
 def test_killed_in_the_middle_the_next_cut_ends_with_the_same_digests(release: Release, tmp_path: Path, moment: str) -> None:
     manifests = copy_manifests(tmp_path / "manifests")
     work = tmp_path / "work"
     until = "quantize" if moment in list(MOMENTS)[:3] else "eval"
-    words = [str(COMMAND), "cut", str(manifests / MANIFEST), "--work", str(work), "--until", until]
+    words = ["cut", manifests / MANIFEST, "--work", work, "--until", until]
     if until == "eval":  # what was made before the exam is not made again
         shutil.copytree(release.work, work, ignore=shutil.ignore_patterns("eval", "card", ".lock"))
         (work / "records" / "eval.json").unlink()
-    process = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
-    while not MOMENTS[moment](work):
-        assert process.poll() is None, "the cut ended before the moment came"
-        time.sleep(0.002)
-    os.killpg(process.pid, signal.SIGKILL)
-    assert process.wait() == -signal.SIGKILL
+    killed = subprocess.run(
+        [sys.executable, "-c", KILLED, moment, *map(str, words)],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=False,
+        start_new_session=True,
+    )
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
     before = {quant: asked(work / "eval" / quant) for quant in ("Q6_K", "Q4_K_M")}
-    run_command(*words[1:])
+    run_command(*words)
     for folder in ("weights", "gguf", "imatrix"):
         assert sums(work / folder) == sums(release.work / folder)
     if until == "eval":

@@ -58,6 +58,7 @@ def killed_at(copy: Copy, faults: Faults, moment: int) -> bool:
     faults.before = count
     process.wait()
     faults.before = lambda _method, _path: None
+    faults.wait_quiet()
     return process.returncode == -9
 
 

@@ -83,7 +83,7 @@ def run(command: Path, *words: object, **given: str) -> str:
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"} | given
     folder = command.parent
     result = subprocess.run(
-        [command, *map(str, words)], cwd=folder, env=environment, capture_output=True, text=True, check=False, timeout=300
+        [command, *map(str, words)], cwd=folder, env=environment, capture_output=True, text=True, check=False, timeout=1700
     )
     assert result.returncode == 0, f"{words}: {result.stdout}\n{result.stderr}"
     return result.stdout

@@ -74,7 +74,7 @@ def test_binary_and_missing_files(tmp_path: Path) -> None:
 
 
 def test_a_nest_without_end_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(InputError):
+    with pytest.raises(InputError, match=r":1:51: not valid YAML: values are nested more than 50 deep$"):
         load(tmp_path, "[" * 20_000)
 
 

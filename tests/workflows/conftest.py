@@ -6,7 +6,6 @@ import io
 import json
 import os
 import re
-import socket
 import subprocess
 import sys
 import zipfile
@@ -19,19 +18,13 @@ import pytest
 
 from release.gguf.toolchain import cache_folder
 from tests.conftest import ROOT
+from tests.ports import unasked_port
 
 RUNNERS = ("ubuntu-latest", "ubuntu-24.04-arm")
 WORKFLOWS = ROOT / ".github" / "workflows"
 UPLOAD = Path(__file__).parent / "upload_artifact"
 SCRIPTS = ROOT / ".github" / "scripts"
 Script = Callable[..., subprocess.CompletedProcess[str]]
-
-
-def free_port() -> int:
-    with socket.socket() as listening:
-        listening.bind(("127.0.0.1", 0))
-        port: int = listening.getsockname()[1]
-        return port
 
 
 def stand_in(workflow: Path) -> list[str]:
@@ -95,7 +88,7 @@ def script(tmp_path: Path, command: Path) -> Script:
         given = {name: value for name, value in os.environ.items() if not name.startswith("GITHUB_")}
         given |= {"MOE_RELEASE": str(command), "PYTHONPATH": str(ROOT), "NO_COLOR": "1"}
         given |= {"WORK": str(tmp_path / "works"), "ARTIFACTS": str(tmp_path / "kept"), **environment}
-        return subprocess.run([SCRIPTS / f"{name}.sh"], env=given, capture_output=True, text=True, check=False, timeout=600)
+        return subprocess.run([SCRIPTS / f"{name}.sh"], env=given, capture_output=True, text=True, check=False, timeout=1700)
 
     return run
 
@@ -116,7 +109,7 @@ def act(tmp_path: Path, command: Path) -> Act:
         path, kept = WORKFLOWS / f"{workflow}.yml", tmp_path / "artifacts"
         words: list[object] = [Path(sys.executable).with_name("act"), event, "--json", "-W", path]
         words += ["--cache-server-addr", "127.0.0.1", "--artifact-server-addr", "127.0.0.1"]
-        words += ["--artifact-server-port", free_port(), "--artifact-server-path", kept, *stand_in(path)]
+        words += ["--artifact-server-port", unasked_port(), "--artifact-server-path", kept, *stand_in(path)]
         words += [word for runner in RUNNERS for word in ("-P", f"{runner}=-self-hosted")]
         words += [word for name, value in (inputs or {}).items() for word in ("--input", f"{name}={value}")]
         words += [word for name in secrets or {} for word in ("--secret", name)]  # values come from act's environment
@@ -139,7 +132,7 @@ def act(tmp_path: Path, command: Path) -> Act:
             stderr=subprocess.STDOUT,
             text=True,
             check=False,
-            timeout=800,
+            timeout=1700,
         )
         return Run(result.returncode, result.stdout, kept)
 

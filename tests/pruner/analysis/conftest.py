@@ -8,7 +8,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -151,11 +150,15 @@ MISNAMED = (b"layers.1.experts.down_proj", b"layers.1.experts.down_prok")
 """A tensor's name, and one of the same length that no model has."""
 
 ANALYSIS = """
-import sys
+import os, signal, sys
 from pathlib import Path
 from pruner.analysis import analyze
 from pruner.calibration import read_calibration
 model, questions, records = map(Path, sys.argv[1:4])
+def end_here(event, _words):
+    if event == "os.rename" and len(list(records.glob(sys.argv[5]))) >= 3:
+        os.kill(os.getpid(), signal.SIGKILL)
+sys.addaudithook(end_here)
 analyze(model, read_calibration(questions), records=records, offload=sys.argv[4] == "layers")
 """
 PROGRAM = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[3]), "OMP_NUM_THREADS": "1"}
@@ -197,17 +200,10 @@ def resident_growth(how: str, records: Path, *analyses: tuple[Path, Path]) -> in
 
 
 def killed_analysis(folder: Path, source: Path, records: Path, *, offload: str, until: str) -> None:
-    """Run an analysis in a process of its own and kill it once it has written a few files whose names match `until`."""
-    command = [sys.executable, "-c", ANALYSIS, str(folder), str(source), str(records), offload]
-    process = subprocess.Popen(command, env=PROGRAM)
-    try:
-        deadline = time.monotonic() + 300
-        while len(list(records.glob(until))) < 3 and process.poll() is None and time.monotonic() < deadline:
-            time.sleep(0.002)
-    finally:
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-    assert process.returncode == -signal.SIGKILL, "the run ended before it could be killed"
+    """Run an analysis in a process that is killed as it writes the next file after three whose names match `until`."""
+    command = [sys.executable, "-c", ANALYSIS, str(folder), str(source), str(records), offload, until]
+    ended = subprocess.run(command, env=PROGRAM, check=False).returncode
+    assert ended == -signal.SIGKILL, "the run ended before it could be killed"
 
 
 Seen = dict[int, tuple[Any, Any, Any, Any]]

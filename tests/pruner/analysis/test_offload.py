@@ -173,9 +173,9 @@ def test_damaged_and_foreign_states_are_made_again(
 
 def test_a_killed_run_goes_on(make_model: Callable[..., Path], tmp_path: Path):
     folder, records = make_model(dtype="bfloat16"), tmp_path / "records"
-    source = write_rows(tmp_path / "calibration.jsonl", [row(number) for number in range(40)])
+    source = write_rows(tmp_path / "calibration.jsonl", [row(number) for number in range(8)])
     killed_analysis(folder, source, records, offload="layers", until="*.hidden")
-    assert list(records.glob("*.hidden"))
+    assert len(list(records.glob("*.hidden"))) == 3
     questions = read_calibration(source)
     resumed = statistics_bytes(analyze(folder, questions, records=records, offload=True))
     assert resumed == statistics_bytes(analyze(folder, questions, records=tmp_path / "fresh"))
@@ -203,7 +203,7 @@ def deep_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @resident
 def test_memory_is_one_layer(deep_model: Path, make_model: Callable[..., Path], tmp_path: Path):
-    source = write_rows(tmp_path / "c.jsonl", [row(number) for number in range(3)])
+    source = write_rows(tmp_path / "c.jsonl", [row(0)])  # its tokens reach every expert
     weights = sum(path.stat().st_size for path in deep_model.glob("*.safetensors"))
     assert weights > 280e6
     warm = (make_model(dtype="bfloat16"), source)

@@ -19,6 +19,7 @@ from pruner.progress import SILENT, Progress
 from release.evaluation.evidence import Evidence
 from release.evaluation.protocol import Protocol, load_protocol
 from release.evaluation.runner import evaluate
+from tests.conftest import ROOT
 
 TESTS = Path(__file__).parent
 QUESTIONS = 24
@@ -188,6 +189,7 @@ def faults(tmp_path: Path, bench: Bench) -> Faults:
     plan_file.write_text("{}")
     binary.write_text(
         f"#!{sys.executable}\nimport runpy, sys\n"
+        f"sys.path.insert(0, {str(ROOT)!r})\n"
         f"sys.argv[1:1] = [{str(bench.server_binary)!r}, {str(plan_file)!r}]\n"
         f"runpy.run_path({str(TESTS / 'fault_proxy.py')!r}, run_name='__main__')\n"
     )

@@ -22,11 +22,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+from tests.ports import unasked_port
 
 
 def die_with_parent() -> None:
@@ -165,7 +161,7 @@ class Proxy(BaseHTTPRequestHandler):
 
 def main(binary: str, plan: str, words: list[str]) -> None:
     port = int(words[words.index("--port") + 1])
-    behind = free_port()
+    behind = unasked_port()
     words[words.index("--port") + 1] = str(behind)
     process = subprocess.Popen([binary, *words], preexec_fn=die_with_parent)  # noqa: PLW1509
     signal.signal(signal.SIGTERM, lambda *_: (process.kill(), os._exit(0)))

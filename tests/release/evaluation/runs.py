@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +30,18 @@ def said(folder: Path, names: Sequence[str] = SAID) -> list[tuple[str, ...]]:
 
 def running_servers() -> list[psutil.Process]:
     """Our llama-servers that are alive."""
-    return [child for child in psutil.Process().children(recursive=True) if child.name() == "llama-server"]
+    found = []
+    for child in psutil.Process().children(recursive=True):
+        with suppress(psutil.NoSuchProcess):  # another thread has just seen its end
+            if child.name() == "llama-server" and child.status() != psutil.STATUS_ZOMBIE:
+                found.append(child)
+    return found
+
+
+def wait_until(holds: Callable[[], bool]) -> None:
+    """Wait for what another process or thread does; a test that hangs is ended by pytest."""
+    while not holds():
+        time.sleep(0.01)
 
 
 def cherry_picked(evidence: Evidence) -> Evidence:

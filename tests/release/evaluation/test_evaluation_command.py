@@ -33,7 +33,7 @@ def moe_release(*words: str | Path) -> subprocess.CompletedProcess[str]:
         capture_output=True,
         text=True,
         check=False,
-        timeout=300,
+        timeout=1700,
         env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
     )
 

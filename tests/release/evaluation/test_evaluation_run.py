@@ -8,7 +8,6 @@ import re
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import psutil
@@ -205,10 +204,23 @@ def test_a_server_killed_in_the_middle_is_started_again(bench: Bench, make_proto
     assert not running_servers()
 
 
-RUN = """
+ANSWERED = 6
+RUN = f"""
 import signal
 import sys
 from pathlib import Path
+import psutil
+from release.evaluation.pool import ServerPool
+from tests.release.evaluation.conftest import Steps
+def hang(done):
+    if done == {ANSWERED}:
+        for server in psutil.Process().children():
+            server.suspend()
+        print("hanging", flush=True)
+def abort(pool, futures, original=ServerPool._abort):
+    original(pool, futures)
+    print("leaving", flush=True)
+ServerPool._abort = abort
 from release.evaluation.protocol import load_protocol
 from release.evaluation.runner import evaluate
 root, protocol, binary, commit, model, digest, folder, servers, orderly = sys.argv[1:]
@@ -216,9 +228,11 @@ if orderly == "True":  # then the servers must end without the kernel's help
     import release.llama_server
     release.llama_server.end_with_parent = lambda: None
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell starts its background jobs with SIGINT ignored
+signal.signal(signal.SIGTERM, signal.SIG_DFL)  # coverage would end the process itself
 evaluate(load_protocol(Path(protocol), Path(root)), root=Path(root), server_binary=Path(binary), toolchain_commit=commit,
-         model=Path(model), model_sha256=digest, quant="Q6_K", folder=Path(folder), servers=int(servers))
+         model=Path(model), model_sha256=digest, quant="Q6_K", folder=Path(folder), servers=int(servers), progress=Steps(hang))
 """
+"""A run whose servers fall silent after some questions, so that it is ended while others are asked."""
 
 
 @pytest.mark.parametrize(
@@ -242,27 +256,28 @@ def test_ended_in_the_middle_the_next_run_ends_with_the_same_evidence(
         count,
         how != signal.SIGKILL,
     ]
-    ledger = tmp_path / "run" / "ledger.jsonl"
     run = subprocess.Popen(
         [sys.executable, "-c", RUN, *map(str, words)],
+        stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
+        text=True,
         env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[3])},
     )
-    deadline = time.monotonic() + 120
-    while not (ledger.exists() and ledger.read_bytes().count(b"\n") > 5):
-        assert run.poll() is None, run.stderr and run.stderr.read().decode()
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
+    assert run.stdout is not None
+    assert run.stdout.readline() == "hanging\n", run.communicate()
     started = [child for child in psutil.Process(run.pid).children() if child.name() == "llama-server"]
     assert len(started) == count
     run.send_signal(how)
-    run.communicate(timeout=30)
+    assert run.stdout.readline() == ("" if how == signal.SIGKILL else "leaving\n")
+    for server in started if how != signal.SIGKILL else ():
+        server.resume()
+    run.communicate()
     ends = {signal.SIGKILL: -signal.SIGKILL, signal.SIGTERM: 128 + signal.SIGTERM, signal.SIGINT: -signal.SIGINT}
     assert run.returncode == ends[how], "SIGTERM is an orderly end"
-    assert not psutil.wait_procs(started, 10)[1]
+    assert not psutil.wait_procs(started, 120)[1]
     assert not (tmp_path / "run" / "evidence.json").exists()
     before = {line["question"]: round(line["seconds"], 3) for line in ledger_lines(tmp_path / "run", "raw")}
-    assert 4 < len(before) < QUESTIONS
+    assert ANSWERED <= len(before) < ANSWERED + count
     resumed = bench.run(protocol, tmp_path / "run")
     assert len(ledger_lines(tmp_path / "run", "raw")) == QUESTIONS
     timed = {each.question_digest: each.raw for each in read_timing(tmp_path / "run" / "timing.json").questions}

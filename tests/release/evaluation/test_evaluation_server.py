@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import socket
 import sys
+import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import httpx
@@ -15,6 +17,7 @@ from pruner.errors import CheckFailedError, UnavailableError
 from release.evaluation.protocol import load_protocol
 from release.evaluation.server import LlamaServer
 from release.evaluation.settings import OFF, SAMPLING_FLAGS, differing_settings
+from tests.ports import unasked_port
 
 from .conftest import Bench, MakeProtocol
 from .runs import running_servers
@@ -50,8 +53,12 @@ def test_the_running_server_has_the_protocols_settings(make_server: Any, make_pr
 
 @pytest.mark.parametrize("name", ["gpqa-diamond-v1", "gpqa-diamond-card-v3"])
 def test_the_real_exams_protocols_are_what_a_server_can_be(make_server: Any, manifests: Path, name: str):
-    """All but their context, of which the tiny model was trained for a sixteenth; llama-server caps it."""
+    """All but their context, of which the tiny model was trained for a sixteenth; llama-server caps it.
+
+    Of threads no server tells; as many as on a publisher's machine would take half a minute to warm up here.
+    """
     protocol = load_protocol(manifests / "protocols" / f"{name}.yaml", manifests)
+    protocol = protocol.model_copy(update={"server": protocol.server.model_copy(update={"threads": 1})})
     with pytest.raises(CheckFailedError, match=rf"{name}: context per slot: the server has 2048, the protocol 32768$"):
         make_server(protocol).__enter__()
 
@@ -106,12 +113,24 @@ def test_an_occupied_port_is_named(make_server: Any):
 
 
 def test_a_chosen_port_is_used(make_server: Any):
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = unasked_port()
     with make_server(port=port) as server:
         assert server.url == f"http://127.0.0.1:{port}"
         assert httpx.get(f"{server.url}/health", trust_env=False).status_code == 200
+
+
+def test_a_port_that_somebody_else_took_meanwhile_is_left_to_them(make_server: Any, monkeypatch: pytest.MonkeyPatch):
+    with socket.socket() as theirs:
+        theirs.bind(("127.0.0.1", 0))
+        ports = [theirs.getsockname()[1], unasked_port()]
+        monkeypatch.setattr("release.llama_server.free_port", iter(ports).__next__)
+        with make_server() as server:
+            assert server.url == f"http://127.0.0.1:{ports[1]}"
+            assert server.restarts == 0
+        monkeypatch.setattr("release.llama_server.free_port", lambda: ports[0])
+        with pytest.raises(UnavailableError, match=r"llama-server ended with exit code 1: .*couldn't bind"):
+            make_server().__enter__()
+    assert not running_servers()
 
 
 def test_a_damaged_model_gives_the_servers_last_words(make_server: Any, tmp_path: Path, bench: Bench):
@@ -130,10 +149,17 @@ def test_a_missing_or_unfit_binary_is_named(make_server: Any, tmp_path: Path):
         make_server(binary=tmp_path).__enter__()
 
 
-def test_a_server_that_never_gets_ready_is_given_up(make_server: Any, make_protocol: MakeProtocol, tmp_path: Path):
+def test_a_server_that_never_gets_ready_is_given_up(
+    make_server: Any, make_protocol: MakeProtocol, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    def monotonic() -> float:
+        """A second has passed when the server has said something, be that sooner or later."""
+        return float(bool((tmp_path / "server.log").read_bytes()))
+
     binary = tmp_path / "sleeper"
     binary.write_text(f"#!{sys.executable}\nimport time\nprint('still loading', flush=True)\ntime.sleep(60)\n")
     binary.chmod(0o755)
+    monkeypatch.setattr("release.llama_server.time", SimpleNamespace(monotonic=monotonic, sleep=time.sleep))
     with pytest.raises(UnavailableError, match=r"not ready after 1 s: still loading"):
         make_server(make_protocol(limits__start_seconds=1), binary=binary).__enter__()
     assert not [child for child in psutil.Process().children() if "sleeper" in " ".join(child.cmdline())]

@@ -21,7 +21,7 @@ from release.evaluation.remote import UNSEEN, RemoteServer, check_url
 from release.evaluation.server import LlamaServer
 
 from .conftest import QUESTIONS, Bench, Faults, MakeProtocol, Steps
-from .runs import ledger_lines, running_servers, said
+from .runs import ledger_lines, running_servers, said, wait_until
 
 pytestmark = pytest.mark.llama
 
@@ -80,6 +80,8 @@ def test_killed_servers_come_back_each_for_itself(bench: Bench, make_protocol: M
         if done == 6:
             for server in running_servers():
                 server.kill()
+        if done == 9:  # the others have questions left, and come back too before this one may take those
+            wait_until(lambda: len(running_servers()) == 3)
 
     disturbed = bench.run(protocol, tmp_path / "disturbed", Steps(kill_all_at_six), servers=3)
     assert evidence_bytes(disturbed) == evidence_bytes(bench.run(protocol, tmp_path / "quiet"))
@@ -94,7 +96,7 @@ def test_a_run_of_three_is_finished_by_one(bench: Bench, make_protocol: MakeProt
     protocol = make_protocol()
 
     def interrupt_at_nine(done: int) -> None:
-        if done == 9:
+        if done >= 9:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
@@ -325,7 +327,7 @@ def test_the_first_error_wins_and_ends_the_rest():
     def work(server: Fake, item: int) -> None:
         if item == 1:
             raise CheckFailedError("this one")
-        server.stopped.wait(60)
+        server.stopped.wait(300)
         done.append(item)
         pool.go_on()
 

@@ -52,7 +52,7 @@ def test_results_come_in_order_whoever_is_first(at_a_time: int):
 
     def job(number: int) -> int:
         if at_a_time == 3 and number == 0:
-            assert last.wait(60)
+            assert last.wait(300)
         if number == 2:
             last.set()
         return number
@@ -72,7 +72,7 @@ def test_after_a_failure_those_that_run_finish_and_the_others_are_not_begun():
             failed.set()
             raise UnavailableError("the second fails")
         if number == 0:
-            assert failed.wait(60)
+            assert failed.wait(300)
             finished.append(number)
         return number
 
@@ -86,7 +86,7 @@ def test_the_first_error_in_order_is_told():
     both = threading.Barrier(2)
 
     def job(number: int) -> None:
-        both.wait(60)
+        both.wait(300)
         raise UnavailableError(f"number {number}")
 
     with pytest.raises(UnavailableError, match="number 0"):
@@ -106,7 +106,7 @@ def test_a_program_that_is_told_to_stop_stops_its_tools(tmp_path: Path, monkeypa
             raise
 
     def interrupted(_futures: object) -> None:
-        assert running.wait(60)
+        assert running.wait(300)
         raise KeyboardInterrupt
 
     monkeypatch.setattr(side_by_side, "wait", interrupted)  # where Ctrl-C reaches the main thread

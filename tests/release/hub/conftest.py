@@ -21,11 +21,18 @@ os.environ.update(
 for name in ("HF_TOKEN", "HF_ENDPOINT", "HUGGING_FACE_HUB_TOKEN"):
     os.environ.pop(name, None)
 
+from pruner.hub_failures import BACK_OFF  # noqa: E402
 from release.hub.local import LocalHub  # noqa: E402
 from tests.release.hub.releases import Faults, Release, api_of  # noqa: E402
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
+
+
+@pytest.fixture(autouse=True)
+def _at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What may pass is asked again as often as ever, without the pauses."""
+    monkeypatch.setattr("pruner.hub_failures.BACK_OFF", (0.0,) * len(BACK_OFF))
 
 
 @pytest.fixture

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from threading import Condition
 from typing import TYPE_CHECKING, Any
 
 from pruner.files import sha256_file
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 REPO = "org/model-GGUF"
+PATIENCE = 300.0
+"""Seconds after which something counts as hanging: far more than a busy machine needs."""
 CARD = "---\nlicense: apache-2.0\n---\n# Card\n"
 
 
@@ -91,9 +94,28 @@ class Faults:
         self.after: Callable[[str, str], int | None] = lambda _method, _path: None
         self.cuts: Callable[[str, str], bool] = lambda _method, _path: False
         self.seen: list[tuple[str, str]] = []
+        self._quiet = Condition()
+        self._answering = 0
+
+    def wait_quiet(self) -> None:
+        """Wait for the end of what is being answered: the Hub goes on with a request whose client was killed."""
+        with self._quiet:
+            assert self._quiet.wait_for(lambda: not self._answering, PATIENCE)
+
+    def _count(self, change: int) -> None:
+        with self._quiet:
+            self._answering += change
+            self._quiet.notify_all()
 
     def __call__(self, app: ASGIApp) -> ASGIApp:
         async def guarded(scope: Scope, receive: Receive, send: Send) -> None:
+            self._count(1)
+            try:
+                await spoiled(scope, receive, send)
+            finally:
+                self._count(-1)
+
+        async def spoiled(scope: Scope, receive: Receive, send: Send) -> None:
             method, path = scope["method"], scope["path"]
             self.seen.append((method, path))
             status = self.before(method, path)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import logging
 import socket
 import tracemalloc
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from threading import Thread
+from threading import Event, Thread
 from typing import Any
 
 import pytest
@@ -123,7 +124,7 @@ def _at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("pruner.hub_source.time.sleep", lambda _seconds: None)
 
 
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(300)
 @FUZZ
 @given(data=st.data(), of_tree=st.booleans(), reader=st.sampled_from([listed, opened, looked_at, verified]))
 def test_listings(liar: Liar, data: st.DataObject, of_tree: bool, reader: Callable[[str], object]) -> None:
@@ -136,7 +137,7 @@ def test_listings(liar: Liar, data: st.DataObject, of_tree: bool, reader: Callab
         assert_one_line(error, "org/model")
 
 
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(300)
 @pytest.mark.parametrize("reader", [opened, located])
 @pytest.mark.parametrize(
     ("status", "headers", "body"),
@@ -168,7 +169,7 @@ def test_downloads(liar: Liar, reader: Callable[[str], object], status: int, hea
     assert_one_line(error.value, "org/model")
 
 
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(300)
 @pytest.mark.parametrize("headers", [{}, {"Content-Type": "application/json"}, {"Content-Encoding": "gzip"}])
 @pytest.mark.parametrize("reader", READERS)
 def test_an_answer_without_end(
@@ -187,6 +188,13 @@ def test_an_answer_without_end(
     assert peak < 32 << 20
 
 
+ASKING: list[Callable[[str], object]] = [
+    lambda endpoint: hub_source("org/model", endpoint=endpoint, pauses=(0.0,)),
+    lambda endpoint: remote_tree(hub_api(endpoint, None), "org/model"),
+    lambda endpoint: files_at(hub_api(endpoint, None), "org/model", COMMIT, ["x"]),
+]
+
+
 @contextmanager
 def mute() -> Iterator[str]:
     """A server that takes connections and never says a word."""
@@ -195,20 +203,44 @@ def mute() -> Iterator[str]:
 
 
 def test_a_hub_that_never_answers_is_named_and_left(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
-    monkeypatch.setattr(hub_answers, "LONGEST_SILENCE", 0.5)
-    monkeypatch.setattr(hub_failures, "SILENT_SECONDS", 0.1)
+    monkeypatch.setattr(hub_answers, "LONGEST_SILENCE", 0.1)
+    monkeypatch.setattr(hub_failures, "SILENT_SECONDS", 10**6)
     monkeypatch.setattr(hub_failures, "BACK_OFF", (0.0,))
-    readers: list[Callable[[str], object]] = [
-        lambda endpoint: hub_source("org/model", endpoint=endpoint, pauses=(0.0,)),
-        lambda endpoint: remote_tree(hub_api(endpoint, None), "org/model"),
-        lambda endpoint: files_at(hub_api(endpoint, None), "org/model", "a" * 40, ["x"]),
-    ]
-    for read in readers:
+    for read in ASKING:
         caplog.clear()
         with mute() as endpoint:
             with pytest.raises(UnavailableError, match=f"{endpoint}.*HF_ENDPOINT"):
                 read(endpoint)
-            assert caplog.messages == [f"waiting for {endpoint}", f"asking {endpoint} again"]
+            assert caplog.messages == [f"asking {endpoint} again"]
+
+
+@pytest.mark.parametrize("read", ASKING)
+def test_a_hub_that_takes_its_time_is_named_and_waited_for(
+    read: Callable[[str], object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It answers once the user has been told whom the command waits for."""
+    monkeypatch.setattr(hub_failures, "SILENT_SECONDS", 0.01)
+    told: list[str] = []
+    now = Event()
+
+    class Listening(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            told.append(record.getMessage())
+            now.set()
+
+    def answer(handler: BaseHTTPRequestHandler) -> None:
+        now.wait()
+        rows = [{**TREE[0], "path": "x"}]
+        send(handler, 200, json.dumps(INFO if "/revision/" in handler.path else rows).encode())
+
+    listening = Listening()
+    hub_failures.LOG.addHandler(listening)
+    try:
+        with answering(answer) as endpoint:
+            read(endpoint)
+            assert told[0] == f"waiting for {endpoint}"
+    finally:
+        hub_failures.LOG.removeHandler(listening)
 
 
 @contextmanager
@@ -264,7 +296,7 @@ def endless_redirect(handler: BaseHTTPRequestHandler) -> None:
         send(handler, 200, json.dumps(TREE if "/tree/" in handler.path else INFO).encode())
 
 
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(300)
 @pytest.mark.parametrize(
     ("answer", "reader"),
     [
@@ -292,7 +324,7 @@ def test_the_bounds_hold_after_a_lost_connection_and_a_redirect(
 
 
 def test_a_silent_redirect_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(hub_answers, "LONGEST_SILENCE", 0.5)
+    monkeypatch.setattr(hub_answers, "LONGEST_SILENCE", 0.2)
     monkeypatch.setattr(hub_failures, "BACK_OFF", ())
     with (
         mute() as silent,

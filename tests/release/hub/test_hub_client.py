@@ -13,6 +13,7 @@ import pytest
 
 from pruner.files import git_blob_id, sha256_bytes, sha256_file
 from release.hub.local import LocalHub
+from tests.release.hub.releases import PATIENCE
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
@@ -114,13 +115,13 @@ def test_storage_serves_ranges(
     import httpx
 
     url = f"{api.endpoint}/{REPO}/resolve/main/model.safetensors"
-    location = httpx.get(url).headers["Location"]
+    location = httpx.get(url, timeout=PATIENCE).headers["Location"]
     assert not location.startswith(api.endpoint)
-    answer = httpx.get(location, headers={"Range": wanted})
+    answer = httpx.get(location, headers={"Range": wanted}, timeout=PATIENCE)
     assert answer.status_code == status
     assert answer.content == weights.read_bytes()[start:stop]
     assert answer.headers["Content-Range"] == f"bytes {start}-{stop - 1}/2500000"
-    assert httpx.get(location, headers={"Range": "bytes=2500000-"}).status_code == 416
+    assert httpx.get(location, headers={"Range": "bytes=2500000-"}, timeout=PATIENCE).status_code == 416
 
 
 def test_a_missing_file_and_revision_have_their_own_errors(api: HfApi, published: str) -> None:

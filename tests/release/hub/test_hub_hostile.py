@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from release.hub.local import LocalHub
 from release.hub.server.errors import HubError
 from release.hub.server.names import file_path, ref_name, repo_name
+from tests.release.hub.releases import PATIENCE
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -29,7 +30,7 @@ REPO = "org/model"
 @pytest.fixture
 def client(hub: LocalHub, api: HfApi) -> Iterator[httpx.Client]:
     api.create_repo(REPO)
-    with httpx.Client(base_url=hub.endpoint, headers={"Authorization": f"Bearer {hub.token}"}) as client:
+    with httpx.Client(base_url=hub.endpoint, headers={"Authorization": f"Bearer {hub.token}"}, timeout=PATIENCE) as client:
         yield client
 
 
@@ -130,14 +131,14 @@ def test_a_missing_content_is_refused(client: httpx.Client) -> None:
 def test_a_wrong_digest_on_arrival_is_refused_and_leaves_nothing(client: httpx.Client, hub: LocalHub) -> None:
     address = upload_address(client, b"promised content")
     before = files_below(hub.folder)
-    answer = httpx.put(address, content=b"another  content")
+    answer = httpx.put(address, content=b"another  content", timeout=PATIENCE)
     assert answer.status_code == 400
     assert "Digest mismatch" in answer.headers["X-Error-Message"]
-    assert httpx.put(address, content=b"short").status_code == 400
-    assert httpx.put(address, content=b"much longer than was promised").status_code == 413
+    assert httpx.put(address, content=b"short", timeout=PATIENCE).status_code == 400
+    assert httpx.put(address, content=b"much longer than was promised", timeout=PATIENCE).status_code == 413
     assert files_below(hub.folder) == before
     assert commit(client, large("a.gguf", b"promised content")).status_code == 400
-    assert httpx.put(address, content=b"promised content").status_code == 200
+    assert httpx.put(address, content=b"promised content", timeout=PATIENCE).status_code == 200
     assert commit(client, large("a.gguf", b"promised content")).status_code == 200
 
 
@@ -145,11 +146,11 @@ def test_storage_addresses_cannot_be_forged(client: httpx.Client) -> None:
     address = upload_address(client, b"data")
     digest = hashlib.sha256(b"data").hexdigest()
     other = hashlib.sha256(b"evil").hexdigest()
-    assert httpx.put(address.replace(digest, other), content=b"evil").status_code == 403
-    assert httpx.put(address.replace("size=4", "size=40"), content=b"data").status_code == 403
-    assert httpx.put(address.split("?")[0], content=b"data").status_code == 403
-    assert httpx.get(address).status_code == 403
-    assert httpx.put(address, content=b"data").status_code == 200
+    assert httpx.put(address.replace(digest, other), content=b"evil", timeout=PATIENCE).status_code == 403
+    assert httpx.put(address.replace("size=4", "size=40"), content=b"data", timeout=PATIENCE).status_code == 403
+    assert httpx.put(address.split("?")[0], content=b"data", timeout=PATIENCE).status_code == 403
+    assert httpx.get(address, timeout=PATIENCE).status_code == 403
+    assert httpx.put(address, content=b"data", timeout=PATIENCE).status_code == 200
 
 
 def test_a_commit_without_effect_keeps_the_head(client: httpx.Client) -> None:
@@ -213,7 +214,7 @@ def test_unknown_addresses_and_bad_fields_are_refused(client: httpx.Client) -> N
 def test_a_gated_repo_is_listed_and_not_downloaded(client: httpx.Client, hub: LocalHub) -> None:
     commit(client, regular("a.txt"))
     assert client.put(f"/api/models/{REPO}/settings", json={"gated": "auto"}).status_code == 200
-    answer = httpx.get(f"{hub.endpoint}/{REPO}/resolve/main/a.txt")
+    answer = httpx.get(f"{hub.endpoint}/{REPO}/resolve/main/a.txt", timeout=PATIENCE)
     assert (answer.status_code, answer.headers["X-Error-Code"]) == (401, "GatedRepo")
     assert client.get(f"/{REPO}/resolve/main/a.txt").text == "x"
 

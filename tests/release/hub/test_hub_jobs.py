@@ -11,6 +11,7 @@ import pytest
 
 from pruner.files import sha256_bytes
 from release.hub.local import LocalHub
+from tests.release.hub.releases import PATIENCE
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
@@ -68,9 +69,12 @@ def test_jobs_are_listed_inspected_and_cancelled(tmp_path: Path) -> None:
 )
 def test_an_impossible_job_is_refused(hub: LocalHub, body: dict[str, object]) -> None:
     headers = {"Authorization": f"Bearer {hub.token}"}
-    assert httpx.post(f"{hub.endpoint}/api/jobs/org", json=body, headers=headers).status_code == 400
+    assert httpx.post(f"{hub.endpoint}/api/jobs/org", json=body, headers=headers, timeout=PATIENCE).status_code == 400
     for name in ("..%2F..%2Fx", "%2e%2e"):
-        assert httpx.post(f"{hub.endpoint}/api/jobs/{name}", json=body, headers=headers).status_code in (400, 404)
+        assert httpx.post(f"{hub.endpoint}/api/jobs/{name}", json=body, headers=headers, timeout=PATIENCE).status_code in (
+            400,
+            404,
+        )
     assert not (hub.folder / "jobs").exists()
 
 

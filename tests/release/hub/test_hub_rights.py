@@ -17,6 +17,7 @@ from pruner.errors import UnavailableError
 from release.hub.datasets import dataset_file
 from release.hub.endpoint import HubTarget
 from release.hub.local import LocalHub
+from tests.release.hub.releases import PATIENCE
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
@@ -69,7 +70,7 @@ def test_a_private_repo_is_its_members_alone(hub: LocalHub, alice: HfApi, name: 
     headers = {"Authorization": f"Bearer {token_of(name)}"}
     batch = {"operation": "upload", "transfers": ["basic"], "objects": [{"oid": "a" * 64, "size": 1}]}
     address = f"{hub.endpoint}/{REPO}.git/info/lfs/objects/batch"
-    assert httpx.post(address, headers=headers, json=batch).status_code == (403 if name == "carol" else 404)
+    assert httpx.post(address, headers=headers, json=batch, timeout=PATIENCE).status_code == (403 if name == "carol" else 404)
 
 
 @pytest.mark.parametrize("path", ["a.txt", "a.gguf"])
@@ -83,7 +84,7 @@ def test_a_gated_repo_is_read_by_members_and_by_who_accepted(hub: LocalHub, alic
         bob.hf_hub_download(REPO, path, local_dir=tmp_path / "bob")
     assert refused.value.response.status_code == 403
     route = f"{hub.endpoint}/api/models/{REPO}/xet-read-token/{bob.model_info(REPO).sha}"
-    assert httpx.get(route, headers={"Authorization": f"Bearer {token_of('bob')}"}).status_code == 403
+    assert httpx.get(route, headers={"Authorization": f"Bearer {token_of('bob')}"}, timeout=PATIENCE).status_code == 403
 
 
 def test_a_token_that_did_not_accept_is_told_where(hub: LocalHub) -> None:

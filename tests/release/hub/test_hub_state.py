@@ -13,7 +13,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import httpx
@@ -25,17 +25,39 @@ from release.hub.endpoint import NOT_SERVED, open_hub
 from release.hub.local import LocalHub
 from release.hub.server import LOCAL_TOKEN
 from release.hub.server.run import HubServer
+from tests.release.hub.releases import PATIENCE
 
 REPO = "org/model"
 ROOT = Path(__file__).resolve().parents[3]
-PATIENCE = 120
-"""Seconds after which a server counts as broken: far more than a busy machine needs."""
+
+
+DYING = """
+import os, signal, sys
+from pathlib import Path
+from release.hub.server.run import HubServer
+left = int(sys.argv[2])
+def counted(call):
+    def function(*words, **options):
+        global left
+        left -= 1
+        if left < 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return call(*words, **options)
+    return function
+server = HubServer(Path(sys.argv[1]))
+for name in ("fsync", "replace", "rename", "mkdir"):
+    setattr(os, name, counted(getattr(os, name)))
+print(server.endpoint, flush=True)
+server.run()
+"""
+"""A Hub that is killed instead of changing its disk once more than it is allowed."""
 
 
 @contextmanager
-def server_process(folder: Path) -> Iterator[tuple[str, subprocess.Popen[str]]]:
-    """A Hub in a process of its own, which can be killed."""
-    words = [sys.executable, "-m", "release.hub.server", str(folder)]
+def server_process(folder: Path, changes: int | None = None) -> Iterator[tuple[str, subprocess.Popen[str]]]:
+    """A Hub in a process of its own, which can be killed, or dies by itself after some changes of its disk."""
+    how = ["-m", "release.hub.server", str(folder)] if changes is None else ["-c", DYING, str(folder), str(changes)]
+    words = [sys.executable, *how]
     process = subprocess.Popen(words, stdout=subprocess.PIPE, text=True, cwd=ROOT)
     assert process.stdout is not None
     try:
@@ -60,7 +82,7 @@ def await_answer(endpoint: str) -> httpx.Response:
 
 
 def connect(endpoint: str) -> httpx.Client:
-    return httpx.Client(base_url=endpoint, headers={"Authorization": f"Bearer {LOCAL_TOKEN}"}, timeout=30)
+    return httpx.Client(base_url=endpoint, headers={"Authorization": f"Bearer {LOCAL_TOKEN}"}, timeout=PATIENCE)
 
 
 def head_of(client: httpx.Client) -> str:
@@ -103,8 +125,8 @@ def test_killed_in_the_middle_of_a_commit_the_old_head_stays(tmp_path: Path) -> 
         client.post("/api/repos/create", json={"name": "model", "organization": "org"})
         head = head_of(client)
         body = commit_body("a.txt", b"a", head) + commit_body("b.txt", b"b" * 10_000, head)
-        with open_request(endpoint, "POST", f"/api/models/{REPO}/commit/main", body[:6000], len(body)):
-            time.sleep(0.3)  # most of it is read by then; the head must stay whenever the server dies
+        with open_request(endpoint, "POST", f"/api/models/{REPO}/commit/main", body[:6000], len(body)) as connection:
+            assert connection.recv(100).startswith(b"HTTP/1.1 100 "), "the body is being read"
             process.send_signal(signal.SIGKILL)
             process.wait()
     with LocalHub(folder) as hub, connect(hub.endpoint) as client:
@@ -134,39 +156,34 @@ def test_killed_in_the_middle_of_an_upload_nothing_is_stored(tmp_path: Path) -> 
 
 
 @contextmanager
-def open_request(origin: str, method: str, path: str, start: bytes, length: int) -> Iterator[None]:
-    """Send the beginning of a request and leave it open."""
+def open_request(origin: str, method: str, path: str, start: bytes, length: int) -> Iterator[socket.socket]:
+    """Send the beginning of a request and leave it open; the server says when it begins to read the body."""
     host, port = origin.removeprefix("http://").split(":")
     with socket.create_connection((host, int(port))) as connection:
-        head = f"{method} {path} HTTP/1.1\r\nHost: {host}\r\nContent-Length: {length}\r\n"
+        head = f"{method} {path} HTTP/1.1\r\nHost: {host}\r\nContent-Length: {length}\r\nExpect: 100-continue\r\n"
         connection.sendall(f"{head}Authorization: Bearer {LOCAL_TOKEN}\r\n\r\n".encode() + start)
-        yield
+        yield connection
 
 
 @pytest.mark.slow
 def test_killed_at_any_moment_the_head_is_a_whole_commit(tmp_path: Path) -> None:
-    """Commits one after another; SIGKILL at random moments; each time the head is the last answered commit or its child."""
+    """Commits one after another; SIGKILL at some change of the disk; each time the head is the last answered or its child."""
     folder = tmp_path / "hub"
     rng = random.Random(5)
     with LocalHub(folder) as hub, connect(hub.endpoint) as client:
         client.post("/api/repos/create", json={"name": "model", "organization": "org"})
         head = head_of(client)
-    for round_number in range(6):
-        with server_process(folder) as (endpoint, process), connect(endpoint) as client:
+    for round_number, changes in enumerate(rng.sample(range(40), 8)):
+        with server_process(folder, changes) as (endpoint, process), connect(endpoint) as client:
             assert head_of(client) == head
-            killer = subprocess.Popen(
-                [sys.executable, "-c", f"import os,time; time.sleep({rng.uniform(0.02, 0.4)}); os.kill({process.pid}, 9)"]
-            )
             answered = head
-            try:
-                for number in range(10_000):
+            with suppress(httpx.TransportError):  # killed
+                for number in range(changes + 1):
                     body = commit_body(f"f{round_number}-{number}.txt", rng.randbytes(2000), answered)
                     reply = client.post(f"/api/models/{REPO}/commit/main", content=body)
                     assert reply.status_code == 200
                     answered = reply.json()["commitOid"]
-            except httpx.TransportError:
-                pass  # killed
-            killer.wait()
+            assert process.wait() == -signal.SIGKILL
         with LocalHub(folder) as hub, connect(hub.endpoint) as client:
             history = [row["id"] for row in client.get(f"/api/models/{REPO}/commits/main").json()]
             assert answered in history[:2]

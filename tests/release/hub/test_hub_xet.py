@@ -18,7 +18,7 @@ from release.hub.local import LocalHub
 from release.hub.server.errors import HubError
 from release.hub.server.xet_storage import files_of_shard
 from tests.end_to_end.conftest import run_command
-from tests.release.hub.releases import Faults, api_of, on_commit
+from tests.release.hub.releases import PATIENCE, Faults, api_of, on_commit
 from tests.small_release import REPO as SMALL
 from tests.small_release import write_small_release
 
@@ -40,6 +40,8 @@ done = publish("org/model", files, digests, endpoint=None, token=None, private=F
 print(done.commit, done.changed)
 """
 WATCHED = """import sys
+import pruner.hub_failures
+pruner.hub_failures.SILENT_SECONDS = 10**6
 from contextlib import contextmanager
 from pruner.progress import NoProgress
 told = []
@@ -131,8 +133,11 @@ def test_a_lost_answer_is_adopted_by_xet_too(faulty: LocalHub, faults: Faults, r
     assert sum("/commit/" in path for _, path in faults.seen) == 3
     headers = {"Authorization": f"Bearer {faulty.token}"}
     address = f"{faulty.endpoint}/{REPO}/resolve/refs%2Fpr%2F1/model.gguf"
-    assert httpx.get(address, headers=headers, follow_redirects=True).content == (release / "model.gguf").read_bytes()
-    commits = httpx.get(f"{faulty.endpoint}/api/models/{REPO}/commits/main", headers=headers).json()
+    assert (
+        httpx.get(address, headers=headers, follow_redirects=True, timeout=PATIENCE).content
+        == (release / "model.gguf").read_bytes()
+    )
+    commits = httpx.get(f"{faulty.endpoint}/api/models/{REPO}/commits/main", headers=headers, timeout=PATIENCE).json()
     assert [commit["title"] for commit in commits] == ["by Xet", "initial commit"]
 
 
@@ -192,6 +197,7 @@ def test_killed_at_random_moments_by_xet(faulty: LocalHub, faults: Faults, relea
         faults.before = count_down
         killed += process.wait() == -9
         faults.before = lambda _method, _path: None
+        faults.wait_quiet()
         now = digests_of(api)
         assert now in (before, {path.name: sha256_bytes(path.read_bytes()) for path in release.iterdir()})
     assert killed >= 4
@@ -208,7 +214,9 @@ def digests_of(api: HfApi) -> dict[str, str]:
 
 def test_a_download_by_xet_reads_the_storage(hub: LocalHub, release: Path, tmp_path: Path) -> None:
     run_with_xet(hub, tmp_path / "home", PUBLISH, release)
-    answer = httpx.head(f"{hub.endpoint}/{REPO}/resolve/main/model.gguf", headers={"Authorization": f"Bearer {hub.token}"})
+    answer = httpx.head(
+        f"{hub.endpoint}/{REPO}/resolve/main/model.gguf", headers={"Authorization": f"Bearer {hub.token}"}, timeout=PATIENCE
+    )
     assert answer.headers["X-Xet-Refresh-Route"].startswith(hub.endpoint)
     data = (release / "model.gguf").read_bytes()
     blob = hub.folder / "blobs" / sha256_bytes(data)[:2] / sha256_bytes(data)

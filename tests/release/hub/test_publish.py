@@ -19,7 +19,7 @@ from release.hub.publication_plan import plan_publication
 from release.hub.publish import Publication
 from release.hub.read_back import read_back
 from release.hub.server.call import Settings
-from tests.release.hub.releases import CARD, REPO, Faults, Release, on_commit, publish, push, titles
+from tests.release.hub.releases import CARD, PATIENCE, REPO, Faults, Release, on_commit, publish, push, titles
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
@@ -203,7 +203,7 @@ def test_two_publishers_at_once_one_wins_and_the_other_says_so(hub: LocalHub, ap
     releases = [Release(tmp_path / name) for name in ("one", "two")]
     for number, each in enumerate(releases):
         each.add("README.md", f"{CARD}{number}\n".encode())
-    together = threading.Barrier(2, timeout=30)
+    together = threading.Barrier(2, timeout=PATIENCE)
     create_commit = HubClient.create_commit
 
     def commit_together(self: HubClient, *arguments: Any, **options: Any) -> Any:
@@ -224,7 +224,7 @@ def test_two_publishers_at_once_one_wins_and_the_other_says_so(hub: LocalHub, ap
         for thread in threads:
             thread.start()
         for thread in threads:
-            thread.join(60)
+            thread.join(PATIENCE)
     won = [outcome for outcome in outcomes if isinstance(outcome, Publication)]
     lost = [outcome for outcome in outcomes if isinstance(outcome, CheckFailedError)]
     assert (len(won), len(lost)) == (1, 1)

@@ -18,7 +18,8 @@ for name in ("HF_TOKEN", "HF_ENDPOINT", "HUGGING_FACE_HUB_TOKEN"):
 
 from pruner.errors import UnavailableError  # noqa: E402
 from release.gguf.toolchain import find_toolchain  # noqa: E402
-from tests.release.verification.releases import PublishedRelease, Stage, publish_small, publish_tiny  # noqa: E402
+from tests import shared  # noqa: E402
+from tests.release.verification.releases import PublishedRelease, Stage, publish_small, published_tiny  # noqa: E402
 
 
 @pytest.fixture(scope="session")
@@ -34,7 +35,7 @@ def tiny_release(tmp_path_factory: pytest.TempPathFactory) -> PublishedRelease:
         find_toolchain()
     except UnavailableError as error:
         pytest.skip(f"no llama.cpp: {error}")
-    return publish_tiny(tmp_path_factory.mktemp("tiny"))
+    return published_tiny(shared.tiny_release(tmp_path_factory))
 
 
 @pytest.fixture

@@ -23,6 +23,7 @@ from release.verification.request import Request
 from release.verification.run import verify_published
 from tests.conftest import MANIFESTS, ROOT
 from tests.end_to_end.conftest import run_command
+from tests.shared import TinyRelease
 from tests.small_release import DROPPED
 
 if TYPE_CHECKING:
@@ -151,11 +152,9 @@ def publish_small(folder: Path, dropped: dict[str, list[int]] = DROPPED) -> Publ
     return PublishedRelease(SMALL, folder / "tiny/model", folder / "build/hub", manifest)
 
 
-def publish_tiny(folder: Path) -> PublishedRelease:
-    shutil.copytree(MANIFESTS, folder / "manifests")
-    manifest = folder / "manifests/tiny-gemma4-4e.yaml"
-    run_command("cut", manifest, "--work", folder / "build/tiny", "--hub", "local", "--update-lock", PYTHONPATH=str(ROOT))
-    return PublishedRelease(TINY, folder / "manifests/tiny/model", folder / "build/hub", manifest)
+def published_tiny(made: TinyRelease) -> PublishedRelease:
+    manifests = made.folder / "manifests"
+    return PublishedRelease(TINY, manifests / "tiny/model", made.folder / "build/hub", manifests / "tiny-gemma4-4e.yaml")
 
 
 def part(found: Verification, name: str) -> Finding:
