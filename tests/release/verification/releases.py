@@ -14,7 +14,8 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
 
 from pruner.files import sha256_bytes, sha256_file
-from release.attestation.rebuild import Attestation, AttestRequest, attest, propose_attestation
+from release.attestation.proposal import propose_attestation
+from release.attestation.rebuild import Attestation, AttestRequest, attest
 from release.hub.local import LocalHub
 from release.hub.remote import hub_api
 from release.reproduce import LOCK
@@ -99,7 +100,7 @@ class Stage:
         made = self.attested(who, **options)
         proposal = propose_attestation(made, endpoint=self.hub.endpoint, token=self.hub.token)
         assert proposal is not None
-        hub_api(self.hub.endpoint, self.hub.token).merge_pull_request(self.repo, proposal.number)
+        hub_api(self.hub.endpoint, self.hub.token).merge_pull_request(self.repo, proposal.proposal.number)
         return made
 
 
