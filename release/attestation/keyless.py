@@ -76,8 +76,8 @@ def own_signer(bundle: bytes, where: str) -> SigstoreIdentity | None:
     """
     from sigstore.oidc import IdentityToken
 
-    names = claimed_identities(bundle, where)
-    return SigstoreIdentity(*names, IdentityToken(ambient_token()).federated_issuer) if len(names) == 1 else None
+    names = [*claimed_identities(bundle, where)]
+    return SigstoreIdentity(names[0], IdentityToken(ambient_token()).federated_issuer) if len(names) == 1 else None
 
 
 def is_bundle(data: bytes, where: str) -> bool:

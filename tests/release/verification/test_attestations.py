@@ -212,7 +212,7 @@ def test_of_two_proposals_of_one_statement_the_first_stays(small: Stage, monkeyp
 
 def test_errors_name_no_folder_that_is_gone(small: Stage, tmp_path: Path) -> None:
     small.write("reproduce/drop_map.json", b"{")
-    with pytest.raises(InputError, match=rf"^{small.repo}@?.*reproduce/drop_map\.json: ") as caught:
+    with pytest.raises(InputError, match=rf"^{small.repo}@?.*reproduce/drop_map\.json:1:2: ") as caught:
         small.attested("alice")
     assert "moe-release-attest-" not in str(caught.value)
 
