@@ -17,6 +17,7 @@ from typing import Any, Literal, TypeAlias
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from pruner.calibration_rows import cell, is_blank, is_empty, list_cell, number_cell, table_rows
+from pruner.chat_prompts import chat_prompts
 from pruner.errors import InputError
 from pruner.files import sha256_bytes, sha256_file
 from pruner.option_order import option_order
@@ -283,14 +284,27 @@ def reply_text(question: Question, reply_format: str) -> str:
     return reply_format.replace("{letter}", question.letter).replace("{reasoning}", question.reasoning)
 
 
-def render(tokenizer: Any, question: Question, *, reply_format: str | None = None, max_tokens: int = 4096) -> RenderedQuestion:
-    """Render a question and its correct reply through the tokenizer's chat template, with thinking enabled.
+def prompts_of(tokenizer: Any, questions: Sequence[Question]) -> list[str]:
+    """The prompt of each question, in the tokenizer's chat template, with thinking enabled.
 
-    Prompt and reply are tokenized apart, as in generation, where the reply starts on a token of its own.
+    Raises:
+        InputError: the tokenizer has no chat template, or it cannot be rendered within bounded memory and time.
+    """
+    template = timeless(template_of(tokenizer))
+    return chat_prompts(template, tokenizer.special_tokens_map, [prompt_text(question) for question in questions])
+
+
+def render(
+    tokenizer: Any, question: Question, prompt: str, *, reply_format: str | None = None, max_tokens: int = 4096
+) -> RenderedQuestion:
+    """Tokenize a question's prompt and its correct reply.
+
+    They are tokenized apart, as in generation, where the reply starts on a token of its own.
 
     Args:
         tokenizer: a transformers tokenizer with a chat template.
         question: what to render.
+        prompt: its prompt, see `prompts_of`.
         reply_format: how thought and answer are put together, with the fields `{reasoning}` and `{letter}`; None takes
             `default_reply_format` of the template.
         max_tokens: longer sequences lose their end and are marked as truncated.
@@ -299,21 +313,13 @@ def render(tokenizer: Any, question: Question, *, reply_format: str | None = Non
         InputError: the tokenizer has no chat template, the reply format is not usable, or the question's text holds one of the
             tokenizer's special tokens.
     """
-    template = template_of(tokenizer)
-    reply_format = default_reply_format(template) if reply_format is None else reply_format
+    reply_format = default_reply_format(template_of(tokenizer)) if reply_format is None else reply_format
     check_reply_format(reply_format)
     if found := _special_tokens(tokenizer, question):
         raise InputError(
             f"question {question.digest[:16]}: its text holds the special token {found[0]!r}, which would change the turns; "
             "change it, or skip what is unusable (prune.analysis.unusable)"
         )
-    prompt = tokenizer.apply_chat_template(
-        [{"role": "user", "content": prompt_text(question)}],
-        tokenize=False,
-        add_generation_prompt=True,
-        enable_thinking=True,
-        chat_template=timeless(template),
-    )
     reply = reply_text(question, reply_format)
     if prompt.rstrip().endswith("<think>"):  # some templates open the thinking channel themselves
         reply = reply.removeprefix("<think>\n")

@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, ValidationError, model_validator
 
@@ -26,8 +26,14 @@ def timing_key(quant: str) -> str:
     return f"eval/{quant}/timing.json"
 
 
+DIGEST = "digest"
 VARYING = re.compile(timing_key("[^/]+").replace(".", r"\."))
 """The outputs that differ from run to run whatever made them: seconds.  No other file may be exempt from a comparison."""
+
+
+LARGEST_FILE = 1 << 50
+"""Bytes of a file that a lock may list: no host takes a larger one."""
+FileSize = Annotated[int, Field(strict=True, ge=0, le=LARGEST_FILE)]
 
 
 class LockedFile(Document):
@@ -41,7 +47,7 @@ class LockedFile(Document):
     """
 
     sha256: str
-    size: int
+    size: FileSize
     listed: Literal[True] | None = None
     tensors: Mapping[str, Mapping[str, Any]] | None = None
     tensor_data: str | None = None
@@ -70,7 +76,11 @@ class LockedInputs(Document):
 
 
 class Lock(Document):
-    """Canonical JSON beside the manifest; no dates, no paths of a machine."""
+    """Canonical JSON beside the manifest; no dates, no paths of a machine.
+
+    Its file also holds `digest`, the SHA-256 of the canonical form of everything else: so that damage and a change by hand are
+    seen wherever they are, also in words that nothing is compared with.  Locks from before it have none.
+    """
 
     schema_: Literal["moe-release/lock/v1"] = Field("moe-release/lock/v1", alias="schema")
     name: str
@@ -90,7 +100,8 @@ class Lock(Document):
 
     def to_bytes(self) -> bytes:
         """The lock's canonical form."""
-        return canonical_json(self.model_dump(by_alias=True, exclude_none=True))
+        content = self.model_dump(by_alias=True, exclude_none=True)
+        return canonical_json({**content, DIGEST: digest_of(content)})
 
     def weights(self) -> dict[str, LockedFile]:
         """The files of the weights folder by name."""
@@ -136,16 +147,20 @@ def read_lock(path: Path) -> Lock | None:
     """The lock, or None if there is none yet.
 
     Raises:
-        InputError: it cannot be read as a lock.
+        InputError: it cannot be read as a lock, or is not what was written.
     """
     if not path.exists():
         return None
     content = read_json(path, "the lock", LARGEST)
     require_canonical(content, str(path))
+    rest = {key: value for key, value in content.items() if key != DIGEST} if isinstance(content, dict) else content
     try:
-        return Lock.model_validate(content)
+        lock = Lock.model_validate(rest)
     except ValidationError as error:
         raise InputError(f"{path}: not a usable lock: {first_problem(error)}") from None
+    if DIGEST in content and content[DIGEST] != digest_of(rest):
+        raise InputError(f"{path}: was damaged or edited by hand: the digest inside it is not the digest of its content")
+    return lock
 
 
 def read_committed_lock(path: Path) -> Lock | None:

@@ -22,14 +22,17 @@ The GGUF repository carries `reproduce/SHA256SUMS` alone: digests of its own fil
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Literal
 
 from pruner.errors import InputError
 from pruner.files import path_inside, sha256_file
 from release.lock import LockedFile
 from release.manifest import LoadedManifest, Manifest, PinnedFile
 
+CARD = "README.md"
 FOLDER = "reproduce"
 README = f"{FOLDER}/README.md"
 TEMPLATE = "reproduce.md.j2"
@@ -54,6 +57,48 @@ def evidence_name(quant: str) -> str:
 def timing_name(quant: str) -> str:
     """Where the seconds of a quant's run stand; a folder of their own, since a quant may be called anything."""
     return f"{FOLDER}/timing/{quant}.json"
+
+
+Kind = Literal["weights", "gguf"]
+"""Of the two repositories of a release."""
+BOTH: tuple[Kind, ...] = ("weights", "gguf")
+FOLDERS: tuple[tuple[str, str, tuple[Kind, ...]], ...] = (
+    ("weights/", "", ("weights",)),
+    ("gguf/", "", ("gguf",)),
+    ("imatrix/", "", ("gguf",)),
+    ("card/pictures/", "pictures/", BOTH),
+    ("card/eval_results/", ".eval_results/", ("weights",)),
+)
+FILES: dict[str, tuple[Kind, str]] = {
+    "card/README.md": ("weights", CARD),
+    "card/README.gguf.md": ("gguf", CARD),
+    "card/claims.json": ("weights", CLAIMS),
+    "drop_map.json": ("weights", DROP_MAP),
+    "quality.json": ("gguf", "quality.json"),
+}
+RUN = re.compile(r"eval/([^/]+)/(evidence|timing)\.json")
+
+
+def published_places(output: str) -> dict[Kind, str]:
+    """Where an output of a lock stands in the repositories that it is published in; none for what is not published.
+
+    Args:
+        output: its path in the work folder.
+    """
+    if output in FILES:
+        kind, place = FILES[output]
+        return {kind: place}
+    if run := RUN.fullmatch(output):
+        return {"weights": evidence_name(run[1]) if run[2] == "evidence" else timing_name(run[1])}
+    for folder, place, kinds in FOLDERS:
+        if output.startswith(folder):
+            return dict.fromkeys(kinds, place + output.removeprefix(folder))
+    return {}
+
+
+def places_in(kind: Kind, outputs: Iterable[str]) -> dict[str, str]:
+    """The path in one of the repositories of each output that stands there, in the order of the outputs."""
+    return {output: places[kind] for output in outputs if kind in (places := published_places(output))}
 
 
 def named_files(manifest: Manifest) -> list[PinnedFile]:

@@ -5,7 +5,7 @@ token and each of its experts, n = ‖routing weight · expert output‖₂ is t
 float64 in the order of the tokens.
 
 Each worker runs on one thread of torch, because sums that are split over threads end in other bits: so the number of workers
-changes the time and nothing else.  Of each question memory holds its text and digests; tokens and sums come and go.
+changes the time and nothing else.  Of each question memory holds its text, its prompt and digests; tokens and sums come and go.
 """
 
 from __future__ import annotations
@@ -49,6 +49,7 @@ from pruner.calibration import (
     RenderedQuestion,
     Unusable,
     default_reply_format,
+    prompts_of,
     render,
     template_of,
     without_special_tokens,
@@ -113,8 +114,10 @@ def analyze(
         questions = without_special_tokens(renderer.tokenizer, questions)
     _check(shard, max_tokens, len(questions), workers)
     positions = range(shard[0], len(questions), shard[1])
-    rendered = [partial(renderer, questions.questions[place]) for place in positions]
-    lengths = [len(each().token_ids) for each in rendered]  # what cannot be rendered is found before the base is loaded
+    chosen = [questions.questions[place] for place in positions]
+    # What cannot be rendered is found before the base is loaded.
+    rendered = [partial(renderer, *each) for each in zip(chosen, prompts_of(renderer.tokenizer, chosen), strict=True)]
+    lengths = [len(each().token_ids) for each in rendered]
     found = outline(model_folder, dtype=dtype)
     header = _header(found.measured, model_folder, questions, positions, renderer, base=base, device=device)
     if finished is not None and (taken := finished.taken(header, progress)) is not None:
@@ -191,9 +194,9 @@ class _Renderer:
         self.template = template_of(self.tokenizer)
         self.form = default_reply_format(self.template) if reply_format is None else reply_format
 
-    def __call__(self, question: Question) -> RenderedQuestion:
+    def __call__(self, question: Question, prompt: str) -> RenderedQuestion:
         with self._lock:
-            return render(self.tokenizer, question, reply_format=self.form, max_tokens=self.max_tokens)
+            return render(self.tokenizer, question, prompt, reply_format=self.form, max_tokens=self.max_tokens)
 
 
 def _tasks(header: Header, rendered: Sequence[Callable[[], RenderedQuestion]], records: Path) -> list[Task]:

@@ -9,16 +9,18 @@ from release.records import read_made
 from release.stages.kept_card import with_kept_card
 from release.stages.publication import repositories
 from release.stages.read_back import announce
+from release.stages.tags import require_standing_tags
 
 
 def promote(context: Context) -> str:
-    """Read every digest back from the main branches and from the tag, then make the repositories public.
+    """Read every digest back from the main branches and from the tag, and what tags of quants find; then make all public.
 
     Returns:
         one line for the user.
 
     Raises:
-        CheckFailedError: the release was not published from this work folder, or the Hub does not hold what the lock says.
+        CheckFailedError: the release was not published from this work folder, or the Hub does not hold what the lock says,
+            or a file of somebody else is found under the tag of a quant.
         UnavailableError: the Hub cannot be reached, or the token may not do it.
     """
     from release.hub.announce import set_gated
@@ -36,6 +38,7 @@ def promote(context: Context) -> str:
         for revision in ("main", *([publish.tag] if publish.tag else [])):
             with context.progress.task(f"reading back {repository.repo}@{revision}", None):
                 read_back(repository.repo, revision, repository.digests, endpoint=hub.endpoint, token=hub.token)
+    require_standing_tags(context, api)
     if publish.gated is not None:
         for repository in planned:
             set_gated(api, repository.repo, publish.gated)

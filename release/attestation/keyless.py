@@ -69,6 +69,17 @@ def own_identity() -> str:
     return digest_of([token.identity, token.federated_issuer])
 
 
+def own_signer(bundle: bytes, where: str) -> SigstoreIdentity | None:
+    """Whom a bundle that was signed just now names, None when it does not name one.
+
+    A workflow's certificate names the workflow's file, which its token calls otherwise.
+    """
+    from sigstore.oidc import IdentityToken
+
+    names = [*claimed_identities(bundle, where)]
+    return SigstoreIdentity(names[0], IdentityToken(ambient_token()).federated_issuer) if len(names) == 1 else None
+
+
 def is_bundle(data: bytes, where: str) -> bool:
     """Whether a file says that it is a Sigstore bundle; raises InputError when it is no JSON."""
     content = parse_json(data, where, "the attestation")

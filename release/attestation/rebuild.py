@@ -1,47 +1,34 @@
-"""`moe-release attest`: "I rebuilt this from base@rev and got these digests": proved here, signed, proposed."""
+"""`moe-release attest`: "I rebuilt this from base@rev and got these digests": proved here and signed."""
 
 from __future__ import annotations
 
 import platform
 import tempfile
-import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, StringConstraints, ValidationError
 
 from pruner.digest_cache import DigestCache
-from pruner.errors import CheckFailedError, InputError
-from pruner.files import sha256_bytes, write_atomic
+from pruner.errors import InputError, MoeReleaseError
 from pruner.progress import SILENT, Progress
 from pruner.proof import Proof
 from release import __version__
-from release.attestation.envelope import sign, verified_statement
-from release.attestation.keyless import own_identity, sign_keyless
-from release.attestation.keys import Rebuilder, load_signer
+from release.attestation.envelope import sign
+from release.attestation.keyless import own_identity, own_signer, sign_keyless
+from release.attestation.keys import Rebuilder, SigstoreIdentity, load_signer
 from release.attestation.provenance import PROJECT, STATEMENT, subject
 from release.documents import Document
 from release.hub.proof import prove_release
 from release.hub.published import Published, PublishedRepository, base_of, fetch, open_repository
 from release.patterns import Sha256
 
-if TYPE_CHECKING:
-    from huggingface_hub import HfApi
-
-    from release.hub.pull_request import Proposal
-
 PREDICATE = f"{PROJECT}/rebuild/v1"
 FOLDER = "attestations"
-PASSING = ("date", "platform", "tool")
-"""What another rebuild with the same result says otherwise."""
-LARGEST = 1 << 20
-"""Bytes of a standing statement that are read at most."""
 SHORT = 12
 """Digits of key and commit in a statement's file name."""
-MESSAGE = "attestation: rebuilt by {builder}"
 
 Text = Annotated[str, StringConstraints(min_length=1, max_length=200, pattern=r"^[^\x00-\x1f\x7f]+$")]
 
@@ -99,8 +86,8 @@ class Attestation:
     path: str
     statement: dict[str, Any]
     envelope: bytes
-    key: Rebuilder | None = None
-    """Whose signature it is, where it is a key's."""
+    signer: Rebuilder | SigstoreIdentity | None = None
+    """Whose signature it is; None where a bundle does not say."""
 
     @property
     def verdict(self) -> str:
@@ -119,16 +106,25 @@ def attest(request: AttestRequest, *, progress: Progress = SILENT) -> Attestatio
     signer = load_signer(request.key) if request.key else None  # before the work, which may take hours
     keyid = str(signer.public_key.keyid) if signer else own_identity()
     repository = open_repository(request.repo, request.revision, endpoint=request.endpoint, token=request.token)
-    with tempfile.TemporaryDirectory(prefix="moe-release-attest-") as folder:
-        published = fetch(repository, Path(folder))
-        base = base_of(published, request.base)
-        cache = DigestCache(request.cache) if request.cache else None
-        proof = prove_release(published, base, workers=request.workers, progress=progress, cache=cache)
-        statement = rebuild_statement(published, proof, builder=request.builder or f"key {keyid[:SHORT]}")
+    statement = _proved(repository, request, request.builder or f"key {keyid[:SHORT]}", progress)
     path = f"{FOLDER}/{keyid[:SHORT]}-{repository.source.commit[:SHORT]}.json"
     if signer is None:
-        return Attestation(request.repo, path, statement, sign_keyless(statement))
+        bundle = sign_keyless(statement)
+        return Attestation(request.repo, path, statement, bundle, own_signer(bundle, path))
     return Attestation(request.repo, path, statement, sign(statement, signer), Rebuilder("own", signer.public_key))
+
+
+def _proved(repository: PublishedRepository, request: AttestRequest, builder: str, progress: Progress) -> dict[str, Any]:
+    """The statement; errors do not name the folder, which is gone by then."""
+    with tempfile.TemporaryDirectory(prefix="moe-release-attest-") as folder:
+        try:
+            published = fetch(repository, Path(folder))
+            base = base_of(published, request.base)
+            cache = DigestCache(request.cache) if request.cache else None
+            proof = prove_release(published, base, workers=request.workers, progress=progress, cache=cache)
+            return rebuild_statement(published, proof, builder=builder)
+        except MoeReleaseError as error:
+            raise type(error)(str(error).replace(f"{folder}/", f"{repository.source.label}/")) from None
 
 
 def published_shards(repository: PublishedRepository) -> dict[str, str]:
@@ -176,70 +172,3 @@ def rebuild_statement(published: Published, proof: Proof, *, builder: str) -> di
         "predicateType": PREDICATE,
         "predicate": predicate.model_dump(exclude_none=True),
     }
-
-
-def propose_attestation(
-    made: Attestation,
-    *,
-    endpoint: str | None = None,
-    token: str | None = None,
-    progress: Progress = SILENT,
-    pause: Callable[[float], None] = time.sleep,
-) -> Proposal | None:
-    """Propose the statement as a pull request to the repository; None when the branch has it already.
-
-    The same said by the same key stands, whenever and on whatever machine it was said: who rebuilds every week asks once.
-
-    Raises:
-        UnavailableError: the Hub cannot be reached, or takes no pull request from this token.
-        CheckFailedError: the branch moved meanwhile, or the Hub does not hold what was sent.
-    """
-    from release.hub.commit import Job, operations
-    from release.hub.pull_request import propose
-    from release.hub.remote import hub_api, hub_errors, quiet_client, remote_tree
-
-    api = hub_api(endpoint, token)
-    message = MESSAGE.format(builder=made.statement["predicate"]["builder"]["id"])
-    with tempfile.TemporaryDirectory() as folder, hub_errors(api.endpoint, f"propose to {made.repo}"), quiet_client(progress):
-        local = Path(folder) / "attestation.json"
-        envelope = _standing(api, made, message, pause) or made.envelope
-        write_atomic(local, envelope)
-        job = Job(api, made.repo, {made.path: local}, {made.path: sha256_bytes(envelope)}, pause)
-        plan = job.plan(remote_tree(api, made.repo))
-        if plan.settled:
-            return None
-        return propose(job, plan, lambda revision: operations(job, plan, progress, revision), message)
-
-
-def _standing(api: HfApi, made: Attestation, title: str, pause: Callable[[float], None]) -> bytes | None:
-    """The envelope of the same statement by the same key in the branch, or in a pull request of ours that waits."""
-    from release.hub.pull_request import undecided
-    from release.hub.remote import remote_tree
-    from release.hub.small_files import remote_bytes
-
-    waiting = (tree for _, tree in undecided(api, made.repo, title, pause))
-    for tree in (remote_tree(api, made.repo), *waiting):
-        try:
-            data = remote_bytes(api, made.repo, tree, made.path, LARGEST)
-        except CheckFailedError:
-            continue
-        if data is not None and _says_the_same(data, made):
-            return data
-    return None
-
-
-def _says_the_same(data: bytes, made: Attestation) -> bool:
-    if made.key is None:
-        return False
-    try:
-        statement = verified_statement(data, made.key, made.path)
-    except (CheckFailedError, InputError):
-        return False
-    return _bare(statement) == _bare(made.statement)
-
-
-def _bare(statement: dict[str, Any]) -> dict[str, Any]:
-    """A statement without when, where and with which version it was made."""
-    predicate = statement.get("predicate")
-    kept = {key: value for key, value in predicate.items() if key not in PASSING} if isinstance(predicate, dict) else predicate
-    return {**statement, "predicate": kept}

@@ -94,6 +94,20 @@ def without_parts(card: str) -> str:
     return PART.sub(lambda match: _part(match["name"], ""), text)
 
 
+def hand_written_lines(card: str) -> list[int]:
+    """Numbers, from 1, of the lines that people wrote: in every part, and all that was kept below; empty ones do not count."""
+    text = _lines(card)
+    above, kept, _ = text.partition(f"\n{KEPT}\n")
+    spans = [match.span("text") for match in PART.finditer(above)]
+    spans += [(len(above) + len(kept), len(text))] if kept else []
+    found = []
+    for start, end in spans:
+        first = text.count("\n", 0, start) + 1
+        lines = enumerate(text[start:end].split("\n"), first)
+        found += [number for number, line in lines if line.strip() and not MARKER.fullmatch(line)]
+    return found
+
+
 def only_parts_changed(existing: str, rendered_sha256: str) -> bool:
     """Whether nobody changed a published card outside of its hand-written parts; the digest is that of its lock."""
     return sha256_bytes(without_parts(existing).encode()) == rendered_sha256

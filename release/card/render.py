@@ -7,7 +7,7 @@ and may extend it: `{% extends "weights_card.md.j2" %}` with the blocks that are
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -15,6 +15,7 @@ from typing import Any
 from jinja2 import ChoiceLoader, DictLoader, FileSystemLoader, StrictUndefined, TemplateError, TemplateSyntaxError, nodes
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
+from pruner.bounded import Limits, bounded
 from pruner.errors import InputError
 from pruner.files import path_inside
 from release.card.claims import CONFIDENCE, Claim
@@ -24,6 +25,10 @@ SHIPPED = Path(__file__).resolve().parent.parent / "templates"
 SOURCE_TREE = Path(__file__).resolve().parent.parent.parent / "templates"
 OWN = "own/"
 MOST_TEMPLATES, LARGEST_TEMPLATE = 50, 200_000
+LARGEST_TEXT = 32 << 20
+"""Characters of what is rendered: a report holds pictures."""
+OWN_LIMITS = Limits()
+"""What a person's own templates may take."""
 NO_TEMPLATES: Mapping[str, str] = MappingProxyType({})
 
 
@@ -179,20 +184,39 @@ def _constants(node: nodes.Node) -> Iterator[nodes.Const]:
 def render(template: str, facts: Mapping[str, Any], own: Mapping[str, str] = NO_TEMPLATES, *, html: bool = False) -> str:
     """Render a shipped template, or the person's own that bears its name.
 
+    A person may be a stranger whose release is repeated here: with own templates the work is done in a child, in bounds.
+
     Raises:
-        InputError: the template asks for a claim that does not exist, or does something that the sandbox forbids.
+        InputError: the template asks for a claim that does not exist, does something that the sandbox forbids, or takes far
+            more memory or time than any card needs.
     """
+    if own:
+        return str(bounded(f"template {template}", _rendered, template, dict(facts), dict(own), html, limits=OWN_LIMITS))
+    return _rendered(template, facts, own, html)
+
+
+def _rendered(template: str, facts: Mapping[str, Any], own: Mapping[str, str], html: bool) -> str:  # noqa: FBT001  # sent as it is
     name = OWN + template if template in own else template
     try:
-        return _text(environment(own, html=html).get_template(name).render(facts))
+        return _text(environment(own, html=html).get_template(name).generate(facts))
     except TemplateSyntaxError as error:
         raise InputError(f"template {error.name or name}:{error.lineno}: {error}") from None
     except (TemplateError, ArithmeticError, TypeError, ValueError, AttributeError, RecursionError) as error:
         raise InputError(f"template {name}: {error}") from None
 
 
-def _text(rendered: str) -> str:
-    """What was rendered; raises ValueError when a template made half of a surrogate pair, which no file can hold."""
+def _text(parts: Iterable[str]) -> str:
+    """What was rendered.
+
+    Raises ValueError when it has no end in sight, or half of a surrogate pair, which no file can hold.
+    """
+    found, size = [], 0
+    for part in parts:
+        found.append(part)
+        size += len(part)
+        if size > LARGEST_TEXT:
+            raise ValueError(f"makes more than {LARGEST_TEXT:,} characters")
+    rendered = "".join(found)
     rendered.encode()
     return rendered
 
@@ -204,7 +228,7 @@ def render_prose(text: str, facts: Mapping[str, Any], name: str) -> Markdown:
         InputError: it uses a claim that does not exist, or does something that the sandbox forbids.
     """
     try:
-        return Markdown(_text(environment().from_string(text).render(facts)))
+        return Markdown(_text(environment().from_string(text).generate(facts)))
     except (TemplateError, ArithmeticError, TypeError, ValueError, AttributeError, RecursionError) as error:
         line = getattr(error, "lineno", None)
         raise InputError(f"{name}{f':{line}' if line else ''}: {error}") from None

@@ -8,9 +8,10 @@ from itertools import chain
 
 from jinja2 import TemplateError, TemplateSyntaxError, meta, nodes
 
+from pruner.bounded import bounded
 from pruner.errors import InputError
 from release.card.prose import require_no_numbers
-from release.card.render import environment, own_templates, template_folder
+from release.card.render import OWN_LIMITS, environment, own_templates, template_folder
 from release.manifest import LoadedManifest, PinnedFile
 
 _SIZES = ("base", "variant", "removed", "removed_share", "change")
@@ -79,19 +80,29 @@ def check_texts(loaded: LoadedManifest) -> None:
             raise InputError(f"{card.prose}: is not UTF-8 text") from None
         require_no_numbers(prose, card.prose)
         require_known_names(prose, card.prose)
-    own = own_templates(loaded.root, card.templates)
+    if own := own_templates(loaded.root, card.templates):
+        # What compiles a template works out its constants, however large.
+        bounded("card.templates", check_templates, own, str(card.templates), limits=OWN_LIMITS)
+
+
+def check_templates(own: Mapping[str, str], folder: str) -> None:
+    """Check own templates by name, of a folder.
+
+    Raises:
+        InputError: with file and line: a mistake of syntax, or a name that no fact has.
+    """
     shipped = {path.name: path.read_text(encoding="utf-8") for path in template_folder().glob("*.j2")}
     names = {*shipped, *own}
     cards, shipped_cards = ({name: text for name, text in each.items() if name.endswith(".md.j2")} for each in (own, shipped))
-    given = _given(cards, str(card.templates)) | ONLY_TEMPLATES
+    given = _given(cards, folder) | ONLY_TEMPLATES
     included = given | _given(shipped_cards, "templates") if cards else given  # such as `row`, which a shipped loop gives
     for name, text in cards.items():
         facts = {each: FACTS[each] for each in PAGE} if name == COMMANDS_PAGE else FACTS
-        require_known_names(text, f"{card.templates}/{name}", given if name in ENTRIES else included, names, facts)
+        require_known_names(text, f"{folder}/{name}", given if name in ENTRIES else included, names, facts)
     pages = {name: text for name, text in own.items() if name.endswith(PAGE_SUFFIX)}
-    given = _given({REPORT_PAGE: shipped[REPORT_PAGE], **pages}, str(card.templates)) | ONLY_TEMPLATES
+    given = _given({REPORT_PAGE: shipped[REPORT_PAGE], **pages}, folder) | ONLY_TEMPLATES
     for name, text in pages.items():
-        require_known_names(text, f"{card.templates}/{name}", given, names, REPORT)
+        require_known_names(text, f"{folder}/{name}", given, names, REPORT)
 
 
 def require_known_names(

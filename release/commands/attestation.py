@@ -30,7 +30,8 @@ def attest(
 ) -> None:
     """Rebuild a published release by streaming, sign what came out, and propose it as a pull request."""
     from pruner.sources import parse_address
-    from release.attestation.rebuild import AttestRequest, propose_attestation
+    from release.attestation.proposal import propose_attestation
+    from release.attestation.rebuild import AttestRequest
     from release.attestation.rebuild import attest as make
     from release.hub.endpoint import input_hub
 
@@ -51,6 +52,8 @@ def attest(
     elif proposal is None:
         typer.echo(f"{made.verdict}: {made.path} stands in {repo} already")
     else:
-        typer.echo(f"{made.verdict}: proposed {made.path} as pull request {proposal.number} of {repo}")
+        where = f"pull request {proposal.proposal.number} of {repo}"
+        new = f"proposed {made.path} as {where}"
+        typer.echo(f"{made.verdict}: {new if proposal.new else f'{made.path} waits in {where} already'}")
     if made.verdict != "GOOD":
         raise typer.Exit(1)

@@ -6,10 +6,10 @@ Each method has a name with a version; the protocol registers one in advance, wi
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Callable
 from typing import Any
 
+from pruner.bounded import Limits, bounded, first_group
 from release.evaluation.client import Answer, Message, clean_text, completion_message, post
 from release.evaluation.ledger import Reply
 from release.evaluation.pool import Server
@@ -98,8 +98,19 @@ def _ask(server: Server, protocol: Protocol, patch: Patch, messages: str, reply:
     return post(server.client, f"{server.url}/completion", fields, seconds=seconds)
 
 
+PATTERN_LIMITS = Limits(memory=256 << 20, seconds=5, answer=64 << 20)
+
+
 def patched_letter(patch: Patch, reply: Reply, letters: str) -> str | None:
-    """The letter in a patch's reply, or None."""
-    found = re.search(patch.answer_pattern, reply.content or "") if not reply.failed else None
-    letter = (found.group(1) or "").upper() if found else ""
+    """The letter in a patch's reply, or None.
+
+    The pattern is the protocol's and the text the model's: another's both, and some patterns look at some texts for ever.
+
+    Raises:
+        InputError: the pattern finds no end.
+    """
+    if reply.failed or not reply.content:
+        return None
+    what = f"patch.answer_pattern {patch.answer_pattern!r} on a reply of {len(reply.content):,} characters"
+    letter = str(bounded(what, first_group, patch.answer_pattern, reply.content, limits=PATTERN_LIMITS)).upper()
     return letter if letter and letter in letters else None

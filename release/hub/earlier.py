@@ -13,7 +13,7 @@ from pruner.files import sha256_bytes
 from pruner.sources import SMALL_FILE_LIMIT
 from release.hub.remote import RemoteTree
 from release.hub.small_files import remote_text, small_file
-from release.reproduce import LOCK, SUMS, evidence_name, timing_name
+from release.reproduce import LOCK, SUMS, published_places
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
@@ -22,14 +22,6 @@ LARGEST = 64 << 20
 """Bytes of an older lock or list of digests that is still read."""
 LINE = re.compile(r"([0-9a-f]{64}) [ *]([^/\0\n]+)")
 SHA256 = re.compile(r"[0-9a-f]{64}")
-PLACES = (
-    ("weights/", ""),
-    ("gguf/", ""),
-    ("imatrix/", ""),
-    ("card/pictures/", "pictures/"),
-    ("card/eval_results/", ".eval_results/"),
-)
-"""Where the lock's outputs stand in a repository."""
 
 
 def stale_files(api: HfApi, repo: str, tree: RemoteTree, files: Collection[str]) -> tuple[str, ...]:
@@ -67,22 +59,11 @@ def _listed(api: HfApi, repo: str, tree: RemoteTree) -> Iterator[tuple[str, str]
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
         locked = {}
     for path, digest in locked.items():
-        place = _place(path)
-        if place and SHA256.fullmatch(digest):
-            yield place, digest
+        if SHA256.fullmatch(digest):
+            yield from ((place, digest) for place in published_places(path).values())
     for line in (_text(api, repo, tree, SUMS) or "").splitlines():
         if match := LINE.fullmatch(line):
             yield match[2], match[1]
-
-
-def _place(path: str) -> str | None:
-    """Where an output of a lock stands in the repository, None for one that is not published there."""
-    for prefix, place in PLACES:
-        if path.startswith(prefix):
-            return place + path.removeprefix(prefix)
-    run = re.fullmatch(r"eval/([^/]+)/(evidence|timing)\.json", path)
-    names = {"evidence": evidence_name, "timing": timing_name}
-    return names[run[2]](run[1]) if run else None
 
 
 def _text(api: HfApi, repo: str, tree: RemoteTree, path: str) -> str | None:

@@ -24,8 +24,11 @@ def parse_size(value: Any) -> Any:
     return value
 
 
+LARGEST_SIZE = 1 << 50
 SizeText = Annotated[str, StringConstraints(pattern=r"^\s*\d+\s*([KMGT]i?B|B|)\s*$")]
-Size = Annotated[int, BeforeValidator(parse_size, json_schema_input_type=SizeText | PositiveInt), Field(gt=0)]
+Size = Annotated[
+    int, BeforeValidator(parse_size, json_schema_input_type=SizeText | PositiveInt), Field(gt=0, le=LARGEST_SIZE, strict=True)
+]
 
 
 class PinnedFile(Document):

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from pruner.errors import CheckFailedError
 from pruner.files import sha256_file
 from release import reproduce
-from release.card.inputs import LEADERBOARD_FOLDER
 from release.context import Context
 from release.lock import read_lock
-from release.stages.card import card_folder
-from release.stages.evaluate import evidence_path, timing_path
 from release.stages.lock import gguf_sums_path, page_path, provenance_path, sums_path, work_lock_path
-from release.stages.quality import quality_path, wants_quality
 
 
 @dataclass(frozen=True)
@@ -46,61 +43,49 @@ def _repository(context: Context, repo: str, files: dict[str, Path]) -> Reposito
     return Repository(repo, files, digests)
 
 
-def _locked_files(context: Context, *folders: str) -> dict[str, Path]:
-    """Files of work folders by name, exactly those that the lock lists.
+def _locked_files(context: Context, kind: reproduce.Kind) -> dict[str, Path]:
+    """Files of the work folder by their path in a repository, exactly those that the lock lists.
 
     Raises:
         CheckFailedError: a folder holds another file; nothing unverified is published.
     """
     lock = read_lock(work_lock_path(context))
-    locked = {path for path in (lock.outputs if lock else ()) if path.startswith(folders)}
-    places = [context.work / folder for folder in folders]
-    files = [file for place in places for file in place.rglob("*") if not file.is_dir()]
+    outputs = sorted(lock.outputs) if lock else []
+    folders = [folder for folder, _, kinds in reproduce.FOLDERS if kind in kinds and _wanted(context, folder)]
+    files = [file for folder in folders for file in (context.work / folder).rglob("*") if not file.is_dir()]
     found = {file.relative_to(context.work).as_posix() for file in files}
-    if foreign := sorted(found - locked):
+    if foreign := sorted(found - set(outputs)):
         raise CheckFailedError(
             f"{context.work / foreign[0]}: is not of this release; remove it, nothing unverified is published"
         )
-    return {_inside(path, folders): context.work / path for path in sorted(locked)}
+    return {place: context.work / output for output, place in reproduce.places_in(kind, outputs).items()}
 
 
-def _inside(path: str, folders: tuple[str, ...]) -> str:
-    return path.removeprefix(next(folder for folder in folders if path.startswith(folder)))
+def _wanted(context: Context, folder: str) -> bool:
+    """Whether this release makes what belongs into a folder; what an earlier one left there is no harm."""
+    return folder != "imatrix/" or bool(context.gguf.imatrix)
 
 
 def _weights_files(context: Context) -> dict[str, Path]:
-    card = {"README.md": card_folder(context) / "README.md"}
-    scores = _locked_files(context, f"card/{LEADERBOARD_FOLDER}/")
-    leaderboard = {f".eval_results/{name}": path for name, path in scores.items()}
-    return {**_locked_files(context, "weights/"), **card, **_pictures(context), **leaderboard, **_reproduce_files(context)}
-
-
-def _pictures(context: Context) -> dict[str, Path]:
-    return {f"pictures/{name}": path for name, path in _locked_files(context, "card/pictures/").items()}
+    locked = _locked_files(context, "weights")
+    return {**locked, **_reproduce_files(context, locked)}
 
 
 def _gguf_files(context: Context) -> dict[str, Path]:
-    folders = ("gguf/", "imatrix/") if context.gguf.imatrix else ("gguf/",)
-    extra = {"README.md": card_folder(context) / "README.gguf.md", reproduce.SUMS: gguf_sums_path(context)}
-    quality = {"quality.json": quality_path(context)} if wants_quality(context) else {}
-    return {**_locked_files(context, *folders), **extra, **quality, **_pictures(context)}
+    return {**_locked_files(context, "gguf"), reproduce.SUMS: gguf_sums_path(context)}
 
 
-def _reproduce_files(context: Context) -> dict[str, Path]:
-    """What a stranger needs to repeat the release."""
+def _reproduce_files(context: Context, locked: Mapping[str, Path]) -> dict[str, Path]:
+    """What a stranger needs to repeat the release: outputs of the lock among it, and what a lock cannot hold."""
     made = {
+        **{place: path for place, path in locked.items() if place.startswith(f"{reproduce.FOLDER}/")},
         reproduce.README: page_path(context),
-        reproduce.CLAIMS: card_folder(context) / "claims.json",
         reproduce.LOCK: work_lock_path(context),
         reproduce.SUMS: sums_path(context),
-        reproduce.DROP_MAP: context.work / "drop_map.json",
         reproduce.PROVENANCE: provenance_path(context),
     }
     if context.publish.rebuilders:
         made[reproduce.REBUILDERS] = context.loaded.file(context.publish.rebuilders)
     if context.manifest.eval:
         made[reproduce.PROTOCOL] = context.loaded.root / context.eval.protocol
-        for quant in context.eval.quants:
-            made[reproduce.evidence_name(quant)] = evidence_path(context, quant)
-            made[reproduce.timing_name(quant)] = timing_path(context, quant)
     return reproduce.reproduce_files(context.loaded, made)

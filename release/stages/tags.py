@@ -47,6 +47,23 @@ def require_free_tags(context: Context, api: HfApi) -> None:
         raise CheckFailedError(problem)
 
 
+def require_standing_tags(context: Context, api: HfApi) -> None:
+    """Require the same of what stands there now, whoever put it there since.
+
+    Raises:
+        CheckFailedError: see `require_tags`.
+        UnavailableError: the Hub cannot be reached.
+    """
+    from release.hub.remote import remote_tree
+
+    repo = context.publish.gguf
+    if repo is None or (tree := remote_tree(api, repo)) is None:
+        return
+    files = {quant.name: model_file(context, quant.name).name for quant in context.gguf.quants}
+    for problem in _wrong(repo, files, tree.files):
+        raise CheckFailedError(f"{problem}; nothing was made public")
+
+
 def wrong_tags(context: Context, plan: PublicationPlan) -> Iterator[str]:
     """What is wrong with tags, by llama.cpp's rule and the Hub's; nothing for another repository than that of the quants."""
     if context.manifest.gguf is None or plan.repo != context.publish.gguf:

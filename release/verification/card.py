@@ -24,6 +24,7 @@ from release.hub.published import Published, PublishedRepository, base_of
 from release.processes import processor
 from release.verdict import Finding, Pieces, Verdict
 from release.verification.ggufs import open_gguf_repository
+from release.verification.notes import but_for, check_notes
 from release.verification.recollected import recollect
 from release.verification.request import Request
 
@@ -55,12 +56,14 @@ def check_card(published: Published, request: Request) -> Finding:
     _compare_claims(claims, found, pieces)
     with pieces.checking("claims"):
         _require_votes(published, claims)
-    _compare_cards(published, request, inputs, facts, pieces)
+    notes = sum(check_notes(*each, claims, pieces) for each in _compare_cards(published, request, inputs, facts, pieces))
     results = {name: text.encode() for name, text in leaderboard_texts(inputs).items()}
     _compare_made(published, {**results, **picture_files(pictures)}, pieces)
     unchecked = sum(name.split(".")[0] in taken for name in found)
     rest = f", {unchecked} taken from the card" if unchecked else ""
-    return pieces.finding(f"{len(found) - unchecked} claims recomputed{rest}; rendered again with the same bytes")
+    return pieces.finding(
+        f"{len(found) - unchecked} claims recomputed{rest}; rendered again with the same bytes{but_for(notes)}"
+    )
 
 
 def _published_claims(published: Published) -> dict[str, dict[str, Any]]:
@@ -132,26 +135,31 @@ def _require_votes(published: Published, claims: dict[str, dict[str, Any]]) -> N
         raise UnavailableError(f"{text}: they joined after it was written, or it hides them")
 
 
-def _compare_cards(published: Published, request: Request, inputs: CardInputs, facts: Facts, pieces: Pieces) -> None:
-    """Render the cards and compare them, byte for byte but for hand-written parts."""
+def _compare_cards(
+    published: Published, request: Request, inputs: CardInputs, facts: Facts, pieces: Pieces
+) -> list[tuple[str, str]]:
+    """Render the cards and compare them, byte for byte but for hand-written parts; gives the published ones by name."""
     made_with = inputs.lock.inputs.tools.get("moe-release")
     if inputs.manifest.card.templates:
         pieces.add(CARD, Verdict.UNKNOWN, "is made with the release's own templates, which are not run here")
-        return
+        return [(CARD, _text(published.weights))]
     texts = card_texts(inputs, facts)
     cards = {CARD: (published.weights, texts["README.md"])}
     if "README.gguf.md" in texts and inputs.manifest.publish and inputs.manifest.publish.gguf:
         repository = open_gguf_repository(published, request)
         cards["README.md of the GGUFs"] = (repository, texts["README.gguf.md"])
+    read = []
     for name, (repository, rendered) in cards.items():
         with pieces.checking(name):
-            line = first_difference(without_parts(_text(repository)), rendered)
+            read.append((name, _text(repository)))
+            line = first_difference(without_parts(read[-1][1]), rendered)
             if line is None:
                 pieces.add(name, Verdict.GOOD)
             elif made_with != __version__:
                 raise UnavailableError(f"was made by moe-release {made_with}, here is {__version__}: line {line} differs")
             else:
                 raise CheckFailedError(f"line {line} is not what lock, headers and evidence give")
+    return read
 
 
 def _compare_made(published: Published, made: Mapping[str, bytes], pieces: Pieces) -> None:

@@ -99,6 +99,16 @@ def test_what_was_damaged_on_the_hub_is_not_promoted(copy: Copy) -> None:
     assert [copy.api.model_info(repo).private for repo in (WEIGHTS, GGUF)] == [True, True]
 
 
+def test_a_file_that_takes_the_tag_of_a_quant_keeps_a_release_private(copy: Copy) -> None:
+    copy.declare(private="true")
+    copy.run("publish")
+    copy.api.upload_file(path_or_fileobj=b"GGUF", path_in_repo="a-Q6_K.gguf", repo_id=GGUF)
+    said = copy.run("promote", check=False)
+    assert "a-Q6_K.gguf" in said
+    assert "nothing was made public" in said
+    assert [copy.api.model_info(repo).private for repo in (WEIGHTS, GGUF)] == [True, True]
+
+
 TIMING = "reproduce/timing/Q6_K.json"
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from pruner.calibration import Question, render
+from pruner.calibration import Question, prompts_of, render
 from pruner.template_date import DIRECTIVES, MOMENT, template_date, timeless
 from tests.pruner.analysis.conftest import TEMPLATE, save_tokenizer
 
@@ -54,7 +54,9 @@ def test_only_the_day_differs_from_what_the_engine_renders_now(template: str, to
 def test_the_analysis_renders_the_fixed_day(tokenizer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tokenizer, "chat_template", "{{ strftime_now('%Y-%m-%d %H:%M') }}\n{{ messages[0].content }}")
     question = Question("Why?", ("a", "b"), 1, "Since.", "0" * 64)
-    assert tokenizer.decode(render(tokenizer, question).token_ids).startswith("2025-01-01 00:00\nWhat is the correct answer")
+    assert tokenizer.decode(render(tokenizer, question, *prompts_of(tokenizer, [question])).token_ids).startswith(
+        "2025-01-01 00:00\nWhat is the correct answer"
+    )
 
 
 def test_other_templates_are_left_alone() -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -57,6 +58,47 @@ def test_a_lock_is_canonical_and_survives_a_round_trip(tmp_path: Path) -> None:
     assert again == lock()
     assert (tmp_path / "x.lock.json").read_bytes() == lock().to_bytes()
     assert read_lock(tmp_path / "none.json") is None
+
+
+@pytest.mark.parametrize("word", ["1.2.3", "x86_64 Some", "range requests", "org/base", "F16"])
+def test_a_change_in_any_word_is_found(tmp_path: Path, word: str) -> None:
+    """Also where nothing is compared: tools, what made a file, how a file was read."""
+    whole = lock(beside="s")
+    files = {**whole.inputs.base.files, "config.json": LockedFile(sha256="c", size=2, listed=True)}
+    base = whole.inputs.base.model_copy(update={"files": files})
+    tools = {"moe-release": "1.2.3", "read by": "range requests"}
+    inputs = whole.inputs.model_copy(update={"tools": tools, "base": base})
+    outputs = {**whole.outputs, "expert_statistics.safetensors": file("s", processor="x86_64 Some")}
+    path = tmp_path / "x.lock.json"
+    write_lock(path, whole.model_copy(update={"inputs": inputs, "outputs": outputs}))
+    assert read_lock(path) is not None
+    path.write_text(path.read_text().replace(f'"{word}"', f'"{word}!"'))
+    with pytest.raises(InputError, match=r"x\.lock\.json: was damaged or edited by hand: the digest inside"):
+        read_lock(path)
+
+
+def test_a_lock_of_old_without_a_digest_is_read_and_other_spacing_is_no_change(tmp_path: Path) -> None:
+    path = tmp_path / "x.lock.json"
+    content = json.loads(lock().to_bytes())
+    path.write_text(json.dumps(content))
+    assert read_lock(path) == lock()
+    path.write_text(json.dumps({**content, "digest": None}))
+    with pytest.raises(InputError, match="was damaged or edited by hand"):
+        read_lock(path)
+    del content["digest"]
+    path.write_text(json.dumps(content))
+    assert read_lock(path) == lock()
+
+
+@pytest.mark.parametrize("size", ["-1", "true", "1.0", '"1"', "1" + "0" * 30, "1125899906842625", "null", "1e3"])
+def test_a_size_that_no_file_has_is_refused(tmp_path: Path, size: str) -> None:
+    path = tmp_path / "x.lock.json"
+    write_lock(path, lock(size=1125899906842624))
+    path.write_text(path.read_text().replace('"size": 1125899906842624', f'"size": {size}'))
+    with pytest.raises(
+        InputError, match=r"x\.lock\.json: not a usable lock: outputs\.weights/a\.safetensors\.size: Input should"
+    ):
+        read_lock(path)
 
 
 @pytest.mark.parametrize("text", ["{}", "[]", "{", '{"schema": "moe-release/lock/v2"}'])

@@ -57,6 +57,33 @@ def test_named_files_stand_at_the_manifests_paths_and_questions_stay_out(tmp_pat
     assert files["reproduce/types.txt"].read_text() == "types.txt"
 
 
+@pytest.mark.parametrize(
+    ("output", "places"),
+    [
+        ("weights/model.safetensors", {"weights": "model.safetensors"}),
+        ("gguf/x-Q6_K.gguf", {"gguf": "x-Q6_K.gguf"}),
+        ("imatrix/x-imatrix.gguf", {"gguf": "x-imatrix.gguf"}),
+        ("card/pictures/a.svg", {"weights": "pictures/a.svg", "gguf": "pictures/a.svg"}),
+        ("card/eval_results/a.yaml", {"weights": ".eval_results/a.yaml"}),
+        ("card/README.md", {"weights": "README.md"}),
+        ("card/README.gguf.md", {"gguf": "README.md"}),
+        ("card/claims.json", {"weights": "reproduce/claims.json"}),
+        ("drop_map.json", {"weights": "reproduce/drop_map.json"}),
+        ("quality.json", {"gguf": "quality.json"}),
+        ("eval/Q6_K/evidence.json", {"weights": "reproduce/evidence/Q6_K.json"}),
+        ("eval/Q6_K/timing.json", {"weights": "reproduce/timing/Q6_K.json"}),
+        ("expert_statistics.safetensors", {}),
+        ("card/results.md", {}),
+        ("eval/a/b/evidence.json", {}),
+        ("eval/Q6_K/ledger.jsonl", {}),
+    ],
+)
+def test_where_outputs_of_a_lock_are_published(output: str, places: dict[str, str]) -> None:
+    assert reproduce.published_places(output) == places
+    for kind in reproduce.BOTH:
+        assert reproduce.places_in(kind, [output, "nowhere"]) == ({output: places[kind]} if kind in places else {})
+
+
 def test_a_file_with_a_fixed_name_is_refused_unless_it_is_the_same(tmp_path: Path) -> None:
     loaded = load_manifest(write(tmp_path, MANIFEST.replace("maps/map.json", "drop_map.json")))
     (tmp_path / "drop_map.json").write_text("theirs")

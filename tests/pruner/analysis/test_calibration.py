@@ -12,19 +12,21 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
+from pruner import calibration
 from pruner.calibration import (
     CalibrationSet,
     FieldMap,
     Question,
+    RenderedQuestion,
     check_reply_format,
     clean_choice,
     default_reply_format,
     prompt_text,
+    prompts_of,
     question_digest,
     read_calibration,
     read_classes,
     read_digests,
-    render,
     reply_text,
     without_special_tokens,
 )
@@ -346,6 +348,46 @@ def question(**changes: Any) -> Question:
     return Question(**{**values, **changes})
 
 
+def render(tokenizer: Any, asked: Question, **options: Any) -> RenderedQuestion:
+    return calibration.render(tokenizer, asked, *prompts_of(tokenizer, [asked]), **options)
+
+
+@pytest.mark.torch
+def test_prompts_are_what_the_tokenizer_makes_of_its_template(tokenizer: Any):
+    asked = [question(text=f"{number}: <b>{{{{ x }}}}</b> & 'é'?") for number in range(3)]
+    wanted = [
+        tokenizer.apply_chat_template(
+            [{"role": "user", "content": prompt_text(each)}], tokenize=False, add_generation_prompt=True, enable_thinking=True
+        )
+        for each in asked
+    ]
+    assert prompts_of(tokenizer, asked) == wanted
+
+
+@pytest.mark.torch
+@pytest.mark.parametrize(
+    ("template", "message"),
+    [
+        ("{{ 'a' * 10**10 }}", r"takes more than 1,073,741,824 bytes of memory"),
+        ("{% set x = namespace(a='a' * 1000000) %}{% for i in range(99) %}{% set x.a = x.a ~ x.a %}{% endfor %}", "of memory"),
+        (
+            "{% for i in range(90000) %}{% for j in range(90000) %}{% endfor %}{% endfor %}",
+            "takes more than 1 seconds of a proc",
+        ),
+        ("{{ 10**(10**9) }}", "takes more than 1 seconds of a processor"),
+        ("{{ 'a' * 2000000 }}", r"makes 2,000,000 characters of a message of"),
+        ("{{ raise_exception('no\n such role') }}", "the base's chat template: TemplateError: no such role$"),
+        ("{% for %}", "the base's chat template: TemplateSyntaxError: "),
+    ],
+)
+def test_a_chat_template_is_rendered_in_bounds(tokenizer: Any, template: str, message: str, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("pruner.chat_prompts.SECONDS", 1)
+    tokenizer.chat_template = template
+    with pytest.raises(InputError, match=message) as caught:
+        prompts_of(tokenizer, [question()])
+    assert str(caught.value).startswith("the base's chat template: ")
+
+
 @pytest.mark.torch
 def test_rendering(tokenizer: Any):
     rendered = render(tokenizer, question())
@@ -373,10 +415,11 @@ def test_another_reply_format(tokenizer: Any):
 
 @pytest.mark.torch
 def test_truncation(tokenizer: Any):
-    whole = render(tokenizer, question())
+    prompt = prompts_of(tokenizer, [question()])[0]
+    whole = calibration.render(tokenizer, question(), prompt)
     length, start = len(whole.token_ids), whole.answer_start
     for limit in (length, length - 1, start + 1, start, start - 1, 1):
-        cut = render(tokenizer, question(), max_tokens=limit)
+        cut = calibration.render(tokenizer, question(), prompt, max_tokens=limit)
         assert cut.token_ids == whole.token_ids[:limit]
         assert cut.answer_start == min(start, limit)
         assert cut.truncated == (limit < length)

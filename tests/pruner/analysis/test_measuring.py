@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pruner.calibration import CalibrationSet, RenderedQuestion, render
+from pruner.calibration import CalibrationSet, RenderedQuestion, prompts_of, render
 from pruner.errors import CheckFailedError
 from pruner.packed_sums import pack, unpack
 from pruner.ranking import Gates, check_gates, coverage, reap
@@ -34,7 +34,8 @@ def _one_thread() -> Iterator[None]:
 def rendered_by(folder: Path, calibration: CalibrationSet, place: int = 1, **options: Any) -> RenderedQuestion:
     from pruner.analysis.model import load_tokenizer
 
-    return render(load_tokenizer(folder), calibration.questions[place], **options)
+    tokenizer, question = load_tokenizer(folder), calibration.questions[place]
+    return render(tokenizer, question, *prompts_of(tokenizer, [question]), **options)
 
 
 def assert_close(sums: Sums, wanted: dict[str, Any], rtol: float = 1e-6) -> None:

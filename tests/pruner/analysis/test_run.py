@@ -324,6 +324,7 @@ def test_wrong_options(
         ("tokenizer.json", None, "tokenizer cannot be loaded"),
         ("tokenizer.json", lambda _data: b"{}", "tokenizer cannot be loaded"),
         ("chat_template.jinja", None, "no single chat template"),
+        ("chat_template.jinja", lambda _data: b"{{ 'a' * 10**10 }}", "chat template: takes more than 1,073,741,824 bytes"),
     ],
 )
 def test_damaged_bases(

@@ -6,7 +6,16 @@ import pytest
 
 from pruner.errors import CheckFailedError, InputError
 from pruner.files import sha256_bytes
-from release.card.handwritten import KEPT, MOST_LINES, difference, hand_written, merge, only_parts_changed, without_parts
+from release.card.handwritten import (
+    KEPT,
+    MOST_LINES,
+    difference,
+    hand_written,
+    hand_written_lines,
+    merge,
+    only_parts_changed,
+    without_parts,
+)
 
 RENDERED = """---
 license: apache-2.0
@@ -88,3 +97,12 @@ def test_the_difference_is_shown_and_obeys_nothing() -> None:
 def test_a_card_of_markers_alone_is_refused_before_anybody_looks_for_partners() -> None:
     with pytest.raises(CheckFailedError, match=r"the card: has 20,000 markers of hand-written parts; at most 100"):
         hand_written("<!-- hand-written: a -->\n" * 20_000, "the card")
+
+
+def test_lines_that_people_wrote_are_counted() -> None:
+    assert hand_written_lines(RENDERED) == []
+    assert [EXISTING.splitlines()[number - 1] for number in hand_written_lines(EXISTING)] == ["Mine, 42.", "  spaced"]
+    merged = merge(RENDERED, EXISTING + "\n<!-- hand-written: thanks -->\nTo all.\n<!-- end of hand-written: thanks -->\n")
+    for text in (merged, merged.replace("\n", "\r\n"), merged + "Below all.\n"):
+        found = [text.splitlines()[number - 1] for number in hand_written_lines(text)]
+        assert found == ["Mine, 42.", "  spaced", "To all.", *(["Below all."] if "Below" in text else [])]

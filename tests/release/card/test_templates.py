@@ -8,9 +8,11 @@ from typing import Any
 
 import pytest
 
+from pruner.bounded import Limits
 from pruner.errors import InputError
 from release.card.claims import Claim
-from release.card.render import alt, own_templates, render
+from release.card.render import alt, own_templates, render, render_prose
+from release.card.written import check_texts
 from release.manifest import load_manifest
 from release.stages.preflight import check_inputs
 from tests.conftest import MANIFESTS
@@ -89,6 +91,39 @@ def test_refusals(folder: Path, text: str, message: str) -> None:
     with pytest.raises(InputError, match=message) as error:
         rendered(folder)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("{% set a = namespace(x=name) %}", "'namespace' is undefined"),
+        ("{% if name == 'a' * 10**10 %}{% endif %}", "takes more than 1,073,741,824 bytes of memory"),
+        ("{% set a = name ~ name %}" + "{% set a = a ~ a %}" * 40, "takes more than 1,073,741,824 bytes of memory"),
+        ("{% for a in name %}" * 18 + "{% endfor %}" * 18, "takes more than 2 seconds of a processor"),
+    ],
+)
+def test_what_a_template_takes_is_bounded(folder: Path, text: str, message: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("release.card.render.OWN_LIMITS", Limits(seconds=2))
+    (folder / "gguf_card.md.j2").write_text(text)
+    with pytest.raises(InputError, match=f"^template (own/)?gguf_card.md.j2: .*{message}"):
+        rendered(folder)
+
+
+def test_looking_at_a_template_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What looks for unknown names compiles it, and that works out its constants."""
+    monkeypatch.setattr("release.card.written.OWN_LIMITS", Limits(seconds=2))
+    manifest = tmp_path / "m" / "tiny-gemma4-4e.yaml"
+    shutil.copytree(MANIFESTS, manifest.parent)
+    (manifest.parent / "mine").mkdir()
+    (manifest.parent / "mine" / "gguf_card.md.j2").write_text("{% if 10 ** (10 ** 9) == name %}{% endif %}")
+    manifest.write_text(manifest.read_text().replace("card: {", "card: {templates: mine, "))
+    with pytest.raises(InputError, match=r"card\.templates: takes more than 2 seconds of a processor"):
+        check_texts(load_manifest(manifest))
+
+
+def test_prose_may_not_be_endless() -> None:
+    with pytest.raises(InputError, match=r"prose.md: makes more than 33,554,432 characters"):
+        render_prose("{{ a }}" * 1000, {"a": "x" * 100_000}, "prose.md")
 
 
 def test_numbers_that_are_no_statements_are_free(folder: Path) -> None:

@@ -12,6 +12,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pruner.bounded import Limits
 from pruner.errors import CheckFailedError, InputError
 from release.evaluation.client import chat_message, completion_message
 from release.evaluation.data import load_rows
@@ -19,6 +20,7 @@ from release.evaluation.evidence import evidence_bytes, read_evidence
 from release.evaluation.ledger import Header, Ledger, Reply
 from release.evaluation.lm_eval_run import read_lm_eval_files
 from release.evaluation.outcomes import classify
+from release.evaluation.patch import patched_letter
 from release.evaluation.protocol import Loop, load_protocol, protocol_digest
 from release.evaluation.remote import RemoteServer
 from release.evaluation.settings import build_commit, differing_settings, template_digest
@@ -237,3 +239,19 @@ def test_a_pattern_that_cannot_be_is_refused(tmp_path: Path, pattern: str):
     (tmp_path / "p.yaml").write_text(json.dumps(value))
     with pytest.raises(InputError, match=r"patch\.answer_pattern: (no regular expression|must have exactly one group)"):
         load_protocol(tmp_path / "p.yaml", tmp_path)
+
+
+def test_a_pattern_that_finds_no_end_is_refused(monkeypatch: pytest.MonkeyPatch):
+    assert TINY.patch
+    monkeypatch.setattr("release.evaluation.patch.PATTERN_LIMITS", Limits(memory=64 << 20, seconds=1, answer=1000))
+    slow = TINY.patch.model_copy(update={"answer_pattern": "([A-D]+)+$"})
+    words = {"question": "0" * 64, "prompt": "0" * 64, "status": 200, "error": None, "text": "", "seconds": 1.0}
+    reply = Reply.model_validate({"kind": "patch", "attempt": 1, "seed": 1, "content": "A" * 50 + "!", **words})
+    with pytest.raises(
+        InputError, match=r"^patch\.answer_pattern .* on a reply of 51 characters: takes more than 1 seconds of"
+    ):
+        patched_letter(slow, reply, "ABCD")
+    plain = TINY.patch.model_copy(update={"answer_pattern": "([A-Da-d])!$"})
+    assert patched_letter(plain, reply, "ABCD") == "A"
+    assert patched_letter(plain, reply.model_copy(update={"content": "E!"}), "ABCD") is None
+    assert patched_letter(plain, reply.model_copy(update={"content": None}), "ABCD") is None

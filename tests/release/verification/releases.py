@@ -15,9 +15,11 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 
 from pruner.files import sha256_bytes, sha256_file
 from pruner.sources import TEMPLATES
-from release.attestation.rebuild import Attestation, AttestRequest, attest, propose_attestation
+from release.attestation.proposal import propose_attestation
+from release.attestation.rebuild import Attestation, AttestRequest, attest
 from release.hub.local import LocalHub
 from release.hub.remote import hub_api
+from release.reproduce import LOCK
 from release.verdict import Finding, Verification
 from release.verification.request import Request
 from release.verification.run import verify_published
@@ -75,6 +77,8 @@ class Stage:
     def change_json(self, path: str, change: Callable[[Any], Any]) -> None:
         def changed(data: bytes) -> bytes:
             value = json.loads(data)
+            if path == LOCK:
+                value.pop("digest", None)  # as whoever changes a lock on purpose would
             change(value)
             return json.dumps(value).encode()
 
@@ -98,7 +102,7 @@ class Stage:
         made = self.attested(who, **options)
         proposal = propose_attestation(made, endpoint=self.hub.endpoint, token=self.hub.token)
         assert proposal is not None
-        hub_api(self.hub.endpoint, self.hub.token).merge_pull_request(self.repo, proposal.number)
+        hub_api(self.hub.endpoint, self.hub.token).merge_pull_request(self.repo, proposal.proposal.number)
         return made
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import os
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -14,13 +15,14 @@ from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import BestAvailableEncryption, Encoding, PrivateFormat
+from huggingface_hub import CommitOperationAdd
 from securesystemslib.signer import CryptoSigner
 
 from pruner.errors import InputError, UnavailableError
 from pruner.files import canonical_json
 from release.attestation.envelope import PAYLOAD_TYPE, require_statement, sign
 from release.attestation.keys import PASSPHRASE, load_signer, read_rebuilders
-from release.attestation.rebuild import propose_attestation
+from release.attestation.proposal import propose_attestation
 from release.hub.remote import hub_api
 from release.verdict import Verdict
 from tests.conftest import ROOT
@@ -147,7 +149,7 @@ def test_a_statement_says_what_was_rebuilt_from_what(small: Stage) -> None:
 def test_an_open_pull_request_is_not_counted(small: Stage) -> None:
     proposal = propose_attestation(small.attested("alice"), endpoint=small.hub.endpoint, token=small.hub.token)
     assert proposal is not None
-    assert proposal.is_open or proposal.number
+    assert proposal.new
     discussions = list(hub_api(small.hub.endpoint, small.hub.token).get_repo_discussions(small.repo))
     assert [each.status for each in discussions] == ["open"]
     assert not [finding for finding in small.verify().findings if finding.part == "attestations"]
@@ -167,10 +169,52 @@ def test_the_same_rebuild_on_another_day_and_machine_asks_nobody_again(small: St
     again = propose_attestation(later, **where)
     assert first is not None
     assert again is not None
-    assert (again.number, again.commit) == (first.number, first.commit)
-    hub_api(small.hub.endpoint, small.hub.token).merge_pull_request(small.repo, first.number)
+    assert (first.new, again.new, again.proposal.number) == (True, False, first.proposal.number)
+    assert again.proposal.commit == first.proposal.commit
+    hub_api(small.hub.endpoint, small.hub.token).merge_pull_request(small.repo, first.proposal.number)
     assert propose_attestation(later, **where) is None
     assert len(list(hub_api(small.hub.endpoint, small.hub.token).get_repo_discussions(small.repo))) == 1
+
+
+def test_two_machines_at_once_propose_one_statement(small: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    where = {"endpoint": small.hub.endpoint, "token": small.hub.token}
+    legs = []
+    for machine in ("x86_64", "aarch64"):
+        monkeypatch.setattr("platform.machine", lambda machine=machine: machine)
+        legs.append(small.attested("alice"))
+    assert legs[0].envelope != legs[1].envelope
+    with ThreadPoolExecutor(2) as pool:
+        done = [each.result() for each in [pool.submit(propose_attestation, leg, **where) for leg in legs]]
+    again = propose_attestation(legs[0], **where)
+    assert again is not None
+    assert not again.new
+    listed = hub_api(small.hub.endpoint, small.hub.token).get_repo_discussions(small.repo)
+    assert [each.num for each in listed if each.status in ("draft", "open")] == [again.proposal.number]
+    assert again.proposal.number in [each.proposal.number for each in done if each]
+
+
+def test_of_two_proposals_of_one_statement_the_first_stays(small: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither machine saw the other's: each looked before the other had begun."""
+    where = {"endpoint": small.hub.endpoint, "token": small.hub.token}
+    here = small.attested("alice")
+    monkeypatch.setattr("platform.machine", lambda: "another")
+    there = small.attested("alice")
+    api = hub_api(small.hub.endpoint, small.hub.token)
+    titled = {"repo_id": small.repo, "commit_message": "attestation: rebuilt by Alice", "create_pr": True}
+    first = api.create_commit(operations=[CommitOperationAdd(here.path, here.envelope)], **titled)
+    second = api.create_commit(operations=[CommitOperationAdd(there.path, there.envelope)], **titled)
+    found = propose_attestation(there, **where)
+    assert found is not None
+    assert (found.new, found.proposal.number) == (False, first.pr_num)
+    assert api.get_discussion_details(small.repo, first.pr_num or 0).status in ("draft", "open")
+    assert api.get_discussion_details(small.repo, second.pr_num or 0).status == "closed"
+
+
+def test_errors_name_no_folder_that_is_gone(small: Stage, tmp_path: Path) -> None:
+    small.write("reproduce/drop_map.json", b"{")
+    with pytest.raises(InputError, match=rf"^{small.repo}@?.*reproduce/drop_map\.json:1:2: ") as caught:
+        small.attested("alice")
+    assert "moe-release-attest-" not in str(caught.value)
 
 
 @pytest.mark.parametrize("data", [b"{", b'{"payload": "", "payloadType": "x", "signatures": []}', b" " * (1 << 20) + b"{}"])
@@ -360,6 +404,8 @@ def test_the_command_proves_signs_and_proposes(small: Stage) -> None:
     done = run_command(*words, **environment)
     assert "GOOD: proposed attestations/" in done.stdout
     assert "as pull request 1 of" in done.stdout
+    again = run_command(*words, **environment)
+    assert (again.returncode, "waits in pull request 1 of" in again.stdout) == (0, True)
     api.merge_pull_request(small.repo, 1)
     shown = run_command("verify", small.address, "--base", small.base, **environment)
     assert "rebuilt by 1 independent party, 0 report BAD" in shown.stdout

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from pruner.errors import InputError
+from release.card.handwritten import KEPT
 from release.verdict import Verdict
 from tests.release.verification.releases import DROPPED, Stage, last_byte, part
 
@@ -104,6 +105,24 @@ def test_handwritten_notes_do_not_make_a_card_bad(small: Stage) -> None:
     small.change("README.md", noted)
     found = small.verify()
     assert found.verdict is Verdict.GOOD, found.text()
+    assert part(found, "card").reason.endswith("rendered again with the same bytes, but for 1 hand-written line")
+
+
+def test_scores_in_handwritten_notes_are_named_and_never_good(small: Stage) -> None:
+    def noted(data: bytes) -> bytes:
+        note = "Thanks to 3 friends.\n\nIt scores 97.5 % on GPQA.\n\nThe variant keeps 9 of 16 experts per layer.\n"
+        kept = f"\n{KEPT}\n<!-- hand-written: old -->\nUp by 12 percentage points.\n<!-- end of hand-written: old -->\n"
+        marker = "<!-- hand-written: notes -->\n"
+        return data.replace(marker.encode(), f"{marker}{note}".encode()) + kept.encode()
+
+    small.change("README.md", noted)
+    found = part(small.verify(), "card")
+    assert found.verdict is Verdict.UNKNOWN
+    assert "is hand-written: 97.5 % is shown by no claim" in found.reason
+    lines = small.read("README.md").decode().splitlines()
+    named = {lines[int(name.rpartition(":")[2]) - 1] for name, verdict, _ in found.items if verdict is Verdict.UNKNOWN}
+    assert {"It scores 97.5 % on GPQA.", "Up by 12 percentage points."} <= named
+    assert "Thanks to 3 friends." not in named
 
 
 @pytest.mark.parametrize(
