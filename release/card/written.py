@@ -37,6 +37,7 @@ FACTS: Mapping[str, tuple[str, ...]] = {
     "tools": (),
     "quants": (),
     "imatrix": (),
+    "mmproj": (),
     "calibration": (),
     "quality": (),
     "self_test": (),

@@ -32,6 +32,7 @@ def card(summaries: dict[str, Any], tested: SelfTest, **more: Any) -> str:
         "publish": None,
         "quants": quant_facts(summaries, list(summaries)),
         "imatrix": [],
+        "mmproj": [],
         "pictures": {},
         "self_test": self_test_facts(tested, summaries),
         "quality": None,

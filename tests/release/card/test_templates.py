@@ -24,6 +24,7 @@ FACTS: dict[str, Any] = {
     "publish": None,
     "quants": [],
     "imatrix": [],
+    "mmproj": [],
     "calibration": None,
     "quality": None,
     "self_test": None,
