@@ -61,10 +61,8 @@ def verify_published(request: Request, *, progress: Progress = SILENT) -> Verifi
         for part, check in checks.items():
             if finding := _guarded(part, published, check):
                 found[part] = finding
-        section, exam = published.manifest.content.eval, found.get("exam")
-        if section and exam and exam.verdict is Verdict.GOOD:
-            again = partial(check_evidence, published, repeated=section.quants[0])
-            found["evidence"] = _guarded("evidence", published, again) or found["evidence"]
+        if (exam := found.get("exam")) and exam.verdict is Verdict.GOOD:
+            found["evidence"] = _guarded("evidence", published, partial(_repeated, published)) or found["evidence"]
     absent = tuple(part for part in OPTIONAL if part not in found)
     return Verification(f"hf://{request.repo}", repository.source.commit, tuple(found.values()), absent)
 
@@ -79,6 +77,12 @@ def _guarded(part: str, published: Published, check: Callable[[], Finding | None
         return Finding(part, Verdict.UNKNOWN, published.shown(error))
     except UNUSABLE as error:
         return Finding(part, Verdict.BAD, unusable(error))
+
+
+def _repeated(published: Published) -> Finding | None:
+    """The finding on the evidence, now that the exam was taken again: of the first quant, as it is there."""
+    section = published.manifest.content.eval
+    return check_evidence(published, repeated=section.quants[0]) if section else None
 
 
 def _weights(published: Published, request: Request, progress: Progress) -> Finding:

@@ -20,6 +20,7 @@ from release.hub.local import LocalHub
 from release.lock import read_lock
 from release.pipeline import stage_names
 from tests.conftest import ROOT, WITHOUT_TORCH
+from tests.digests import spoil_lock
 from tests.end_to_end.conftest import MANIFEST, Release, copy_manifests, run_command
 
 WEIGHTS = "moe-release/tiny-gemma4-4e"
@@ -319,10 +320,8 @@ def test_what_was_skipped_is_neither_carded_nor_published(release: Release, tmp_
 def test_a_build_that_differs_from_its_lock_stops_and_says_why(release: Release, tmp_path: Path) -> None:
     manifests = copy_manifests(tmp_path / "manifests")
     path = manifests / "tiny-gemma4-4e.lock.json"
-    lock = json.loads(path.read_text())
-    shard = next(name for name in lock["outputs"] if name.startswith("weights/model-"))
-    lock["outputs"][shard]["sha256"] = "0" * 64
-    path.write_text(json.dumps(lock))
+    shard = next(name for name in json.loads(path.read_text())["outputs"] if name.startswith("weights/model-"))
+    spoil_lock(path, shard)
     result = run_command("verify", manifests / MANIFEST, "--work", release.work, check=False)
     assert result.returncode == 1
     assert shard in result.stderr

@@ -18,6 +18,7 @@ import pytest
 from release.hub.local import LocalHub
 from release.hub.remote import hub_api
 from tests.conftest import MANIFESTS, ROOT
+from tests.digests import spoil_lock
 from tests.shared import TINY, tiny_release
 from tests.small_release import NAME, REPO, write_small_release
 from tests.workflows.conftest import Script
@@ -39,13 +40,6 @@ def hub(tmp_path: Path) -> Iterator[LocalHub]:
 def outputs(text: str) -> dict[str, str]:
     """What a script handed on; on the screen when there is no runner."""
     return dict(re.findall(r"^(name|report|artifacts)=(.*)$", text, re.MULTILINE))
-
-
-def spoil(lock: Path, output: str) -> None:
-    """Let a lock say another digest of an output."""
-    content = json.loads(lock.read_text())
-    content["outputs"][output]["sha256"] = "0" * 64
-    lock.write_text(json.dumps(content))
 
 
 def lock_of(manifest: Path) -> Path:
@@ -122,7 +116,7 @@ def test_what_the_screen_is_redirected_to_is_not_overwritten(script: Script) -> 
 def test_cards_fail_on_drift(script: Script, manifest: Path, tmp_path: Path) -> None:
     first = script("cards", MANIFESTS=str(manifest))
     assert first.returncode == 0, first.stderr
-    spoil(lock_of(manifest), "card/README.md")
+    spoil_lock(lock_of(manifest), "card/README.md")
     again = script("cards", MANIFESTS=str(manifest))
     assert again.returncode == 1
     assert "card/README.md (changed)" in again.stderr
@@ -157,7 +151,7 @@ def test_all_cards_are_as_locked_and_drift_of_a_table_is_found(
     shutil.copytree(MANIFESTS, tmp_path / "manifests")
     manifest = tmp_path / "manifests" / "tiny-gemma4-4e.yaml"
     shutil.copy(tmp_path / "works/tiny-gemma4-4e/lock.json", lock_of(manifest))  # another processor would explain a difference
-    spoil(lock_of(manifest), "card/results.md")
+    spoil_lock(lock_of(manifest), "card/results.md")
     again = script("cards", MANIFESTS=str(manifest))
     assert again.returncode == 1
     assert "card/results.md (changed)" in again.stderr

@@ -18,6 +18,7 @@ from release.cli import app
 from release.evaluation.evidence import read_evidence, write_evidence
 from release.lock import Lock, LockedBase, LockedFile, LockedInputs, digest_of_quant, read_committed_lock, write_lock
 from tests.conftest import MANIFESTS
+from tests.digests import spoil_lock
 from tests.release.evaluation.runs import cherry_picked
 
 FAMILY = [MANIFESTS / f"gemma-4-A4B-{name}.yaml" for name in ("109e-v3", "109e-v2", "120e-v4")]
@@ -123,7 +124,14 @@ def test_evidence_of_another_model_or_protocol_is_not_rendered(family: tuple[Pat
     manifests, work = family
     place = work / BASE / "eval" / "Q6_K" / "evidence.json"
     lock = manifests / f"{BASE}.lock.json"
-    lock.write_text(lock.read_text().replace(read_evidence(place).model_sha256, "0" * 64))
+    spoil_lock(
+        lock,
+        next(
+            name
+            for name, each in json.loads(lock.read_bytes())["outputs"].items()
+            if each["sha256"] == read_evidence(place).model_sha256
+        ),
+    )
     with pytest.raises(CheckFailedError, match="is of another Q6_K than the lock's"):
         results_tables([manifests / f"{BASE}.yaml"], work)
     write_evidence(place, read_evidence(place).model_copy(update={"protocol_digest": "0" * 64}))

@@ -31,6 +31,7 @@ from release.stages.publication import repositories
 from release.stages.publish import publication_plan
 from release.stages.quant_recipes import check_recipes
 from release.stages.tags import require_tags
+from tests.digests import spoil_lock
 from tests.release.gguf.moe_gguf import BASE_NAMES, arrays_of, sliced, write_moe, write_split_moe
 from tests.release.gguf.test_gguf_imatrix import write_imatrix
 
@@ -167,8 +168,7 @@ def test_a_cut_quant_is_cut_again_and_held_against_the_lock(manifest: Path) -> N
     made.unlink()
     assert verify(manifest, "--requantize").stdout.startswith("GOOD")
     lock = manifest.parent / "cut-4e.lock.json"
-    entry = json.loads(lock.read_bytes())["outputs"]["gguf/cut-4e-Q8_0.gguf"]["sha256"]
-    lock.write_bytes(lock.read_bytes().replace(entry.encode(), b"0" * 64))
+    spoil_lock(lock, "gguf/cut-4e-Q8_0.gguf")
     assert "cut from base-Q8_0.gguf it has SHA-256 " in verify(manifest, "--requantize", code=1).stdout
     (manifest.parent / "base-Q8_0.gguf").write_bytes(b"GGUF" + (manifest.parent / "base-Q8_0.gguf").read_bytes()[4:-1] + b"x")
     assert "is pinned; use the pinned base" in verify(manifest, "--requantize", code=1).stderr
@@ -186,7 +186,7 @@ def test_a_damaged_quant_is_found_by_verify(manifest: Path) -> None:
     assert "gguf/cut-4e-Q8_0.gguf (missing)" in verify(manifest, code=1).stderr
     made.write_bytes(good)
     lock = manifest.parent / "cut-4e.lock.json"
-    lock.write_bytes(lock.read_bytes().replace(sha256_file(made).encode(), b"0" * 64))
+    spoil_lock(lock, "gguf/cut-4e-Q8_0.gguf")
     shown = json.loads(verify(manifest, "--json", code=1).stdout)
     assert shown["quants"] == {"build": [], "lock": [{"path": "gguf/cut-4e-Q8_0.gguf", "kind": "changed"}]}
     assert "1 quant file differs from lock: gguf/cut-4e-Q8_0.gguf (changed)" in verify(manifest, code=1).stderr
