@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from pruner.errors import CheckFailedError
-from pruner.sources import Source, SourceFile
+from pruner.files import sha256_bytes
+from pruner.sources import Source, SourceFile, read_small
 
 Pins = Mapping[str, str]
 """Name of a base file → the SHA-256 that it must have."""
@@ -26,6 +27,18 @@ def require_known_digests(source: Source, pins: Pins) -> Pins:
         if (known := files[name].sha256) is not None:
             require_digest(source, name, known, pinned)
     return {name: pinned for name, pinned in pins.items() if files[name].sha256 is None}
+
+
+def require_small_files(source: Source, pins: Pins, names: Iterable[str]) -> None:
+    """Compare small files with their pins, before what they say is believed.
+
+    Raises:
+        CheckFailedError: a pinned one has another digest.
+        InputError, UnavailableError: see `read_small`.
+    """
+    for name in names:
+        if name in pins and name in source.files:
+            require_digest(source, name, sha256_bytes(read_small(source, name, "the base file")), pins[name])
 
 
 def require_digest(source: Source, name: str, found: str, pinned: str) -> None:

@@ -8,9 +8,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
+from pruner.base_check import require_small_files
 from pruner.base_identity import BaseIdentity, identity_of, named_base, require_same_base
 from pruner.build import build
-from pruner.checkpoint import Checkpoint, open_checkpoint
+from pruner.checkpoint import INDEX, Checkpoint, open_checkpoint
 from pruner.drop_map import DropMap, read_drop_map
 from pruner.errors import InputError
 from pruner.places import require_file, require_new, require_outside
@@ -56,6 +57,7 @@ def prune_directly(
     require_publishable(drop_map, str(drop_map_path))
     locked = _lock_of(lock, base) if lock else None
     pins = {name: file.sha256 for name, file in locked.inputs.base.files.items()} if locked else {}
+    require_small_files(source, pins, ("config.json", INDEX))
     unchecked = _unchecked(drop_map, source, locked, str(drop_map_path))
     at = partial(plan_build, base, drop_map, base_name=_base_name(drop_map.provenance, source), where=str(drop_map_path))
     shards = _shards_of(locked, drop_map)

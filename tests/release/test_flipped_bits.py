@@ -12,7 +12,7 @@ from pathlib import Path
 from unittest.mock import patch
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from pruner.checkpoint import METADATA, open_checkpoint
@@ -98,6 +98,7 @@ def _own_words_apart(weights: Path) -> dict[str, object]:
 
 @settings(max_examples=60)
 @given(file=st.integers(0, 99), bit=BITS)
+@example(file=0, bit=1_000_000)  # a key of config.json that says how many layers there are
 def test_in_the_base(release: Path, file: int, bit: int) -> None:
     base = release / "base"
     checkpoint, drop_map = open_checkpoint(base), read_drop_map(release / "map.json")
