@@ -249,6 +249,8 @@ def test_a_tasks_own_shuffle_becomes_the_order_of_the_question(committed: Value)
     """Whatever the global generator's state, and without touching it."""
     import random
 
+    pytest.importorskip("datasets", reason="comes with the eval extra")
+
     def process(row: dict[str, str]) -> dict[str, Any]:
         options = [row[name] for name in committed["data"]["option_columns"]]
         random.shuffle(options)
