@@ -91,8 +91,10 @@ def _require_in_order(source: str, drop_map: Path | None, out: Path | None) -> N
             f"prune: {source} is a manifest, which names base and drop map itself: give it alone, or BASE DROP_MAP OUT"
         )
     if is_base and out is None:
+        kind = "repository" if source.startswith(HUB_PREFIX) else "folder"
         raise InputError(
-            f"prune: {source} is a base and no manifest: give BASE DROP_MAP OUT, here {source} {drop_map or 'DROP_MAP'} OUT"
+            f"prune: {source} is a {kind}, not a manifest: give a YAML file alone, "
+            f"or a base as BASE DROP_MAP OUT, here {source} {drop_map or 'DROP_MAP'} OUT"
         )
     if drop_map is not None and drop_map.is_dir() and Path(source).is_file():
         raise InputError(f"prune: {drop_map} is a folder and no drop map: give BASE DROP_MAP OUT, here {drop_map} {source} OUT")

@@ -21,6 +21,7 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 EXTRAS: dict[str, list[str]] = PROJECT["optional-dependencies"]
 EXTRA_OF = {
     "pruner/analysis/": "analysis",
+    "pruner/chat_prompts.py": "analysis",
     "release/stages/analyze.py": "analysis",
     "release/evaluation/": "eval",
     "release/attestation/": "attest",

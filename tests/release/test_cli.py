@@ -292,9 +292,21 @@ def test_direct_prune_prints_digests_like_sha256sum(manifest: Path, tmp_path: Pa
         (("prune", "base", "map.json", "base"), 2, "base: already exists"),
         (("prune", "base", "map.json", "base/sub"), 2, "base/sub: lies in the base's folder"),
         (("prune", "nothing", "map.json"), 2, "give MANIFEST, or BASE DROP_MAP OUT"),
-        (("prune", "base"), 2, "base is a base and no manifest: give BASE DROP_MAP OUT, here base DROP_MAP OUT"),
-        (("prune", "base", "map.json"), 2, "base is a base and no manifest: give BASE DROP_MAP OUT, here base map.json OUT"),
-        (("prune", "hf://org/x"), 2, "hf://org/x is a base and no manifest: give BASE DROP_MAP OUT"),
+        (
+            ("prune", "base"),
+            2,
+            "base is a folder, not a manifest: give a YAML file alone, or a base as BASE DROP_MAP OUT, here base DROP_MAP OUT",
+        ),
+        (
+            ("prune", "base", "map.json"),
+            2,
+            "base is a folder, not a manifest: give a YAML file alone, or a base as BASE DROP_MAP OUT, here base map.json OUT",
+        ),
+        (
+            ("prune", "hf://org/x"),
+            2,
+            "hf://org/x is a repository, not a manifest: give a YAML file alone, or a base as BASE DROP_MAP OUT",
+        ),
         (("prune", "https://huggingface.co/org/x"), 2, "https://huggingface.co/org/x: write hf://org/x"),
         (
             ("prune", "map.json", "base", "out"),
