@@ -157,6 +157,17 @@ def test_a_file_of_others_that_answers_to_a_tag_is_bad(cut: Stage, name: str) ->
     assert "; Q8_0: " in quants.reason, quants.reason
 
 
+def test_a_gguf_that_the_lock_calls_an_imatrix_is_bad(cut: Stage) -> None:
+    data = b"GGUF of somebody"
+    cut.write("z-other.gguf", data, GGUFS)
+    cut.change("reproduce/SHA256SUMS", lambda sums: sums + f"{sha256_bytes(data)}  z-other.gguf\n".encode(), GGUFS)
+    entry = {"sha256": sha256_bytes(data), "size": len(data)}
+    cut.change_json("reproduce/lock.json", lambda lock: lock["outputs"].update({"imatrix/z-other.gguf": entry}))
+    quants = part(cut.verify(), "ggufs")
+    assert quants.verdict is Verdict.BAD
+    assert quants.reason == "z-other.gguf: is locked, and not the imatrix of the manifest"
+
+
 def test_a_base_that_only_its_digest_pins_may_be_gone_and_accuses_nobody(tmp_path: Path) -> None:
     release = publish_cut(tmp_path / "release", pinned=False)
     with release.staged(tmp_path / "stage") as stage:
