@@ -46,7 +46,8 @@ def publish_cut(folder: Path, *, pinned: bool, parts: bool = False) -> Published
     (folder / "map.json").write_text(json.dumps(DROPPED))
     arrays = arrays_of("gemma4", (0, 1, 2, 3), experts=16)
     bases = [folder / "base-Q8_0.gguf"]
-    projector = write_moe(folder / PROJECTOR, "clip", {}, experts=1, names={}) if parts else None
+    said = {"general.source.url": "/ho" + "me/somebody/model"}  # it is public like this, and nobody here can change it
+    projector = write_moe(folder / PROJECTOR, "clip", {}, experts=1, names=said) if parts else None
     if parts:
         for layer in range(4):
             arrays[f"blk.{layer}.attn_q.weight"] = (np.full((100, 1000), layer, dtype=np.float32), None)
