@@ -13,7 +13,7 @@ from pruner.wording import counted
 from release.documents import load_document
 from release.evaluation.compare import Comparison, Contrast, Run, comparable, compare, contrast, in_words, title
 from release.evaluation.differences import differing_evidence
-from release.evaluation.evidence import Evidence, Interval, read_evidence, require_complete
+from release.evaluation.evidence import Evidence, Interval, read_evidence, require_complete, require_whole
 from release.evaluation.gates import read_gated_run
 from release.evaluation.lm_eval_run import LmEvalRun
 from release.evaluation.protocol import Protocol, protocol_digest
@@ -70,7 +70,8 @@ def compare_runs(paths: Sequence[Path], protocols: Sequence[Path] = (), *, allow
 
     Raises:
         InputError: fewer than two runs, one cannot be read, or no run has to do with a protocol.
-        CheckFailedError: a run does not add up, is not of all questions or fails a gate, or two cannot be compared.
+        CheckFailedError: a run does not add up, is of one fold, is not of all questions or fails a gate, or two cannot be
+            compared.
     """
     if len(paths) < 2:  # noqa: PLR2004  # that is what comparing takes
         raise InputError("compare: give two evidence files or more; the first is the reference")
@@ -79,6 +80,8 @@ def compare_runs(paths: Sequence[Path], protocols: Sequence[Path] = (), *, allow
     _require_used(protocols, given, runs)
     known = {protocol_digest(each): each for each in [*_beside(paths), *given]}
     for path, run in zip(paths, runs, strict=True):
+        if isinstance(run, Evidence) and run.fold:
+            require_whole(run, str(path))
         if isinstance(run, Evidence) and not run.partial and run.protocol_digest in known:
             require_complete(run, known[run.protocol_digest], str(path))
     first, *others = runs
@@ -137,8 +140,7 @@ def score_in_words(run: Run) -> str:
         score += f"; {counted(run.asked, 'question')} asked {run.repeats} times" if run.repeats > 1 else ""
     outcomes = ", ".join(f"{name} {count}" for name, count in run.outcomes.items() if count)
     unverified = "; its servers ran elsewhere" if isinstance(run, Evidence) and run.unverified else ""
-    part = f"; only {run.fold.name}" if isinstance(run, Evidence) and run.fold else "; partial" if run.partial else ""
-    return f"{score}; {outcomes}{unverified}{part}"
+    return f"{score}; {outcomes}{unverified}{'; partial' if run.partial else ''}"
 
 
 def _score(correct: int, total: int, interval: Interval, error: float | None = None) -> str:

@@ -11,7 +11,6 @@ from release.processes import processor
 from release.records import read_record
 from release.stages.calibrate import imatrix_of
 from release.stages.evaluate import evidence_of, evidence_path, protocol_of
-from release.stages.projectors import projector_path
 from release.stages.prune import build_result, drop_map_path
 from release.stages.quality import wants_quality
 from release.stages.quantize import read_summaries
@@ -55,12 +54,14 @@ def draft_lock(context: Context, *, stages: tuple[str, ...] = DRAFTED) -> Lock:
 
 def _base_quants(context: Context) -> dict[str, LockedFile]:
     """The base's GGUFs that quants were cut or projectors copied from, by address; compared with the manifest's digests."""
-    if context.manifest.gguf is None or read_record(context.work, "quantize") is None:
+    record = read_record(context.work, "quantize")
+    if context.manifest.gguf is None or record is None:
         return {}
     origins = [summary["cut_from"] for summary in read_summaries(context).values() if "cut_from" in summary]
     copied = {
-        source.label: LockedFile(sha256=source.digests[0], size=projector_path(context, source).stat().st_size)
+        source.label: LockedFile(sha256=made.sha256, size=made.size)
         for source in context.gguf.mmproj
+        if (made := record.outputs.get(f"gguf/{source.name}")) is not None
     }
     return copied | {
         label: LockedFile(sha256=sha256, size=size)

@@ -62,6 +62,8 @@ def _inherited(context: Context, repository: Repository) -> frozenset[str]:
     from release.stages.resolve import locked_base
 
     base = {file.sha256 for file in locked_base(context).files.values()}
+    if context.manifest.gguf:
+        base |= {digest for source in context.gguf.mmproj for digest in source.digests}
     return frozenset(path for path, digest in repository.digests.items() if digest in base)
 
 

@@ -17,7 +17,7 @@ from pruner.wording import counted, some
 from release import reproduce
 from release.gguf.cut_proof import prove_cut
 from release.gguf.located import LocatedGguf, locate_on_hub
-from release.gguf.names import wrong_tag
+from release.gguf.names import imatrix_file, wrong_tag
 from release.gguf.split_plan import split_plan
 from release.hub.published import Published, PublishedRepository, open_repository
 from release.manifest import BaseQuant, Quant
@@ -143,9 +143,10 @@ def _check_tags(published: Published, repository: PublishedRepository, pieces: P
 
 
 def _check_locked_quants(published: Published, pieces: Pieces) -> None:
-    """BAD for a GGUF that the lock lists and that is none of the manifest's quants."""
+    """BAD for a GGUF that the lock lists and that is none of the manifest's quants and projectors, nor its imatrix."""
     gguf = published.manifest.content.gguf
     ours = {source.name for source in gguf.mmproj} if gguf else set()
+    matrix = imatrix_file(published.manifest.content.name) if gguf and gguf.imatrix else None
     for quant in gguf.quants if gguf else ():
         with suppress(CheckFailedError):  # a quant that the lock does not list was told already
             ours.update(published.lock.quant_files(quant.name))
@@ -153,6 +154,8 @@ def _check_locked_quants(published: Published, pieces: Pieces) -> None:
         folder, _, name = path.partition("/")
         if folder == "gguf" and name not in ours:
             pieces.add(name, Verdict.BAD, "is locked, and no quant or projector of the manifest")
+        if folder == "imatrix" and name != matrix:
+            pieces.add(name, Verdict.BAD, "is locked, and not the imatrix of the manifest")
 
 
 def _requantize(

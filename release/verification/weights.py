@@ -6,8 +6,9 @@ from pruner.digest_cache import DigestCache
 from pruner.errors import CheckFailedError, InputError, UnavailableError
 from pruner.progress import SILENT, Progress
 from pruner.wording import counted_that
-from release.hub.proof import prove_release
+from release.hub.proof import beside_the_weights, prove_release
 from release.hub.published import Published, base_of
+from release.hub.strangers import what_it_is
 from release.verdict import Finding, Pieces, Verdict
 
 PART = "weights"
@@ -39,4 +40,8 @@ def check_weights(
         return Finding(PART, Verdict.BAD, published.shown(error))
     for verdict in proof.verdicts:
         pieces.add(verdict.name, Verdict.GOOD if verdict.good else Verdict.BAD, verdict.reason or "")
+    known = beside_the_weights(published)
+    for name in proof.unplanned:  # also what the publisher's lock lists among the weights
+        if name not in known and (what := what_it_is(name)):
+            pieces.add(name, Verdict.BAD, f"no build from the base makes it, and the Hub would show it as the model's {what}")
     return pieces.finding(f"{counted_that(len(proof.verdicts), 'file', 'are')} what {proof.base} and the drop map make")

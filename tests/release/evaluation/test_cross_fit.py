@@ -27,6 +27,7 @@ from release.evaluation.evidence import (
 )
 from release.evaluation.folds import Fold
 from release.evaluation.protocol import Protocol, load_protocol, protocol_digest
+from release.evaluation.report import compare_runs
 from tests.conftest import MANIFESTS
 
 from .test_evaluation_evidence import answered, digest, evidence
@@ -185,6 +186,9 @@ def test_a_fold_is_never_a_whole_run(tmp_path: Path) -> None:
         compare(found, found)
     with pytest.raises(CheckFailedError, match="partial run, which can never stand on a card"):
         rows([Entry("x", "fold.json", evidence=found)])
+    write_evidence(tmp_path / "other.json", run(0, protocol_digest=digest("other")))
+    with pytest.raises(CheckFailedError, match=r"fold\.json is only fold 1 of 3 of an exam"):
+        compare_runs([tmp_path / "other.json", tmp_path / "fold.json"], allow_different_protocols=True)
 
 
 def test_the_same_file_twice_is_no_two_folds(tmp_path: Path) -> None:

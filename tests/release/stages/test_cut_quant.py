@@ -409,6 +409,9 @@ def test_a_projector_of_the_base_is_published_unchanged(manifest: Path) -> None:
     assert "2 files of the quants equal to: build, lock" in verify(manifest).stdout
     copied.write_bytes(b"other")
     assert f"gguf/{PROJECTOR} (changed)" in verify(manifest, code=1).stderr
+    copied.unlink()
+    assert f"gguf/{PROJECTOR} (missing)" in verify(manifest, code=1).stderr
+    cut(manifest, "--skip", "quantize")
     cut(manifest)
     assert copied.read_bytes() == path.read_bytes()
     manifest.write_text(manifest.read_text().replace(sha256_file(path), "f" * 64))

@@ -46,7 +46,8 @@ def publish_cut(folder: Path, *, pinned: bool, parts: bool = False) -> Published
     (folder / "map.json").write_text(json.dumps(DROPPED))
     arrays = arrays_of("gemma4", (0, 1, 2, 3), experts=16)
     bases = [folder / "base-Q8_0.gguf"]
-    projector = write_moe(folder / PROJECTOR, "clip", {}, experts=1, names={}) if parts else None
+    said = {"general.source.url": "/ho" + "me/somebody/model"}  # it is public like this, and nobody here can change it
+    projector = write_moe(folder / PROJECTOR, "clip", {}, experts=1, names=said) if parts else None
     if parts:
         for layer in range(4):
             arrays[f"blk.{layer}.attn_q.weight"] = (np.full((100, 1000), layer, dtype=np.float32), None)
@@ -155,6 +156,17 @@ def test_a_file_of_others_that_answers_to_a_tag_is_bad(cut: Stage, name: str) ->
     assert quants.verdict is Verdict.BAD
     assert quants.reason.startswith(f"{name}: is not of this release")
     assert "; Q8_0: " in quants.reason, quants.reason
+
+
+def test_a_gguf_that_the_lock_calls_an_imatrix_is_bad(cut: Stage) -> None:
+    data = b"GGUF of somebody"
+    cut.write("z-other.gguf", data, GGUFS)
+    cut.change("reproduce/SHA256SUMS", lambda sums: sums + f"{sha256_bytes(data)}  z-other.gguf\n".encode(), GGUFS)
+    entry = {"sha256": sha256_bytes(data), "size": len(data)}
+    cut.change_json("reproduce/lock.json", lambda lock: lock["outputs"].update({"imatrix/z-other.gguf": entry}))
+    quants = part(cut.verify(), "ggufs")
+    assert quants.verdict is Verdict.BAD
+    assert quants.reason == "z-other.gguf: is locked, and not the imatrix of the manifest"
 
 
 def test_a_base_that_only_its_digest_pins_may_be_gone_and_accuses_nobody(tmp_path: Path) -> None:

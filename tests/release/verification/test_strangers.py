@@ -119,6 +119,15 @@ def test_invented_results_are_bad_though_the_lock_lists_them(small: Stage) -> No
     assert "card/eval_results/gpqa.yaml: is locked, and nothing that is published gives it" in card.reason
 
 
+def test_invented_results_are_bad_though_the_lock_lists_them_among_the_weights(small: Stage) -> None:
+    invented = b"- {dataset: {id: a/b, task_id: c}, value: 99.9}\n"
+    small.write(".eval_results/gpqa.yaml", invented)
+    lock_also(small, "weights/.eval_results/gpqa.yaml", invented)
+    weights = part(small.verify(), "weights")
+    assert weights.verdict is Verdict.BAD
+    assert weights.reason.startswith(".eval_results/gpqa.yaml: no build from the base makes it, ")
+
+
 def test_one_spoiled_file_leaves_the_other_verdicts(small: Stage) -> None:
     claims = "reproduce/claims.json"
     small.change_json(
