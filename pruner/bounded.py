@@ -85,8 +85,10 @@ def first_group(pattern: str, text: str) -> str:
 
 
 def _result(what: str, code: int, answer: bytes, limits: Limits) -> Any:
-    if code in (-signal.SIGXCPU, -signal.SIGKILL):
+    if code == -signal.SIGXCPU:
         raise InputError(f"{what}: takes more than {limits.seconds} seconds of a processor; it is refused")
+    if code == -signal.SIGKILL:  # of the hard limit, where a program ignores the soft one, or for want of memory
+        raise InputError(f"{what}: was killed by the system: it takes too long, or more memory than this machine has free")
     found: dict[str, Any] = {"over": "memory"} if -code in MEMORY_SIGNALS else {}
     with suppress(ValueError):
         found = json.loads(answer) if answer else found
