@@ -105,9 +105,9 @@ def _result(what: str, code: int, answer: bytes, limits: Limits) -> Any:
 
 def _serve() -> None:
     """The child: read what is to be done, accept the limits, do it, and write what came of it."""
-    function, words, limits = pickle.loads(sys.stdin.buffer.read())  # noqa: S301  # written by `bounded`, our parent
-    _accept(limits)
     try:
+        function, words, limits = pickle.loads(sys.stdin.buffer.read())  # noqa: S301  # written by `bounded`, our parent
+        _accept(limits)
         answer = json.dumps({"result": function(*words)}).encode()
         if len(answer) > limits.answer:
             answer = b'{"over": "answer"}'

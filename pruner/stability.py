@@ -81,7 +81,7 @@ def fold_weights(statistics: ExpertStatistics, count: int, weights: Floats | Non
     A question of the exam whose digest falls into fold i (see `fold_of`) is scored by a model that did not see it.
 
     Raises:
-        InputError: a fold would leave no question, or `count` is below two.
+        InputError: a fold would leave no question, or leave none out, or `count` is below two.
     """
     if count < 2:  # noqa: PLR2004 - with one fold nothing is left to measure
         raise InputError(f"folds {count}: at least two are needed")
@@ -89,6 +89,8 @@ def fold_weights(statistics: ExpertStatistics, count: int, weights: Floats | Non
     result = []
     for fold in range(count):
         left = (own != fold).astype(np.float64) * (1.0 if weights is None else weights)
+        if fold not in own:
+            raise InputError(f"folds {count}: fold {fold} has none of the {len(own)} questions to leave out; use fewer folds")
         if not left.any():
             raise InputError(f"folds {count}: no question is left outside fold {fold}; use fewer folds")
         result.append(left)

@@ -35,6 +35,10 @@ app = typer.Typer(
 UsageError: Any = next(base for base in typer.BadParameter.__mro__ if base.__name__ == "UsageError")
 """What typer raises for a wrong command line; it exports only this subclass of it."""
 
+MISNAMED = (errno.ENAMETOOLONG, errno.ELOOP)
+FULL = (errno.ENOSPC, errno.EDQUOT)
+NO_SPACE = "No space left on device"
+"""Libraries in Rust say it in words alone."""
 INTERRUPTED = 128 + signal.SIGINT
 """What a command returns when Ctrl-C ended it."""
 
@@ -104,10 +108,8 @@ def main() -> None:
         sys.exit(1)
     except OSError as error:  # the disk's or the system's own reasons: permission, a folder where a file should be, …
         where = f"{error.filename}: " if error.filename else ""
-        misnamed = error.errno in (errno.ENAMETOOLONG, errno.ELOOP)
-        remedy = "; give yourself the right to it, or choose another place" if error.errno in UNWRITABLE else ""
-        _complain(f"{where}{error.strerror or error}{'; choose another name' if misnamed else remedy}")
-        sys.exit(InputError.exit_code if misnamed else UnavailableError.exit_code)
+        _complain(f"{where}{error.strerror or error}{_remedy(error)}")
+        sys.exit(InputError.exit_code if error.errno in MISNAMED else UnavailableError.exit_code)
     except Exception as error:  # a bug, or input that nobody thought of: still one line
         if os.environ.get(TRACEBACK):
             raise
@@ -127,6 +129,15 @@ def _explain_usage(error: Any) -> None:
     if error.ctx is None and len(sys.argv) > 1 and sys.argv[1] in {name for _, name, _ in COMMANDS}:
         command += f" {sys.argv[1]}"  # click leaves the context out where an option lacks its value
     _complain(f"{error.format_message().rstrip('.').replace('Value error, ', '')}; see {command} --help")
+
+
+def _remedy(error: OSError) -> str:
+    """What to do about what the system says, where that is known."""
+    if error.errno in MISNAMED:
+        return "; choose another name"
+    if error.errno in FULL or NO_SPACE in str(error):
+        return "; free some space, then run the same command again"
+    return "; give yourself the right to it, or choose another place" if error.errno in UNWRITABLE else ""
 
 
 def _complain(message: str) -> None:

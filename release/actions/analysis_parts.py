@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pruner.drop_map import require_fits
 from pruner.errors import CheckFailedError, InputError
@@ -16,6 +18,9 @@ from release.pipeline import run_pipeline
 from release.stages.analyze import measure, statistics_path
 from release.stages.rank import map_of, provenance, selection_of, weights_of
 
+if TYPE_CHECKING:
+    from pruner.statistics import ExpertStatistics
+
 FOLD_RULE = "SHA-256 of the normalised question, as a number, modulo count; the map did not see the questions of its index"
 
 
@@ -24,18 +29,15 @@ def analyze_shard(context: Context, shard: tuple[int, int], out: Path) -> str:
 
     Raises:
         InputError: the manifest measures nothing, or the shard does not fit.
+        CheckFailedError: `out` holds statistics of more questions.
     """
-    from pruner.statistics import write_statistics
-
     prune = context.manifest.prune
     if prune is None or prune.analysis is None:
         raise InputError(f"{context.loaded.path}: prune.analysis is missing, so there is nothing to measure")
     require_replaceable(out)
     context.options = replace(context.options, until="resolve")
     run_pipeline(context)
-    statistics = measure(context, shard)
-    digest = write_statistics(out, statistics)
-    return f"{digest}  {out}  ({len(statistics.header.questions)} of {statistics.header.dataset_size} questions)"
+    return _write(out, measure(context, shard))
 
 
 def merge_parts(parts: Sequence[Path], out: Path) -> str:
@@ -43,13 +45,24 @@ def merge_parts(parts: Sequence[Path], out: Path) -> str:
 
     Raises:
         InputError: a part cannot be read, or they do not belong together.
+        CheckFailedError: `out` holds statistics of more questions.
     """
-    from pruner.statistics import merge, read_statistics, write_statistics
+    from pruner.statistics import merge, read_statistics
 
     require_replaceable(out)
-    joined = merge([read_statistics(part) for part in parts])
-    digest = write_statistics(out, joined)
-    return f"{digest}  {out}  ({len(joined.header.questions)} of {joined.header.dataset_size} questions)"
+    return _write(out, merge([read_statistics(part) for part in parts]))
+
+
+def _write(out: Path, statistics: ExpertStatistics) -> str:
+    """Write statistics, but never over those of more questions: they are hours of work."""
+    from pruner.statistics import read_statistics, write_statistics
+
+    count = len(statistics.header.questions)
+    with suppress(InputError):
+        if out.exists() and (there := len(read_statistics(out).header.questions)) > count:
+            raise CheckFailedError(f"{out}: holds {there} questions, more than these {count}; remove it or choose another name")
+    digest = write_statistics(out, statistics)
+    return f"{digest}  {out}  ({count} of {statistics.header.dataset_size} questions)"
 
 
 def write_folds(context: Context, count: int) -> list[Path]:

@@ -53,6 +53,10 @@ class SourcedText(str):
         result.source = source
         return result
 
+    def __reduce__(self) -> tuple[type[SourcedText], tuple[str, str]]:
+        """How another process gets it."""
+        return SourcedText, (str(self), self.source)
+
 
 CONFIDENCE = SourcedText("95 %", "release/evaluation/stats.py: wilson_interval")
 """Of every interval that cards show."""

@@ -94,6 +94,7 @@ def check_templates(own: Mapping[str, str], folder: str) -> None:
     """
     shipped = {path.name: path.read_text(encoding="utf-8") for path in template_folder().glob("*.j2")}
     names = {*shipped, *own}
+    _require_used(own, shipped, folder)
     cards, shipped_cards = ({name: text for name, text in each.items() if name.endswith(".md.j2")} for each in (own, shipped))
     given = _given(cards, folder) | ONLY_TEMPLATES
     included = given | _given(shipped_cards, "templates") if cards else given  # such as `row`, which a shipped loop gives
@@ -104,6 +105,29 @@ def check_templates(own: Mapping[str, str], folder: str) -> None:
     given = _given({REPORT_PAGE: shipped[REPORT_PAGE], **pages}, folder) | ONLY_TEMPLATES
     for name, text in pages.items():
         require_known_names(text, f"{folder}/{name}", given, names, REPORT)
+
+
+def _require_used(own: Mapping[str, str], shipped: Mapping[str, str], folder: str) -> None:
+    """Refuse templates and blocks that nothing would ever print: their names are most likely misspelt."""
+    trees = {name: _parsed(text, f"{folder}/{name}") for name, text in own.items()}
+    wanted = {each for tree in trees.values() for each in _constant_targets(tree)}
+    for name, tree in trees.items():
+        if name not in shipped and name not in wanted:
+            near = _near(name, shipped)
+            raise InputError(f"{folder}/{name}: replaces no shipped template, and none of yours includes it{near}")
+        parents = {str(each.template.value) for each in tree.find_all(nodes.Extends) if isinstance(each.template, nodes.Const)}
+        if parents and parents <= shipped.keys() - (own.keys() - {name}):
+            known = {each.name for parent in parents for each in _parsed(shipped[parent], parent).find_all(nodes.Block)}
+            for block in (each for each in tree.body if isinstance(each, nodes.Block) and each.name not in known):
+                raise InputError(
+                    f"{folder}/{name}:{block.lineno}: what it extends has no block {block.name!r}{_near(block.name, known)}"
+                )
+
+
+def _constant_targets(tree: nodes.Template) -> Iterator[str]:
+    """Every constant in what statements extend, include or import: a list may stand there, or a choice."""
+    for node in tree.find_all((nodes.Extends, nodes.Include, nodes.Import, nodes.FromImport)):
+        yield from (str(each.value) for each in node.find_all(nodes.Const))
 
 
 def require_known_names(

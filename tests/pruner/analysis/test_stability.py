@@ -62,6 +62,8 @@ def test_no_fold_has_seen_its_questions():
         assert 0 < len(rows) < 20
         assert kept == keep_experts(coverage(select(statistics, rows), 3), 4)
     assert len(set(made)) > 1
+    with pytest.raises(InputError, match=r"fold \d+ has none of the 20 questions to leave out; use fewer folds"):
+        fold_weights(statistics, 100)
 
 
 def test_a_map_says_which_questions_it_saw():

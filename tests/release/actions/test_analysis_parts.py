@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 
 from pruner.drop_map import read_drop_map
 from pruner.errors import CheckFailedError, InputError
+from release.actions.analysis_parts import merge_parts
 from release.cli import app
 
 pytest.importorskip("torch", reason="needs the analysis extra")
@@ -67,6 +68,9 @@ def test_shards_on_three_machines_join_to_the_bytes_of_one_run(
         assert not (tmp_path / f"machine-{index}" / "expert_statistics.safetensors").exists()
     joined = tmp_path / "joined.safetensors"
     assert f"({QUESTIONS} of {QUESTIONS} questions)" in said("merge", *reversed(parts), "--out", joined)
+    assert joined.read_bytes() == (work / "expert_statistics.safetensors").read_bytes()
+    with pytest.raises(CheckFailedError, match=f"holds {QUESTIONS} questions, more than these {len(range(0, QUESTIONS, 3))};"):
+        merge_parts(parts[:1], joined)
     assert joined.read_bytes() == (work / "expert_statistics.safetensors").read_bytes()
 
 

@@ -91,6 +91,20 @@ def test_the_golden_card_of_109e_v3(name: str, tmp_path: Path) -> None:
     assert rendered == golden.read_bytes()
 
 
+def test_own_templates_that_change_nothing_change_nothing(tmp_path: Path) -> None:
+    """They are rendered in another process, to which every fact of a card can be sent."""
+    shutil.copytree(MANIFESTS, tmp_path / "manifests")
+    (tmp_path / "manifests" / "mine").mkdir()
+    for name in ("weights_card.md.j2", "results_table.md.j2"):
+        (tmp_path / "manifests" / "mine" / name).write_text(f'{{% extends "{name}" %}}')
+    manifest = tmp_path / "manifests" / "gemma-4-A4B-109e-v3.yaml"
+    assert manifest.read_text().count("card: {") == 1
+    manifest.write_text(manifest.read_text().replace("card: {", "card: {templates: mine, "))
+    run("card", manifest, "--from-headers", "--work", tmp_path)
+    for name in ("README.md", "results.md"):
+        assert (tmp_path / "draft" / name).read_bytes() == (GOLDEN / "gemma-4-A4B-109e-v3" / name).read_bytes()
+
+
 def test_what_is_unknown_is_said_and_stops_a_build(tmp_path: Path) -> None:
     manifest = MANIFESTS / "gemma-4-A4B-109e-v3.yaml"
     said = run("check", manifest)

@@ -168,6 +168,33 @@ def checked(manifests: Path, card: str) -> None:
     check_inputs(load_manifest(manifest))
 
 
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        (
+            "weight_card.md.j2",
+            "words",
+            r"weight_card.md.j2: replaces no shipped template, .*; did you mean 'weights_card.md.j2'",
+        ),
+        (
+            "weights_card.md.j2",
+            '{% extends "weights_card.md.j2" %}\n{% block licence %}{% endblock %}',
+            r"weights_card.md.j2:2: what it extends has no block 'licence'; did you mean 'license'",
+        ),
+    ],
+)
+def test_a_template_or_a_block_that_nothing_would_print_is_refused(tmp_path: Path, name: str, text: str, message: str) -> None:
+    shutil.copytree(MANIFESTS, tmp_path / "m")
+    (tmp_path / "m" / "mine").mkdir()
+    (tmp_path / "m" / "mine" / "gguf_card.md.j2").write_text('{% include "parts.md.j2" %}')
+    (tmp_path / "m" / "mine" / "parts.md.j2").write_text("{{ name }}")
+    (tmp_path / "m" / "mine" / name).write_text(text)
+    with pytest.raises(InputError, match=message):
+        checked(tmp_path / "m", "templates: mine")
+    (tmp_path / "m" / "mine" / name).unlink()
+    check_inputs(load_manifest(tmp_path / "m" / "tiny-gemma4-4e.yaml"))
+
+
 def test_check_finds_what_would_stop_the_card_hours_later(tmp_path: Path) -> None:
     for name, card, message in (
         ("a", "templates: nowhere", "nowhere is no folder"),

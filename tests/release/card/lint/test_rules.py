@@ -271,6 +271,8 @@ FILES = (
         ("See config.json, `scripts/a.py`, a.py and model-0000N-of-00002.safetensors.", []),
         ("See `scripts/b.py`.", ["missing file"]),
         ("See model-0000N-of-00003.safetensors.", ["missing file"]),
+        ("See x-Q6_K.gguf.", ["missing file"]),
+        ("See x-Q6_K.gguf of org/x-GGUF.", []),
         ("Based on https://example.org/x.json and org/name@v1.json", []),
         ("[recipe](scripts/a.py) [folder](scripts) [none](none.md)", ["link"]),
         ("```\npython scripts/a.py --out made.json\ncat made.json\npython scripts/a.py made.json\n```", []),
