@@ -79,7 +79,7 @@ def test_verify_attests_once_with_the_key_of_the_environment(act: Act, published
     api = hub_api(hub.endpoint, hub.token)
     (proposed,) = api.get_repo_discussions(REPO, discussion_type="pull_request")
     assert (proposed.title, proposed.status) == ("attestation: rebuilt by a machine", "open")
-    assert f"as pull request {proposed.num} of {REPO}" in run.summary
+    assert f"waits in pull request {proposed.num} of {REPO} already" in run.summary, "the first runner proposed it"
     (name,) = (each for each in api.list_repo_files(REPO, revision=f"refs/pr/{proposed.num}") if "attestations/" in each)
     envelope = json.loads(Path(api.hf_hub_download(REPO, name, revision=f"refs/pr/{proposed.num}")).read_text())
     key.public_key().verify(base64.b64decode(envelope["signatures"][0]["sig"]), signed_bytes(envelope))

@@ -42,8 +42,8 @@ def filled(disk: Path, pages: int) -> Iterator[None]:
         (disk / BALLAST).unlink()
 
 
-def assert_full(done: CompletedProcess[str], where: Path) -> None:
-    """Exit code 3, and one line of the command's own that names a place on the disk and what to do."""
+def assert_full(done: CompletedProcess[str], where: Path | str) -> None:
+    """Exit code 3, and one line of the command's own that names a place, on the disk or in a release, and what to do."""
     assert done.returncode == 3, done.stderr
     assert "Traceback" not in done.stderr
     last = done.stderr.strip().splitlines()[-1]
@@ -125,7 +125,7 @@ def test_no_space_for_what_is_fetched_says_so_and_decides_nothing(
     environment = {**small.hub.environment(), "TMPDIR": str(disk), "PYTHONPATH": str(ROOT)}
     with filled(disk, 4):
         done = run_command(*words, check=False, **environment)
-    assert_full(done, disk)
+    assert_full(done, disk if command == "verify" else small.repo)
     assert "GOOD" not in done.stdout
     assert list(disk.iterdir()) == []
     run_command(*words, **environment)
