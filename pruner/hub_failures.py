@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 LOG = logging.getLogger(__name__)
 Result = TypeVar("Result")
+NO_ADDRESS = "InvalidURL"
+"""What the client's HTTP library, whichever it is, raises for an address made of a name that is far too long."""
 GARBLED = (ValueError, LookupError, TypeError, AttributeError, RecursionError)
 """What huggingface_hub raises when an answer is not what a Hub answers: no JSON, no such key, another type."""
 BACK_OFF = (1.0, 2.0, 4.0, 8.0)
@@ -70,6 +72,7 @@ def connection_failure(error: BaseException) -> bool:
 def garbled(error: BaseException) -> bool:
     """Whether an error is, or was raised from, an answer that no Hub gives."""
     strange = isinstance(error, GARBLED) and not isinstance(error, OSError)  # the client's "not in the cache" is both
+    strange |= type(error).__name__ == NO_ADDRESS
     return strange and http_failure(error) is None and not connection_failure(error)
 
 

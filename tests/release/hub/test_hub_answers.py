@@ -137,6 +137,14 @@ def test_listings(liar: Liar, data: st.DataObject, of_tree: bool, reader: Callab
         assert_one_line(error, "org/model")
 
 
+def test_a_commit_too_long_for_an_address(liar: Liar) -> None:
+    liar.info = json.dumps(INFO | {"sha": "a" * (1 << 17)}).encode()
+    for reader in (listed, opened, looked_at, verified):
+        with pytest.raises(MoeReleaseError) as error:
+            reader(liar.endpoint)
+        assert_one_line(error.value, "org/model")
+
+
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("reader", [opened, located])
 @pytest.mark.parametrize(
