@@ -14,6 +14,7 @@ import gguf
 import numpy as np
 import pytest
 
+from pruner.errors import UnavailableError
 from release.gguf.convert import convert
 from release.gguf.imatrix import compute_imatrix
 from release.gguf.toolchain import Toolchain, find_toolchain
@@ -111,3 +112,22 @@ def fake_tools(tmp_path: Path) -> Callable[[Mapping[str, str]], Toolchain]:
         return find_toolchain(folder)
 
     return make
+
+
+@pytest.fixture(params=["seen before", "seen while writing"])
+def on_a_full_disk(
+    request: pytest.FixtureRequest, tiny_disk: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+) -> Callable[[str, Callable[[Path], object]], None]:
+    """Let a cut write `cut.gguf` to a disk of a size that is too small: one line, and nothing is left there."""
+    before = request.param == "seen before"
+    if not before:  # another process takes the space after the check
+        monkeypatch.setattr("release.gguf.cut.require_space", lambda *_: None)
+
+    def refused(size: str, write: Callable[[Path], object]) -> None:
+        disk = tiny_disk(size)
+        with pytest.raises(UnavailableError, match="the cut GGUF cut.gguf needs" if before else "no space left") as caught:
+            write(disk / "cut.gguf")
+        assert "\n" not in str(caught.value)
+        assert not list(disk.iterdir())
+
+    return refused
