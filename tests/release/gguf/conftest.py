@@ -115,7 +115,7 @@ def fake_tools(tmp_path: Path) -> Callable[[Mapping[str, str]], Toolchain]:
 
 
 @pytest.fixture(params=["seen before", "seen while writing"])
-def on_a_full_disk(
+def expect_full_disk(
     request: pytest.FixtureRequest, tiny_disk: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
 ) -> Callable[[str, Callable[[Path], object]], None]:
     """Let a cut write `cut.gguf` to a disk of a size that is too small: one line, and nothing is left there."""

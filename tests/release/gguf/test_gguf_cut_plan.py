@@ -371,10 +371,10 @@ def test_two_cuts_of_one_target_at_a_time_are_refused(tmp_path: Path) -> None:
 
 
 def test_a_full_disk_is_one_line_and_leaves_nothing(
-    tmp_path: Path, on_a_full_disk: Callable[[str, Callable[[Path], object]], None]
+    tmp_path: Path, expect_full_disk: Callable[[str, Callable[[Path], object]], None]
 ) -> None:
     base, _ = base_and_variant(tmp_path)
-    on_a_full_disk("32k", lambda out: run(base, out))
+    expect_full_disk("32k", lambda out: run(base, out))
 
 
 def test_a_target_of_another_base_is_bad_or_refused(tmp_path: Path) -> None:

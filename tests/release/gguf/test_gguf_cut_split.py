@@ -285,10 +285,10 @@ def test_finished_shards_are_kept_by_the_record_and_a_missing_one_is_made_again(
 
 
 def test_a_disk_that_is_full_in_the_second_shard_leaves_nothing(
-    tmp_path: Path, on_a_full_disk: Callable[[str, Callable[[Path], object]], None]
+    tmp_path: Path, expect_full_disk: Callable[[str, Callable[[Path], object]], None]
 ) -> None:
     base, _ = large_pair(tmp_path)
-    on_a_full_disk("1500k", lambda out: run(base, out))
+    expect_full_disk("1500k", lambda out: run(base, out))
 
 
 def test_more_shards_than_anyone_would_load_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
