@@ -14,6 +14,7 @@ from typing import Any
 from pruner.errors import CheckFailedError, InputError, MoeReleaseError
 from pruner.files import path_inside, sha256_file
 from release.actions.published_work import fetch_work, has_evidence
+from release.attestation.provenance import PROVENANCE, built_manifest
 from release.card.compared import compared_entry, reference_of
 from release.card.facts import Facts, known_contamination
 from release.card.render import render
@@ -34,7 +35,8 @@ COLUMNS = (
     "correct",
     "raw",
     "score",
-    "interval",
+    "low",
+    "high",
     "points",
     "difference",
     "reported_at",
@@ -79,6 +81,19 @@ def results_tables(manifests: Sequence[Path], work: Path, *, published: bool = F
     """
     with tempfile.TemporaryDirectory() as folder:
         return _tables(manifests, work, Path(folder) if published else None)
+
+
+def changed_since(manifests: Sequence[Path], work: Path) -> list[str]:
+    """What to say of each manifest that is another file than the one of the build in its work folder: its scores are older."""
+    said = []
+    for path in manifests:
+        place = work / load_manifest(path).content.name
+        built = built_manifest(place / PROVENANCE)
+        if built is not None and built != sha256_file(path):
+            said.append(
+                f"{path} has changed since the build in {place}, whose scores these are; `moe-release cut {path}` renews them"
+            )
+    return said
 
 
 def _tables(manifests: Sequence[Path], work: Path, fetched: Path | None) -> list[Table]:
@@ -219,7 +234,10 @@ def _title(table: Table) -> str:
 
 
 def tables_json(tables: Sequence[Table]) -> str:
-    """A list of tables, each with its protocol and rows; shares and points are fractions of 1."""
+    """A list of tables, each with its protocol and rows.
+
+    Scores and the bounds of their 95 % interval are shares of 1, points are percentage points.
+    """
     return json.dumps(
         [
             {
@@ -252,6 +270,7 @@ def _cell(value: Any) -> Any:
 
 def _record(table: Table, entry: Entry, row: Row) -> dict[str, Any]:
     total, raw_correct, correct = _counts(entry)
+    bounds = entry.evidence.patched_interval if entry.evidence else entry.foreign.interval if entry.foreign else None
     return {
         "protocol": table.protocol,
         "model": entry.label,
@@ -261,8 +280,9 @@ def _record(table: Table, entry: Entry, row: Row) -> dict[str, Any]:
         "correct": correct,
         "raw": round(raw_correct / total, 6) if raw_correct is not None else None,
         "score": round(correct / total, 6),
-        "interval": row.interval or None,
-        "points": round(float(row.points.value), 6) if row.points else None,
+        "low": bounds.low if bounds else None,
+        "high": bounds.high if bounds else None,
+        "points": round(100 * float(row.points.value), 4) if row.points else None,
         "difference": row.difference,
         "reported_at": entry.reported.origin if entry.reported else None,
     }

@@ -6,8 +6,10 @@ wants to sign it can.
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from pruner.errors import CheckFailedError
@@ -21,6 +23,9 @@ PROJECT = "https://github.com/moe-release/moe-release"
 QUALITY, EVIDENCE = "quality.json", re.compile(r"eval/[^/]+/evidence\.json")
 """Outputs that say how good the model is."""
 BUILD_TYPE = f"{PROJECT}/release/v1"
+
+
+PROVENANCE = "provenance.json"
 
 
 def provenance(
@@ -57,6 +62,15 @@ def provenance(
             },
         }
     )
+
+
+def built_manifest(path: Path) -> str | None:
+    """SHA-256 of the manifest of which a statement in a work folder tells; None where there is none that can be read."""
+    try:
+        told = json.loads(path.read_bytes())["predicate"]["buildDefinition"]["externalParameters"]["manifest"]["sha256"]
+    except (OSError, ValueError, LookupError, TypeError, RecursionError):
+        return None
+    return told if isinstance(told, str) else None
 
 
 def model_files(lock: Lock) -> dict[str, str]:

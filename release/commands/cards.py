@@ -72,9 +72,11 @@ def table(
     ] = False,
 ) -> None:
     """Print the results table of any set of variants, one table per protocol; exit code 1 when evidence is missing."""
-    from release.actions.results import results_tables, tables_csv, tables_json, tables_markdown
+    from release.actions.results import changed_since, results_tables, tables_csv, tables_json, tables_markdown
 
     tables = results_tables(manifests, work, published=published)
+    for change in changed_since(manifests, work):
+        typer.echo(f"warning: {change}", err=True)
     typer.echo({"markdown": tables_markdown, "csv": tables_csv, "json": tables_json}[form](tables))
 
 

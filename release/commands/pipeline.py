@@ -33,14 +33,14 @@ from release.commands.running import context_of, run_stages
 def check(manifest: ManifestArgument, base: BaseOption = None, as_json: JsonOption = False) -> None:
     """Validate a manifest and every file that it names; nothing is built."""
     from release.manifest import load_manifest
-    from release.stages.preflight import check_inputs, not_buildable, unknown_license
+    from release.stages.preflight import check_inputs, license_warning, not_buildable
     from release.stages.quant_recipes import check_recipes, check_types
 
     loaded = load_manifest(manifest, base)
     check_inputs(loaded)
     check_types(loaded)
     check_recipes(loaded)
-    if warning := unknown_license(loaded):
+    if warning := license_warning(loaded):
         typer.echo(f"warning: {warning}", err=True)
     if as_json:
         typer.echo(loaded.content.model_dump_json(by_alias=True, indent=2))

@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from datetime import date
 from typing import Any
 
+from release.hub.license_ids import odd_license
+
 FRONT_MATTER = re.compile(r"\A(?:\ufeff)?---[ \t]*\r?\n(.*?)^---[ \t]*\r?$", re.DOTALL | re.MULTILINE)
 LARGEST = 1 << 20
 TEXTS = ("license_name", "license_link", "pipeline_tag", "library_name", "base_model_relation", "new_version")
@@ -89,6 +91,8 @@ def _errors(data: dict[Any, Any]) -> Iterator[str]:
             items = data[key] if isinstance(data[key], list) else [data[key]]
             if not all(isinstance(item, str) for item in items):
                 yield f'"{key}" must be a text or a list of texts'
+            elif key == "license":
+                yield from (f'"license": {odd}' for odd in map(odd_license, items) if odd)
     if "model-index" in data:
         yield from _index_errors(data["model-index"])
 

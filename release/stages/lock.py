@@ -8,7 +8,7 @@ from pathlib import Path
 from pruner.errors import CheckFailedError
 from pruner.files import sha256_file, write_atomic
 from pruner.wording import counted, counted_that, every, some
-from release.attestation.provenance import provenance
+from release.attestation.provenance import PROVENANCE, provenance
 from release.card.render import own_templates
 from release.context import Context
 from release.lock import Lock, LockedFile, differences, read_committed_lock, write_lock
@@ -42,7 +42,7 @@ def page_path(context: Context) -> Path:
 
 def provenance_path(context: Context) -> Path:
     """How the release was built, as an unsigned statement."""
-    return context.work / "provenance.json"
+    return context.work / PROVENANCE
 
 
 def _run(context: Context) -> str:

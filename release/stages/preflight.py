@@ -19,6 +19,7 @@ from release.evaluation.protocol import Protocol, load_protocol
 from release.evaluation.remote import check_url
 from release.extras import require_extra
 from release.gguf.quantize import check_type
+from release.hub.license_ids import odd_license
 from release.manifest import Gguf, LoadedManifest, PinnedFile, Quant
 from release.possible_experts import check_against_base
 from release.records import read_record
@@ -139,10 +140,16 @@ def not_buildable(loaded: LoadedManifest) -> list[str]:
     return reasons
 
 
-def unknown_license(loaded: LoadedManifest) -> str | None:
-    """What to do about the license of a base by path that nobody states, or None; a base on the Hub brings its own."""
+def license_warning(loaded: LoadedManifest) -> str | None:
+    """What to do about the license of a base by path that nobody states or the Hub has no id for, or None.
+
+    A base on the Hub brings its own.
+    """
     if loaded.content.base.path is None or loaded.content.prune is None:
         return None
+    stated = loaded.content.card.license
+    if stated and (odd := odd_license(stated)):
+        return f"{loaded.path}: card.license: {odd}"
     if license_of(loaded.content, LocalSource(base_folder(loaded))):
         return None
     return f"{loaded.path}: the license of the base is unknown, so cards will name none; give card.license, such as apache-2.0"

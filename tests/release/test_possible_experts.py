@@ -98,6 +98,12 @@ def test_a_base_by_path_without_a_license_is_a_warning(manifest: Path) -> None:
     assert check(manifest, "card: {license: mit}\n", "").stderr == ""
 
 
+def test_a_license_that_the_hub_has_no_id_for_is_a_warning(manifest: Path) -> None:
+    result = check(manifest, "license: mit", "license: apache2")
+    assert result.exit_code == 0
+    assert "card.license: 'apache2' is no license id of the Hub's; did you mean 'apache-2.0'?" in result.stderr
+
+
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [

@@ -14,9 +14,11 @@ from typer.testing import CliRunner
 from pruner.errors import CheckFailedError
 from pruner.files import sha256_file
 from release.actions.results import results_tables, tables_csv, tables_json, tables_markdown
+from release.attestation.provenance import PROVENANCE, provenance
 from release.cli import app
 from release.evaluation.evidence import read_evidence, write_evidence
 from release.lock import Lock, LockedBase, LockedFile, LockedInputs, digest_of_quant, read_committed_lock, write_lock
+from release.manifest import load_manifest
 from tests.conftest import MANIFESTS
 from tests.digests import spoil_lock
 from tests.release.evaluation.runs import cherry_picked
@@ -90,6 +92,11 @@ def test_the_command_prints_all_three_forms(family: tuple[Path, Path]) -> None:
         ("gemma-4-A4B-109e-v3", "198", "154", "159"),
     ]
     assert len(json.loads(forms["json"].stdout)) == 2
+    own = json.loads(forms["json"].stdout)[0]["rows"][0]
+    assert 0.7 < own["low"] < own["score"] < own["high"] < 1
+    assert (rows[0]["low"], rows[1]["low"]) == (str(own["low"]), "")
+    assert rows[2]["points"] == ""
+    assert "interval" not in rows[0]
     assert forms["markdown"].stdout.startswith("## Protocol")
 
 
@@ -102,6 +109,22 @@ def test_no_cell_of_a_stranger_is_a_formula(family: tuple[Path, Path], label: st
     models = [row["model"] for row in csv.DictReader(io.StringIO(tables_csv(tables)))]
     assert models[0] == (label if label.startswith("plain") else f"'{label}")
     assert json.loads(tables_json(tables))[0]["rows"][0]["model"] == label
+
+
+def test_a_manifest_that_changed_since_its_build_is_told(family: tuple[Path, Path]) -> None:
+    manifests, work = family
+    manifest = manifests / f"{BASE}.yaml"
+    loaded, lock = load_manifest(manifest), read_committed_lock(manifests / f"{BASE}.lock.json")
+    assert lock is not None
+    (work / BASE / PROVENANCE).write_bytes(provenance(loaded.content, sha256_file(manifest), lock))
+    words = ["table", str(manifest), "--work", str(work)]
+    assert CliRunner().invoke(app, words).stderr == ""
+    manifest.write_text(manifest.read_text() + "# a word\n")
+    changed = CliRunner().invoke(app, words)
+    assert changed.exit_code == 0
+    assert changed.stderr.startswith(f"warning: {manifest} has changed since the build in {work / BASE}")
+    (work / BASE / PROVENANCE).write_text("[" * 100_000)
+    assert CliRunner().invoke(app, words).stderr == ""
 
 
 def test_missing_evidence_is_named_for_every_manifest(family: tuple[Path, Path]) -> None:

@@ -29,6 +29,8 @@ def test_no_metadata_is_a_warning(content: str) -> None:
         ("a: 1\na: 2", "README.md:3: key 'a' stands twice"),
         ("a: &x [1]\nb: *x", "aliases are not allowed"),
         ("license: [1]", '"license" must be a text or a list of texts'),
+        ("license: apache2", "\"license\": 'apache2' is no license id of the Hub's; did you mean 'apache-2.0'?"),
+        ("license: [mit, " + "x" * 100_000 + "]", "is no license id of the Hub's"),
         ("base_model: {a: 1}", '"base_model" must be a text or a list of texts'),
         ("model-index: 3", '"model-index" must be a list'),
         ("model-index: [{results: []}]", 'model-index[0].name" is required'),
