@@ -34,6 +34,8 @@ _NEAR_ADDRESS = re.compile(
     r"^(?:https?:/+[^/]+/(?!(?:datasets|spaces|api|collections)/)|hf:/?(?!/))(?P<repo>[\w.-]+/[\w.-]+)"
     r"(?:(?:/(?:tree|blob|resolve|commit)/|@)(?P<revision>[^@\s/]+))?"
 )
+_REPOSITORY = re.compile(r"[\w-][\w.-]*/[\w.-]+")
+_FILES = (".yaml", ".yml", ".json", ".gguf", ".safetensors")
 _HUB_ADDRESS = re.compile(r"^hf://(?P<repo>[\w.-]+/[\w.-]+)(?:@(?P<revision>[^@\s]+))?$")
 
 
@@ -190,6 +192,7 @@ def open_source(address: str | Path, *, endpoint: str | None = None, token: str 
     text = str(address)
     if isinstance(address, Path) or not text.startswith(HUB_PREFIX):
         require_no_near_address(text)
+        require_no_repository(text)
         require_possible(Path(address))
         if not Path(address).is_dir():
             raise InputError(f"{text}: {_no_folder(Path(address))}")
@@ -216,6 +219,13 @@ def require_no_near_address(text: str) -> None:
     if match := _NEAR_ADDRESS.match(text):
         revision = f"@{match['revision']}" if match["revision"] else ""
         raise InputError(f"{text}: write hf://{match['repo']}{revision}")
+
+
+def require_no_repository(text: str) -> None:
+    """Raise InputError for what is no file here and could be a repository's name, with the address that was meant."""
+    path = Path(text)
+    if _REPOSITORY.fullmatch(text) and path.suffix not in _FILES and not path.exists() and not path.parent.exists():
+        raise InputError(f"{text}: does not exist here; a repository on the Hub is written hf://{text}")
 
 
 def parse_address(text: str) -> tuple[str, str]:

@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping
 from concurrent.futures import Executor
 from dataclasses import dataclass, replace
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Literal
 
@@ -13,9 +14,9 @@ from pruner.errors import InputError
 from pruner.files import digest_of
 from pruner.places import require_file
 from pruner.progress import SILENT, Progress
-from pruner.sources import HUB_PREFIX, Source, SourceFile, digested, open_source, require_no_near_address
+from pruner.sources import HUB_PREFIX, LocalSource, Source, SourceFile, digested, open_source, require_no_near_address
 from pruner.strangers import taken_for
-from pruner.wording import counted, every
+from pruner.wording import counted, every, some
 from pruner.workers import executor_or_threads
 from release.lock import LockedFile, LockedInputs, differences, read_lock
 
@@ -45,8 +46,10 @@ class Comparison:
     found: str | None
 
 
-def read_reference(address: str | Path, *, endpoint: str | None = None, token: str | None = None) -> Reference:
-    """The reference that a path or `hf://org/name@revision` names.
+def read_reference(
+    address: str | Path, *, quants: bool = False, endpoint: str | None = None, token: str | None = None
+) -> Reference:
+    """The reference that a path or `hf://org/name@revision` names; of a lock its weights, with `quants` also its GGUFs.
 
     Raises:
         InputError: it cannot be read as a lock or as lines of sha256sum.
@@ -61,7 +64,8 @@ def read_reference(address: str | Path, *, endpoint: str | None = None, token: s
     require_file(path, "a lock, a SHA256SUMS file, a folder with one of them, or hf://org/name")
     if path.suffix == ".json":
         lock = read_lock(path)
-        files = {name: SourceFile(name, file.size, file.sha256) for name, file in (lock.weights() if lock else {}).items()}
+        locked = {**(lock.quants() if lock and quants else {}), **(lock.weights() if lock else {})}
+        files = {name: SourceFile(name, file.size, file.sha256) for name, file in locked.items()}
         return Reference(path.name, files, complete=True)
     return Reference(path.name, parse_sums(path), complete=False)
 
@@ -139,6 +143,23 @@ def compare(
             found |= {name: future.result() for name, future in pending.items()}
     names = sorted({*expected, *(name for name in found if reference.complete or taken_for(name) in RUN)})
     return tuple(_comparison(name, expected.get(name), found.get(name)) for name in names)
+
+
+def compare_file(path: Path, reference: Reference, *, progress: Progress = SILENT) -> Comparison:
+    """Compare one file, such as a downloaded GGUF, with what a reference says of its name; the others are not looked at.
+
+    Raises:
+        InputError: the reference names no such file, or the file cannot be read.
+    """
+    expected = reference.files.get(path.name)
+    if expected is None:
+        near = get_close_matches(path.name, [*reference.files], n=1)
+        others = f"did you mean {near[0]}?" if near else f"it names {some([*reference.files])}"
+        raise InputError(f"{reference.label}: names no {path.name}; {others}")
+    size = path.stat().st_size
+    with progress.task("digesting the file", size, "bytes") as advance:
+        found = digested(LocalSource(path.parent), SourceFile(path.name, size), advance)
+    return _comparison(path.name, expected, found)
 
 
 def _comparable(one: SourceFile, other: SourceFile) -> bool:

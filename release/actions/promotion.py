@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pruner.errors import CheckFailedError
+from pruner.files import write_atomic
 from pruner.wording import counted
 from release.context import Context
 from release.records import read_made
@@ -10,6 +11,9 @@ from release.stages.kept_card import with_kept_card
 from release.stages.publication import repositories
 from release.stages.read_back import announce
 from release.stages.tags import require_standing_tags
+
+PUBLISHED, PROMOTED = "published.json", "promoted.json"
+"""In a work folder: the commits that were published, and those of the last promotion."""
 
 
 def promote(context: Context) -> str:
@@ -43,13 +47,21 @@ def promote(context: Context) -> str:
         for repository in planned:
             set_gated(api, repository.repo, publish.gated)
     count = sum(len(repository.files) for repository in planned)
-    return f"{counted(count, 'file')} as locked{announce(context) or '; everything was public already'}"
+    shown = announce(context)
+    write_atomic(context.work / PROMOTED, (context.work / PUBLISHED).read_bytes())
+    return f"{counted(count, 'file')} as locked{shown or '; everything was public already'}"
+
+
+def is_promoted(context: Context) -> bool:
+    """Whether the repositories that were published from this work folder have been made public by `promote`."""
+    published, promoted = (context.work / name for name in (PUBLISHED, PROMOTED))
+    return promoted.is_file() and set(read_made(promoted, dict[str, str])) == set(read_made(published, dict[str, str]))
 
 
 def _require_published(context: Context) -> None:
     """The digests to compare with are those of the last publication, not of a build that went on since."""
     context.record("publish")
-    published = context.work / "published.json"
+    published = context.work / PUBLISHED
     if not published.exists() or set(read_made(published, dict[str, str])) != {each.repo for each in repositories(context)}:
         raise CheckFailedError(
             f"{context.loaded.path}: its repositories were not published from {context.work}; run `moe-release cut` first"

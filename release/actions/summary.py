@@ -7,6 +7,7 @@ from typing import Any
 
 from pruner.errors import printable
 from pruner.wording import counted
+from release.actions.promotion import is_promoted
 from release.card.table import format_interval
 from release.context import Context
 from release.evaluation.evidence import Evidence, read_evidence
@@ -87,8 +88,10 @@ def summary_text(context: Context, results: Sequence[StageResult]) -> str:
             f"(95 % interval {format_interval(evidence.patched_interval)}; raw {evidence.raw_share:.2%})"
         )
     lines += [f"published  {repo}@{commit}" for repo, commit in summary["published"].items()]
-    if summary["published"] and context.manifest.publish and context.manifest.publish.private:
-        lines.append(f"private    until `moe-release promote {context.loaded.path}`")
+    if summary["published"] and context.publish.private and not is_promoted(context):
+        to = context.options.hub.label
+        hub = "" if to == "default" else f" --hub {to}"
+        lines.append(f"private    until `moe-release promote {context.loaded.path}{hub}`")
     if summary["answer"]:
         lines.append(f"answer     {printable(' '.join(summary['answer'].split()))[:100]}")
     shown = [(path, digest) for path, digest in summary["digests"].items() if path.endswith((".safetensors", ".gguf"))]

@@ -11,7 +11,7 @@ import typer
 
 from pruner.errors import InputError, printable
 from pruner.places import require_file, require_possible
-from pruner.sources import HUB_PREFIX, require_no_near_address
+from pruner.sources import HUB_PREFIX, require_no_near_address, require_no_repository
 from pruner.wording import counted
 from release.commands.options import JsonOption, LlamaOption, WorkersOption, WorkOption
 from release.commands.running import console_progress, context_of, proved_digests, run_stages
@@ -113,7 +113,9 @@ def verify(
     target: Annotated[
         str,
         typer.Argument(
-            metavar="MANIFEST|TARGET", help="A manifest; or weights (a folder, or hf://org/name@revision).", show_default=False
+            metavar="MANIFEST|TARGET",
+            help="A manifest; or weights (a folder, one file, or hf://org/name@revision).",
+            show_default=False,
         ),
     ],
     against: AgainstOption = None,
@@ -186,16 +188,23 @@ def _verify_against(target: str, against: str, workers: int | None, *, as_json: 
     from dataclasses import asdict
 
     from pruner.sources import open_source
-    from release.references import compare, comparison_table, read_reference
+    from release.references import compare, compare_file, comparison_table, read_reference
 
+    path = Path(target)
+    alone = path.is_file() and path.suffix not in (".yaml", ".yml")
+    found: tuple[Comparison, ...]
     with console_progress() as progress:
-        source, reference = open_source(target), read_reference(against)
-        found = compare(source, reference, workers=workers, progress=progress)
+        if alone:
+            label, reference = path.name, read_reference(against, quants=True)
+            found = (compare_file(path, reference, progress=progress),)
+        else:
+            source, reference = open_source(target), read_reference(against)
+            label, found = source.label, compare(source, reference, workers=workers, progress=progress)
     if as_json:
-        shown = {"target": source.label, "against": reference.label, "files": [asdict(each) for each in found]}
+        shown = {"target": label, "against": reference.label, "files": [asdict(each) for each in found]}
         typer.echo(json.dumps(shown, indent=2))
     else:
-        typer.echo(comparison_table(found, source.label, reference))
+        typer.echo(comparison_table(found, label, reference))
     if any(each.status != "equal" for each in found):
         raise typer.Exit(1)
 
@@ -218,6 +227,7 @@ def _verify_manifest(manifest: Path, work: Path | None, base: str | None, *, as_
     from release.stages.verify import BASE, BUILD, INPUTS, NOTHING, compare_base, compare_weights, require_equal
     from release.verification.quants_here import compare_quants, quants_text, require_equal_quants, shown_differences
 
+    require_no_repository(str(manifest))
     if manifest.is_dir():
         raise InputError(f"{manifest}: a folder of weights: say with --against what it must equal")
     context = context_of(manifest, work)

@@ -108,8 +108,9 @@ def serve(folder: Path, *, host: str = "127.0.0.1", port: int = 0, announce: Cal
     """
     from release.hub.server.run import HubServer
 
+    new = "" if (folder / "hub.json").exists() else ", new and empty"
     with _ended_by_signal(), closing(HubServer(folder, host=host, port=port)) as server:
-        announce(f"rehearsal Hub on {server.endpoint} (folder {folder}, stop with Ctrl-C)")
+        announce(f"rehearsal Hub on {server.endpoint} (folder {folder}{new}, stop with Ctrl-C)")
         announce(f"for clients: export HF_ENDPOINT={server.endpoint} HF_TOKEN={LOCAL_TOKEN}")
         server.run()
 

@@ -63,7 +63,8 @@ def copy(release: Release, tmp_path: Path) -> Iterator[Copy]:
 def test_private_first_then_promoted(copy: Copy) -> None:
     copy.api.create_repo("moe-release/older")
     copy.declare(private="true", gated="auto", collection="Tiny ones", supersedes="moe-release/older")
-    copy.run("publish")
+    hint = f"private    until `moe-release promote {copy.manifest} --hub {copy.hub.endpoint}`"
+    assert hint in copy.run("publish")
     assert [copy.api.model_info(repo).private for repo in (WEIGHTS, GGUF)] == [True, True]
     assert list(copy.api.list_collections(owner="moe-release")) == []
     assert list(copy.api.get_repo_discussions("moe-release/older")) == []
@@ -75,6 +76,7 @@ def test_private_first_then_promoted(copy: Copy) -> None:
     (proposed,) = copy.api.get_repo_discussions("moe-release/older")
     assert (proposed.title, proposed.status) == (f"new_version: {WEIGHTS}", "open")
     assert "is public now" not in copy.run("promote")
+    assert "private " not in copy.run("publish")
     assert len(list(copy.api.get_repo_discussions("moe-release/older"))) == 1
 
 

@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 
 from pruner.errors import InputError
+from pruner.files import sha256_file
 from pruner.sources import LocalSource
 from release.lock import Lock, LockedBase, LockedFile, LockedInputs, write_lock
-from release.references import compare, comparison_table, read_reference
+from release.references import compare, compare_file, comparison_table, read_reference
 from tests.release.test_cli import moe_release
 
 
@@ -102,6 +103,43 @@ def test_the_command_exits_with_1_on_a_mismatch(weights: Path) -> None:
     done = moe_release("verify", weights, "--against", reference, "--json")
     assert done.returncode == 1
     assert [each["status"] for each in json.loads(done.stdout)["files"]] == ["changed", "equal", "equal"]
+
+
+def test_one_file_is_compared_by_its_name(weights: Path) -> None:
+    gguf = weights.parent / "x-Q6_K.gguf"
+    gguf.write_bytes(b"GGUF")
+    (weights.parent / "SHA256SUMS").write_text(f"{sha256_file(gguf)}  {gguf.name}\n{'0' * 64}  x-Q8_0.gguf\n")
+    done = moe_release("verify", gguf, "--against", weights.parent / "SHA256SUMS")
+    assert (done.returncode, done.stdout.splitlines()[-1]) == (0, "x-Q6_K.gguf against SHA256SUMS: the 1 file equal")
+    gguf.write_bytes(b"GGUG")
+    assert moe_release("verify", gguf, "--against", weights.parent / "SHA256SUMS").returncode == 1
+    other = gguf.rename(weights.parent / "x-Q4_K.gguf")
+    done = moe_release("verify", other, "--against", weights.parent / "SHA256SUMS")
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert "SHA256SUMS: names no x-Q4_K.gguf; did you mean x-Q6_K.gguf?" in done.stderr
+    one = weights / "a.safetensors"
+    assert moe_release("verify", one, "--against", lock(weights)).returncode == 0
+
+
+def test_a_gguf_is_compared_with_a_lock(tmp_path: Path) -> None:
+    gguf = tmp_path / "x-Q6_K.gguf"
+    gguf.write_bytes(b"GGUF")
+    outputs = {"gguf/x-Q6_K.gguf": LockedFile(sha256=sha256_file(gguf), size=4)}
+    write_lock(
+        tmp_path / "lock.json", Lock(name="x", inputs=LockedInputs(base=LockedBase(name="b", files={})), outputs=outputs)
+    )
+    assert compare_file(gguf, read_reference(tmp_path / "lock.json", quants=True)).status == "equal"
+    assert read_reference(tmp_path / "lock.json").files == {}
+    (tmp_path / "README.md").write_text("x")
+    with pytest.raises(InputError, match=r"names no README.md; it names x-Q6_K.gguf"):
+        compare_file(tmp_path / "README.md", read_reference(tmp_path / "lock.json", quants=True))
+
+
+def test_a_name_on_the_hub_is_led_to_its_address(weights: Path) -> None:
+    for words in (("verify", "org/name"), ("verify", "org/name", "--against", weights), ("diff", "org/name", weights)):
+        done = moe_release(*words)
+        assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+        assert "org/name: does not exist here; a repository on the Hub is written hf://org/name" in done.stderr
 
 
 def test_a_folder_without_a_reference_is_refused(weights: Path) -> None:

@@ -249,7 +249,9 @@ def test_serve_ends_on_a_signal_and_says_where_it_is(tmp_path: Path, number: sig
     process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT, env=environment)
     assert process.stdout is not None
     try:
-        endpoint = process.stdout.readline().split()[3]
+        said = process.stdout.readline()
+        assert f"(folder {folder}, new and empty, stop with Ctrl-C)" in said
+        endpoint = said.split()[3]
         assert await_answer(endpoint).status_code == 401
         assert (folder / "server.url").read_text() == f"{endpoint}\n"
         second = subprocess.run(words, capture_output=True, text=True, cwd=ROOT, check=False, timeout=PATIENCE)
