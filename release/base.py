@@ -16,7 +16,9 @@ from pruner.hub_answers import limit_answers
 from pruner.hub_failures import TO_READ, harmless, one_line
 from pruner.hub_source import HubSource, hub_source
 from pruner.sources import LocalSource, Source, read_small
+from release.documents import place_of_key
 from release.manifest import LoadedManifest
+from release.near_files import near_folder
 
 
 def base_folder(loaded: LoadedManifest) -> Path:
@@ -37,7 +39,8 @@ def base_folder(loaded: LoadedManifest) -> Path:
     if not folder.is_dir():
         if loaded.base_copy is not None:
             raise InputError(f"--base {folder}: is no folder")
-        raise InputError(f"{loaded.path}: base.path {base.path!r} is no folder beside the manifest; or give --base FOLDER")
+        where, near = place_of_key(loaded.path, "base.path"), near_folder(loaded.root, str(base.path))
+        raise InputError(f"{where}: {base.path!r} is no folder beside the manifest{near}; or give --base FOLDER")
     return folder
 
 

@@ -10,6 +10,7 @@ from typing import Any, Literal
 from pruner.drop_map import DropMap
 from pruner.errors import InputError
 from pruner.files import canonical_json, write_atomic
+from pruner.plan import runs_of
 from pruner.wording import counted, every
 from release.card.pictures.canvas import Form
 
@@ -32,6 +33,7 @@ def describe(drop_map: DropMap, experts: int | None) -> dict[str, Any]:
         "layers": len(drops),
         "drops": sum(drops.values()),
         "drops_per_layer": drops,
+        "drop": {layer: list(ids) for layer, ids in drop_map.drop.items()},
         "provenance": dict(drop_map.provenance),
     }
 
@@ -50,9 +52,14 @@ def description_text(name: str, described: Mapping[str, Any]) -> str:
         f"digest  {described['digest']}",
     ]
     lines += [f"{key}: {json.dumps(value, sort_keys=True)}" for key, value in sorted(described["provenance"].items())]
-    if len(counts) > 1:
-        lines += [f"layer {layer:>4}: {drops} dropped" for layer, drops in described["drops_per_layer"].items()]
+    lines += [f"layer {layer:>4}: {len(ids)} dropped{_ids(ids)}" for layer, ids in described["drop"].items()]
     return "\n".join(lines)
+
+
+def _ids(ids: Sequence[int]) -> str:
+    """`: 0, 4-6` of the experts 0, 4, 5 and 6; nothing of none."""
+    spans = [f"{first}" if count == 1 else f"{first}-{first + count - 1}" for first, count in runs_of(ids)]
+    return f": {', '.join(spans)}" if spans else ""
 
 
 def difference(first: DropMap, second: DropMap, experts: int | None) -> dict[str, Any]:

@@ -9,11 +9,13 @@ from pruner.drop_map import read_drop_map
 from pruner.errors import CheckFailedError, InputError
 from pruner.files import path_inside
 from release.context import Context
+from release.documents import place_of
 from release.gguf.cut import cut, leftovers
 from release.gguf.cut_plan import CutPlan, plan_cut
 from release.gguf.located import LocatedGguf, locate, locate_on_hub
 from release.gguf.summary import GgufSummary, fallbacks, joined_summary, summarize
 from release.manifest import BaseQuant, LoadedManifest
+from release.near_files import near_file
 from release.stages.prune import drop_map_path
 
 
@@ -28,7 +30,9 @@ def base_quant(loaded: LoadedManifest, source: BaseQuant) -> LocatedGguf:
         return locate_on_hub(str(source.repo), source.at, str(source.file))
     path = path_inside(loaded.root, source.path)
     if not path.is_file():
-        raise InputError(f"{loaded.path}: {source.path} does not exist beside the manifest")
+        raise InputError(
+            f"{place_of(loaded.path, source.path)}: does not exist beside the manifest{near_file(loaded.root, source.path)}"
+        )
     return locate(path)
 
 

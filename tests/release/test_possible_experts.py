@@ -114,6 +114,7 @@ def test_a_license_that_the_hub_has_no_id_for_is_a_warning(manifest: Path) -> No
         ),
         ("card:", "gguf: {quants: [{name: A-Q6_K, type: Q6K}]}\ncard:", "gguf.quants.0.type: unknown quantization type 'Q6K'"),
         ("c.jsonl", "d.jsonl", "6:24: prune.analysis.dataset.path: d.jsonl does not exist beside the manifest"),
+        ("path: base", "path: bass", "3:8: base.path: 'bass' is no folder beside the manifest; did you mean 'base'?"),
         ("license: mit", "prose: v.md", "8:8: card.prose: v.md does not exist beside the manifest"),
         ("card:", "gguf: {quants: [Q6_K]}\neval: {protocol: p, quants: [Q6_K]}\ncard:", "9:8: eval.protocol: p does not exist"),
     ],
