@@ -15,19 +15,35 @@ from release.commands.running import console_progress, proved_digests
 
 def diff_checkpoints(
     left: Annotated[
-        str, typer.Argument(metavar="A", help="Folder, hf://org/name@revision, or safetensors file.", show_default=False)
+        str,
+        typer.Argument(metavar="A", help="Folder, hf://org/name@revision, safetensors file or .gguf file.", show_default=False),
     ],
     right: Annotated[str, typer.Argument(metavar="B", help="What to compare with it.", show_default=False)],
     workers: WorkersOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Explain how two checkpoints differ, down to the expert; exit code 1 when their weights do."""
+    """Explain how two checkpoints or two GGUFs differ, down to the expert; exit code 1 when their weights do."""
     from pruner.comparison.diff import diff
     from release.reports.comparison import comparison_json, comparison_text
 
+    if left.endswith(".gguf") and right.endswith(".gguf"):
+        _diff_ggufs(left, right, workers, as_json=as_json)
+        return
     with console_progress() as progress:
         result = diff(left, right, workers=workers, progress=progress)
     typer.echo(json.dumps(comparison_json(result), indent=2) if as_json else comparison_text(result))
+    if not result.same_weights:
+        raise typer.Exit(1)
+
+
+def _diff_ggufs(left: str, right: str, workers: int | None, *, as_json: bool) -> None:
+    from release.gguf.diff import diff_ggufs
+    from release.gguf.located import locate
+    from release.reports.gguf_comparison import gguf_comparison_json, gguf_comparison_text
+
+    with console_progress() as progress:
+        result = diff_ggufs(locate(left), locate(right), workers=workers, progress=progress)
+    typer.echo(json.dumps(gguf_comparison_json(result), indent=2) if as_json else gguf_comparison_text(result))
     if not result.same_weights:
         raise typer.Exit(1)
 

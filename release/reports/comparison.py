@@ -34,7 +34,7 @@ def comparison_json(result: Comparison) -> dict[str, Any]:
 
 def comparison_text(result: Comparison) -> str:
     """The verdict, then what differs, from weights to other files."""
-    return _rendered(_comparison_parts(result))
+    return rendered(_comparison_parts(result))
 
 
 def _comparison_parts(result: Comparison) -> Iterator[RenderableType]:
@@ -48,16 +48,16 @@ def _comparison_parts(result: Comparison) -> Iterator[RenderableType]:
         other_names = "has another name" if len(result.renamed) == 1 else "have other names"
         yield f"{counted(len(result.renamed), 'tensor')} {other_names}: {name} in A is {other} in B"
     yield from (finding.text for finding in result.layers[:ROWS])
-    yield from _more(len(result.layers), "layers")
+    yield from more_of(len(result.layers), "layers")
     if result.differences:
-        yield _difference_table(result.differences[:ROWS])
-        yield from _more(len(result.differences), "tensors")
+        yield difference_table(result.differences[:ROWS])
+        yield from more_of(len(result.differences), "tensors")
     yield from (f"{each.file or 'packaging'}: {each.text}" for each in result.packaging[:ROWS])
-    yield from _more(len(result.packaging), "differences of packaging")
+    yield from more_of(len(result.packaging), "differences of packaging")
     for file in result.files:
         yield f"{printable(file.name)}: {FILE_KINDS.get(file.kind, file.kind)}"
         yield from (f"    {key}" for key in file.keys[:ROWS])
-        yield from _more(file.count, "keys")
+        yield from more_of(file.count, "keys")
 
 
 def inference_json(result: Inference) -> dict[str, Any]:
@@ -69,7 +69,7 @@ def inference_json(result: Inference) -> dict[str, Any]:
 
 def inference_text(result: Inference) -> str:
     """The verdict, a line for each layer, and what the proof found."""
-    return _rendered(_inference_parts(result))
+    return rendered(_inference_parts(result))
 
 
 def _inference_parts(result: Inference) -> Iterator[RenderableType]:
@@ -93,8 +93,8 @@ def _inference_parts(result: Inference) -> Iterator[RenderableType]:
         yield f"{counted(len(result.proof.by_digest), 'shard')} by the digests that the Hub lists for them, not fetched"
     if differences:
         yield f"A is {result.base} without the dropped experts, B is {result.target}"
-        yield _difference_table(differences[:ROWS])
-        yield from _more(len(differences), "tensors")
+        yield difference_table(differences[:ROWS])
+        yield from more_of(len(differences), "tensors")
     yield from (f"config.json: {text}" for text in result.proof.config[:ROWS])
 
 
@@ -106,7 +106,8 @@ def _row_match(layer: KeptLayer) -> str:
     return f"equal ({len(layer.ambiguous)} with equal candidates)" if layer.ambiguous else "equal"
 
 
-def _difference_table(differences: tuple[TensorDifference, ...]) -> RenderableType:
+def difference_table(differences: tuple[TensorDifference, ...]) -> RenderableType:
+    """A row for each tensor: where, which experts, how much and how far."""
     from rich.table import Table
 
     table = Table(
@@ -142,12 +143,13 @@ def _largest(difference: TensorDifference) -> str:
     return f"{finite} ({found.not_finite:,} not finite)" if found.not_finite else finite
 
 
-def _more(count: int, what: str) -> Iterator[str]:
+def more_of(count: int, what: str) -> Iterator[str]:
+    """How many rows are not shown, if any."""
     if count > ROWS:
         yield f"… and {count - ROWS:,} more {what}; --json lists them"
 
 
-def _rendered(parts: Iterator[RenderableType]) -> str:
+def rendered(parts: Iterator[RenderableType]) -> str:
     """Plain text: what rich makes of tables, words as they are."""
     console = _console()
     with console.capture() as capture:

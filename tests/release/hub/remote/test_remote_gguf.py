@@ -16,6 +16,7 @@ from pruner.hub_source import HubSource, hub_file
 from release.gguf.cut import cut, partial_files
 from release.gguf.cut_plan import CutPlan, plan_cut
 from release.gguf.cut_proof import prove_cut
+from release.gguf.diff import diff_ggufs
 from release.gguf.located import LocatedGguf, locate
 from release.hub.local import LocalHub
 from tests.release.gguf.moe_gguf import DROP, base_and_variant
@@ -46,6 +47,19 @@ def remote(hub: LocalHub, address: str) -> LocatedGguf:
 
 def planned(base: LocatedGguf) -> CutPlan:
     return plan_cut(base, DropMap(DROP), name="cut", where="map")
+
+
+def test_what_a_hub_lists_under_one_digest_is_not_read_to_be_compared(
+    hub: LocalHub, faults: Faults, pair: tuple[Path, Path], address: str
+) -> None:
+    sides = remote(hub, address), remote(hub, address)
+    before = faults.sent
+    assert diff_ggufs(*sides).equal_bytes
+    assert faults.sent == before
+    copy = locate(pair[0])
+    found = diff_ggufs(copy, sides[0])
+    assert (found.equal_bytes, found.tensors) == (True, len(copy.header.tensors))
+    assert faults.sent - before > found.bytes
 
 
 def test_a_remote_base_is_cut_by_ranges(hub: LocalHub, address: str, pair: tuple[Path, Path], tmp_path: Path) -> None:
