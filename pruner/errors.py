@@ -20,7 +20,9 @@ def printable(text: str) -> str:
 def first_problem(error: ValidationError) -> str:
     """Where in a foreign document the first thing is wrong, and what: `outputs.x.size: Field required`."""
     first = error.errors(include_url=False)[0]
-    return f"{'.'.join(str(part) for part in first['loc'])}: {first['msg']}"
+    where = ".".join(str(part) for part in first["loc"])
+    what = str(first["msg"]).removeprefix("Value error, ")
+    return f"{where}: {what}" if where else what
 
 
 class MoeReleaseError(Exception):
