@@ -143,6 +143,8 @@ def _run_stage(stage: Stage, context: Context, missing: set[str]) -> StageResult
         changed = changed_output(context.work, record) if record else None
         if record and changed is None:
             return StageResult(stage.name, stage.title, "up to date", time.monotonic() - started)
+        if changed and stage.passing and not (context.work / changed).exists() and not _still_needed(stage, context):
+            return StageResult(stage.name, stage.title, "up to date", time.monotonic() - started, "deleted, and not needed")
         if changed:
             context.progress.note(f"{stage.title}: {changed} is gone or was changed since it was made; it is made again")
         detail = stage.run(context)
@@ -172,6 +174,12 @@ def _usable(stage: Stage, context: Context) -> bool:
         return record is not None and changed_output(context.work, record) is None
     except MoeReleaseError:  # it cannot even say what it would be made from
         return False
+
+
+def _still_needed(stage: Stage, context: Context) -> bool:
+    """Whether a stage of this run will read what `stage` made: one that needs it, and is not up to date itself."""
+    users = [each for each in STAGES if stage.name in each.needs and each.name in context.planned]
+    return any(not each.skip(context) and not _usable(each, context) for each in users)
 
 
 def _skip_reason(stage: Stage, context: Context, missing: set[str]) -> str | None:

@@ -71,4 +71,5 @@ STAGE = Stage(
     outputs=lambda context: (source_gguf(context),),
     skip=skip_without_quantizing,
     needs=("prune",),
+    passing=True,
 )

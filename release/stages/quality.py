@@ -169,5 +169,5 @@ STAGE = Stage(
     inputs=_inputs,
     outputs=lambda context: (quality_path(context),),
     skip=_skip,
-    needs=("quantize",),
+    needs=("convert", "quantize"),
 )

@@ -34,7 +34,8 @@ class Stage:
     (None: runs every time); `outputs` lists the files and folders that it makes; `digests` gives the SHA-256 of those that it
     digested while it wrote them, by path in the work folder, which spares reading them again; `skip` gives a reason not to run,
     or None; `needs` names stages without whose results it cannot run.  `again` writes the outputs once more when the run ends,
-    with what only the stages after it brought: how long those took.
+    with what only the stages after it brought: how long those took.  `passing` says that only stages which need this one read
+    its outputs: deleted, they are made again when one of those has to run.
     """
 
     name: str
@@ -46,3 +47,4 @@ class Stage:
     skip: Callable[[Context], str | None] = _never
     needs: tuple[str, ...] = ()
     again: Callable[[Context], None] | None = None
+    passing: bool = False

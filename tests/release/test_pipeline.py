@@ -86,6 +86,22 @@ def test_a_damaged_output_is_made_again_and_named(counter: Counter) -> None:
     assert counter.progress.lines == [f"making b: b {said}", f"making c: c {said}"]
 
 
+def test_what_passes_through_may_be_deleted_until_it_is_needed(counter: Counter, monkeypatch: pytest.MonkeyPatch) -> None:
+    a, b, c, d = pipeline.STAGES
+    monkeypatch.setattr(pipeline, "STAGES", (a, replace(b, passing=True), c, d))
+    counter.run()
+    (counter.work / "b").unlink()
+    assert counter.run()["b"] == ("up to date", "deleted, and not needed")
+    assert (counter.runs, counter.progress.lines) == ([], [])
+    (counter.work / "c").unlink()
+    assert counter.run(until="b")["b"][1] == "deleted, and not needed", "c is not asked for"
+    assert counter.run()["c"] == ("done", "made c")
+    assert counter.runs == ["b", "c"]
+    (counter.work / "b").write_text("damaged")
+    counter.run()
+    assert counter.runs == ["b"]
+
+
 def test_a_lost_record_is_made_again(counter: Counter) -> None:
     counter.run()
     (counter.work / "records" / "d.json").write_text("{")

@@ -147,6 +147,18 @@ def test_a_kill_in_the_third_quant_keeps_the_first_two(
     assert quantized(tmp_path)[5:] == ["Q6_K"]
 
 
+def test_the_converted_model_may_be_deleted_once_its_quants_are_made(folder: Path):
+    context(folder)
+    shutil.rmtree(folder / "work" / "gguf-source")
+    _, results = context(folder)
+    assert {each.stage: each.status for each in results}["convert"] == "up to date"
+    assert not (folder / "work" / "gguf-source").exists()
+    write_manifest(folder, "[Q6_K, Q8_0]")
+    _, results = context(folder)
+    assert [each.stage for each in results if each.status == "done"][-2:] == ["convert", "quantize"]
+    assert sorted(digests(folder / "work" / "gguf")) == ["x-Q6_K.gguf", "x-Q8_0.gguf"]
+
+
 def test_bytes_do_not_depend_on_how_many_run_at_a_time(folder: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("release.gguf.side_by_side.os.sched_getaffinity", lambda _pid: range(4), raising=False)
     write_manifest(folder, "[Q6_K, Q4_K_M, Q3_K_S, Q8_0]")
