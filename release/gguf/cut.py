@@ -15,11 +15,11 @@ from typing import Any, BinaryIO, Literal
 
 from pruner.base_check import FollowingSource, require_known_digests
 from pruner.errors import CheckFailedError, InputError, UnavailableError
-from pruner.files import BLOCK, canonical_json, fsync_folder, require_space, sha256_file, write_atomic, write_errors
+from pruner.files import BLOCK, canonical_json, digest_of, fsync_folder, require_space, sha256_file, write_atomic, write_errors
 from pruner.progress import SILENT, Advance, Progress
 from pruner.sources import is_plain_name
 from pruner.wording import counted
-from release.gguf.cut_plan import CutPlan, after, read_parts
+from release.gguf.cut_plan import CopyPlan, CutPlan, after, read_parts
 from release.gguf.located import LocatedGguf
 from release.gguf.shards import MOST_PARTS, shard_names
 from release.gguf.side_digest import SideDigest
@@ -57,7 +57,7 @@ class CutGguf:
 
 def cut(
     base: LocatedGguf,
-    plan: CutPlan,
+    plan: CutPlan | CopyPlan,
     target: Path,
     *,
     max_bytes: int | None = None,
@@ -71,7 +71,7 @@ def cut(
 
     Args:
         base: the GGUF that `plan` was made for.
-        plan: what to write.
+        plan: what to write: a cut, or a file as it is.
         target: a file that does not exist, unless `record` says that it is this plan's.  Shards stand beside it, under its name
             and `-00001-of-0000N.gguf`.
         max_bytes: tensor data above which it is written in shards; see `split_plan`.
@@ -88,7 +88,7 @@ def cut(
     pins = pins_of(base, pinned)
     checked: Checked | None = None if not pins else "listed" if base.parts[0].listed is not None else "read"
     unread = require_known_digests(base.source, pins)
-    files = _files(base, plan, target, max_bytes)
+    files = _files(base, plan, target, max_bytes, pinned)
     digests = {file.target.name: sha256 for file in files if (sha256 := _kept(file, record)) is not None}
     missing = [file for file in files if file.target.name not in digests]
     if missing:
@@ -138,22 +138,24 @@ def leftovers(target: Path, record: Path) -> list[Path]:
 
 @dataclass(frozen=True)
 class _File:
-    """A file of a cut: its plan, the plan's digest, and where it will stand."""
+    """A file of a cut: its plan, what tells it from others, and where it will stand."""
 
-    plan: CutPlan
+    plan: CutPlan | CopyPlan
     identity: str
     target: Path
 
 
-def _files(base: LocatedGguf, plan: CutPlan, target: Path, max_bytes: int | None) -> list[_File]:
-    plans = split_plan(plan, max_bytes)
+def _files(
+    base: LocatedGguf, plan: CutPlan | CopyPlan, target: Path, max_bytes: int | None, pinned: Sequence[str]
+) -> list[_File]:
+    """The files of a cut; what was written under other pins is none of them, for those were never compared."""
+    plans: Sequence[CutPlan | CopyPlan] = split_plan(plan, max_bytes) if isinstance(plan, CutPlan) else (plan,)
     if len(plans) > MOST_PARTS:
         raise InputError(
             f"{target}: would be {len(plans):,} shards; let a shard be larger, so that they are {MOST_PARTS} at most"
         )
-    return [
-        _File(each, each.digest(base.source), path) for each, path in zip(plans, cut_targets(target, len(plans)), strict=True)
-    ]
+    identities = [digest_of([each.digest(base.source), *pinned]) for each in plans]
+    return [_File(*each) for each in zip(plans, identities, cut_targets(target, len(plans)), strict=True)]
 
 
 def _noted(file: _File, digests: Mapping[str, str]) -> dict[str, str]:
@@ -164,7 +166,7 @@ def _write(base: FollowingSource, files: Sequence[_File], title: str, progress: 
     """Write files that wait for their names, in one pass over the base; SHA-256 of each by name."""
     digests = {}
     total = sum(file.plan.size for file in files)
-    with ExitStack() as partials, progress.task(f"cutting {title}", total, "bytes") as advance:
+    with ExitStack() as partials, progress.task(f"writing {title}", total, "bytes") as advance:
         for file in files:
             partial = partials.enter_context(_partial_file(file.target))
             work = _Work(file.plan, file.identity, partial, partial_files(file.target)[1])
@@ -177,7 +179,7 @@ def _write(base: FollowingSource, files: Sequence[_File], title: str, progress: 
 def _require_space(files: Sequence[_File], target: Path) -> None:
     partials = [partial_files(file.target)[0] for file in files]
     there = sum(partial.stat().st_size for partial in partials if partial.exists())
-    require_space(target.parent, sum(file.plan.size for file in files) - there, f"the cut GGUF {target.name}")
+    require_space(target.parent, sum(file.plan.size for file in files) - there, f"the GGUF {target.name}")
 
 
 def _kept(file: _File, record: Path | None) -> str | None:
@@ -234,9 +236,9 @@ def _deliver(target: Path) -> None:
 
 @dataclass
 class _Work:
-    """An unfinished cut: its plan, the plan's digest, the open file, and where the digest of its beginning is noted."""
+    """An unfinished cut: its plan, what tells it from others, the open file, and where the digest of its beginning is noted."""
 
-    plan: CutPlan
+    plan: CutPlan | CopyPlan
     identity: str
     file: BinaryIO
     note: Path

@@ -104,11 +104,33 @@ class CutPlan:
 
     def digest(self, source: Source) -> str:
         """What tells this plan from others, and changes when the base's file does; never that of the cut file."""
-        names = {part.file for part in self.parts if isinstance(part, ByteRange)}
-        listed = [
-            sha256_bytes(part) if isinstance(part, bytes) else [part.file, part.start, part.length] for part in self.parts
-        ]
-        return digest_of([listed, {name: source.state(name) for name in sorted(names)}])
+        return _digest_of(self.parts, source)
+
+
+@dataclass(frozen=True)
+class CopyPlan:
+    """A file of the base as it is: `size` bytes of `name`."""
+
+    name: str
+    size: int
+
+    @property
+    def parts(self) -> Iterator[Part]:
+        """The whole file."""
+        yield ByteRange(self.name, 0, self.size)
+
+    def digest(self, source: Source) -> str:
+        """See `CutPlan.digest`."""
+        return _digest_of(self.parts, source)
+
+
+def _digest_of(parts: Iterator[Part], source: Source) -> str:
+    names, listed = set(), list[Any]()
+    for part in parts:
+        if isinstance(part, ByteRange):
+            names.add(part.file)
+        listed.append(sha256_bytes(part) if isinstance(part, bytes) else [part.file, part.start, part.length])
+    return digest_of([listed, {name: source.state(name) for name in sorted(names)}])
 
 
 def plan_cut(base: LocatedGguf, drop_map: DropMap, *, name: str, where: str) -> CutPlan:

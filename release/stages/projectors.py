@@ -2,25 +2,18 @@
 
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
 
-from pruner.base_check import require_digest, require_known_digests
 from pruner.errors import InputError
-from pruner.files import atomic_file, require_space, sha256_file
 from release.context import Context
 from release.documents import place_of
-from release.gguf.located import LocatedGguf
+from release.gguf.cut import cut, leftovers
+from release.gguf.cut_plan import CopyPlan
 from release.manifest import BaseQuant, LoadedManifest
 from release.stages.cut_quant import base_quant
 
 ARCHITECTURE = "clip"
 """What llama.cpp calls every projector, of sound too."""
-
-
-def projector_path(context: Context, source: BaseQuant) -> Path:
-    """Where the copy of a projector stands."""
-    return context.work / "gguf" / source.name
 
 
 def check_projector(loaded: LoadedManifest, source: BaseQuant) -> None:
@@ -37,7 +30,7 @@ def check_projector(loaded: LoadedManifest, source: BaseQuant) -> None:
 
 
 def copy_projectors(context: Context) -> None:
-    """Copy the manifest's projectors; one that an earlier run copied is kept.
+    """Copy the manifest's projectors; one that an earlier run copied is kept, and a copy that was killed goes on.
 
     Raises:
         InputError: one is missing.
@@ -45,20 +38,16 @@ def copy_projectors(context: Context) -> None:
         UnavailableError: the disk is full, or the Hub does not give it.
     """
     for source in context.gguf.mmproj:
-        target, base = projector_path(context, source), base_quant(context.loaded, source)
-        if not target.is_file() or sha256_file(target) != source.digests[0]:
-            _copy(context, base, target, source.digests[0])
+        base, target, record = base_quant(context.loaded, source), *_places(context, source)
+        plan = CopyPlan(base.name, base.header.file_size)
+        cut(base, plan, target, pinned=source.digests, record=record, progress=context.progress)
 
 
-def _copy(context: Context, base: LocatedGguf, target: Path, pinned: str) -> None:
-    size = base.header.file_size
-    require_known_digests(base.source, {base.name: pinned})
-    require_space(target.parent, size, f"the projector {target.name}")
-    digest = hashlib.sha256()
-    with atomic_file(target) as temporary:
-        with temporary.open("wb") as file, context.progress.task(f"copying {target.name}", size, "bytes") as advance:
-            for block in base.source.blocks(base.name, 0, size):
-                file.write(block)
-                digest.update(block)
-                advance(len(block))
-        require_digest(base.source, base.name, digest.hexdigest(), pinned)
+def projector_leftovers(context: Context) -> list[Path]:
+    """What killed runs left of copies, for the next one to judge."""
+    return [path for source in context.gguf.mmproj for path in leftovers(*_places(context, source))]
+
+
+def _places(context: Context, source: BaseQuant) -> tuple[Path, Path]:
+    """Where the copy of a projector stands, and where its digest is noted."""
+    return context.work / "gguf" / source.name, context.work / "records" / f"copy-{source.name}.json"

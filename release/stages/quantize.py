@@ -23,7 +23,7 @@ from release.records import Output, Record, changed_output, read_made, read_reco
 from release.stages.calibrate import imatrix_of
 from release.stages.convert import check_assigned_types, skip_without_gguf, source_gguf
 from release.stages.cut_quant import cut_leftovers, cut_quant, file_entry
-from release.stages.projectors import copy_projectors
+from release.stages.projectors import copy_projectors, projector_leftovers
 from release.stages.resolve import file_digest
 from release.stages.stage import Stage
 
@@ -147,7 +147,8 @@ def _remove_others(context: Context, finished: dict[str, dict[str, Any]]) -> Non
     """Everything but finished quants goes: leftovers, and what the manifest no longer lists, which would be published."""
     wanted = {file["name"] for summary in finished.values() for file in summary["files"]}
     wanted |= {source.name for source in context.gguf.mmproj}
-    wanted |= {path.name for name in context.gguf.cut for path in cut_leftovers(context, name)}
+    begun = [*projector_leftovers(context), *(path for name in context.gguf.cut for path in cut_leftovers(context, name))]
+    wanted |= {path.name for path in begun}
     for path in (context.work / "gguf").glob("*"):
         if path.is_dir():  # left by a killed run
             shutil.rmtree(path)

@@ -125,7 +125,7 @@ def expect_full_disk(
 
     def refused(size: str, write: Callable[[Path], object]) -> None:
         disk = tiny_disk(size)
-        with pytest.raises(UnavailableError, match="the cut GGUF cut.gguf needs" if before else "no space left") as caught:
+        with pytest.raises(UnavailableError, match="the GGUF cut.gguf needs" if before else "no space left") as caught:
             write(disk / "cut.gguf")
         assert "\n" not in str(caught.value)
         assert not list(disk.iterdir())

@@ -7,7 +7,8 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,8 @@ from hypothesis import strategies as st
 
 from pruner.drop_map import DropMap
 from pruner.errors import CheckFailedError, InputError
-from pruner.files import sha256_bytes, sha256_file
+from pruner.files import digest_of, sha256_bytes, sha256_file
+from pruner.progress import NoProgress, Unit
 from release.gguf.cut import cut, partial_files
 from release.gguf.cut_plan import after, length_of, plan_cut, read_parts
 from release.gguf.cut_proof import planned_digests, prove_cut
@@ -341,8 +343,10 @@ def test_a_partial_file_that_was_damaged_or_is_of_another_plan_is_written_again(
     partial, note = partial_files(out)
     data = expected.read_bytes()
     plan = plan_cut(locate(base), DropMap(DROP), name="cut", where="map").digest(locate(base).source)
-    good = {"bytes": 9000, "plan": plan, "sha256": sha256_bytes(data[:9000])}
+    good = {"bytes": 9000, "plan": digest_of([plan]), "sha256": sha256_bytes(data[:9000])}
+    taken_over: list[int] = []
     for left, noted in (
+        (data[:9000], good),
         (data[:8000] + b"x" * 2000, good),
         (data[:9000], {**good, "plan": "0" * 64}),
         (data[:5000], good),
@@ -353,10 +357,22 @@ def test_a_partial_file_that_was_damaged_or_is_of_another_plan_is_written_again(
     ):
         partial.write_bytes(left)
         note.write_text(json.dumps(noted))
-        run(base, out)
+        amounts = Amounts()
+        run(base, out, progress=amounts)
+        taken_over.append(amounts[0])
         assert out.read_bytes() == data
         assert [path.name for path in out.parent.iterdir()] == ["cut.gguf"]
         out.unlink()
+    assert taken_over == [9000, *[0] * 7]
+
+
+class Amounts(NoProgress, list[int]):
+    """Progress that keeps every amount: the first is what was taken over."""
+
+    @contextmanager
+    def task(self, title: str, total: int | None, unit: Unit = "items") -> Iterator[Callable[[int], None]]:
+        del title, total, unit
+        yield self.append
 
 
 def test_two_cuts_of_one_target_at_a_time_are_refused(tmp_path: Path) -> None:

@@ -412,8 +412,10 @@ def test_a_projector_of_the_base_is_published_unchanged(manifest: Path) -> None:
     copied.unlink()
     assert f"gguf/{PROJECTOR} (missing)" in verify(manifest, code=1).stderr
     cut(manifest, "--skip", "quantize")
+    copied.with_name(f".{PROJECTOR}.partial").write_bytes(b"of a run that was killed")
     cut(manifest)
     assert copied.read_bytes() == path.read_bytes()
+    assert sorted(each.name for each in copied.parent.iterdir()) == ["cut-4e-Q8_0.gguf", PROJECTOR]
     manifest.write_text(manifest.read_text().replace(sha256_file(path), "f" * 64))
     assert f"{PROJECTOR}: has SHA-256" in cut(manifest, "--update-lock", code=1).stderr
     manifest.write_text(MANIFEST.format(sha256=sha256_file(manifest.parent / "base-Q8_0.gguf")))

@@ -14,7 +14,7 @@ from pruner.errors import CheckFailedError, InputError, UnavailableError
 from pruner.files import sha256_file
 from pruner.hub_source import HubSource, hub_file
 from release.gguf.cut import cut, partial_files
-from release.gguf.cut_plan import CutPlan, plan_cut
+from release.gguf.cut_plan import CopyPlan, CutPlan, plan_cut
 from release.gguf.cut_proof import prove_cut
 from release.gguf.diff import diff_ggufs
 from release.gguf.located import LocatedGguf, locate
@@ -112,6 +112,28 @@ def test_a_line_that_breaks_leaves_what_arrived_for_the_next_run(
     cut(base, plan, out)
     assert out.read_bytes() == pair[1].read_bytes()
     assert [path.name for path in out.parent.iterdir()] == ["cut.gguf"]
+
+
+def test_a_copy_goes_on_where_the_line_broke(
+    hub: LocalHub, address: str, pair: tuple[Path, Path], tmp_path: Path, faults: Faults
+) -> None:
+    found = remote(hub, address)
+    assert isinstance(found.source, HubSource)
+    base = replace(found, source=replace(found.source, pauses=(0.0,)))
+    plan, out, record = CopyPlan(base.name, base.header.file_size), tmp_path / "copy.gguf", tmp_path / "record.json"
+    answers = iter([None] * 2)
+    faults.status, faults.cut_after = lambda: next(answers, 503), plan.size // 3
+    with pytest.raises(UnavailableError):
+        cut(base, plan, out, record=record)
+    noted = json.loads(partial_files(out)[1].read_bytes())["bytes"]
+    assert 0 < noted < plan.size
+    assert not out.exists()
+    faults.status, faults.cut_after, faults.sent = lambda: None, None, 0
+    for _ in range(2):
+        result = cut(base, plan, out, record=record)
+    assert out.read_bytes() == pair[0].read_bytes()
+    assert result.files[0].sha256 == sha256_file(pair[0])
+    assert faults.sent == plan.size - noted
 
 
 @pytest.mark.parametrize("path", ["none.gguf", "Q8_0/none.gguf", "../x.gguf", "Q8_0//base.gguf", "./base.gguf", "/base.gguf"])
