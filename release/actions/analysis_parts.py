@@ -31,12 +31,18 @@ def analyze_shard(context: Context, shard: tuple[int, int], out: Path) -> str:
         InputError: the manifest measures nothing, or the shard does not fit.
         CheckFailedError: `out` holds statistics of more questions.
     """
+    from pruner.statistics import read_statistics
+
     prune = context.manifest.prune
     if prune is None or prune.analysis is None:
         raise InputError(f"{context.loaded.path}: prune.analysis is missing, so there is nothing to measure")
     require_replaceable(out)
     context.options = replace(context.options, until="resolve")
     run_pipeline(context)
+    with suppress(InputError):  # a damaged file is replaced
+        if out.exists():
+            there = read_statistics(out).header
+            _require_no_more(out, len(there.questions), -(-there.dataset_size // shard[1]))
     return _write(out, measure(context, shard))
 
 
@@ -59,10 +65,15 @@ def _write(out: Path, statistics: ExpertStatistics) -> str:
 
     count = len(statistics.header.questions)
     with suppress(InputError):
-        if out.exists() and (there := len(read_statistics(out).header.questions)) > count:
-            raise CheckFailedError(f"{out}: holds {there} questions, more than these {count}; remove it or choose another name")
+        if out.exists():
+            _require_no_more(out, len(read_statistics(out).header.questions), count)
     digest = write_statistics(out, statistics)
     return f"{digest}  {out}  ({count} of {statistics.header.dataset_size} questions)"
+
+
+def _require_no_more(out: Path, there: int, count: int) -> None:
+    if there > count:
+        raise CheckFailedError(f"{out}: holds {there} questions, more than these {count}; remove it or choose another name")
 
 
 def write_folds(context: Context, count: int) -> list[Path]:

@@ -74,6 +74,18 @@ def test_shards_on_three_machines_join_to_the_bytes_of_one_run(
     assert joined.read_bytes() == (work / "expert_statistics.safetensors").read_bytes()
 
 
+def test_a_shard_is_not_measured_for_a_file_that_holds_more(
+    manifest: Path, work: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("release.actions.analysis_parts.measure", lambda *_words: pytest.fail("it was measured"))
+    whole = tmp_path / "whole.safetensors"
+    whole.write_bytes((work / "expert_statistics.safetensors").read_bytes())
+    words = ("analyze", manifest, "--work", tmp_path / "machine", "--shard", "0/3", "--out", whole)
+    result = CliRunner().invoke(app, list(map(str, words)))
+    assert isinstance(result.exception, CheckFailedError)
+    assert f"holds {QUESTIONS} questions, more than these {len(range(0, QUESTIONS, 3))};" in str(result.exception)
+
+
 def test_merged_statistics_are_taken_and_others_are_not(
     manifest: Path, work: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
