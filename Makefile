@@ -8,13 +8,14 @@ SIDE_BY_SIDE := --numprocesses $(TEST_WORKERS) --dist loadfile
 # Of the benchmarks: 0.1 takes minutes and some GB of memory, 0.001 seconds and only shows that they run.
 SCALE ?= 0.1
 ROUNDS ?= 3
+FUZZ_TIMES ?= 10
 # Processor time of measuring experts, as a multiple of the same pass without.
 MOST ?= 1.05
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/pip --disable-pip-version-check --quiet
 
-.PHONY: demo test lint types type coverage setup toolchain browser bench docs pictures clean
+.PHONY: demo test lint types type coverage fuzz setup toolchain browser bench docs pictures clean
 
 demo: setup toolchain  ## cut a release of the tiny model, end to end, and publish it to a local Hub
 	$(BIN)/moe-release cut manifests/tiny-gemma4-4e.yaml --hub local
@@ -36,6 +37,9 @@ coverage: setup toolchain browser  ## the share of lines and branches that the t
 	$(BIN)/coverage run -m pytest $(SIDE_BY_SIDE) $(TESTS)
 	$(BIN)/coverage combine --quiet
 	$(BIN)/coverage report $(if $(TESTS),--fail-under=0)
+
+fuzz: setup toolchain  ## foreign bytes of every kind, others each time and FUZZ_TIMES as many as the suite takes
+	FUZZ_TIMES=$(FUZZ_TIMES) $(BIN)/pytest $(SIDE_BY_SIDE) $(shell git ls-files 'tests/*_hostile.py' 'tests/*_fuzz.py')
 
 toolchain: setup  ## the pinned llama.cpp, built once into the user's cache
 	$(BIN)/moe-release toolchain install --if-missing

@@ -84,18 +84,27 @@ def parse_json(data: bytes, where: str, what: str) -> Any:
     """Parse JSON that came from `where`; `what` names it in the error.
 
     Raises:
-        InputError: it is no JSON (with line and column), or a key stands twice.
+        InputError: it is no JSON (with line and column), a key stands twice, or a text is half of a surrogate pair.
     """
     if not data or data.isspace():
         raise InputError(f"{where}: {what} is empty; JSON was expected")
     try:
-        return json.loads(data, object_pairs_hook=_no_duplicate_keys)
+        value = json.loads(data, object_pairs_hook=_no_duplicate_keys)
+        if _MAY_BE_HALF.search(data):
+            json.dumps(value, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        raise InputError(f"{where}: {what} holds half of a surrogate pair, which no file can hold") from None
     except json.JSONDecodeError as error:
         raise InputError(f"{where}:{error.lineno}:{error.colno}: {what} is not JSON: {error.msg}") from None
     except UnicodeDecodeError:
         raise InputError(f"{where}: {what} is no text; JSON was expected") from None
     except (ValueError, RecursionError) as error:
         raise InputError(f"{where}: {what} is not usable JSON: {error}") from None
+    return value
+
+
+_MAY_BE_HALF = re.compile(rb"\\u[dD][89a-fA-F]|\xed[\xa0-\xbf]|\x00")
+"""An escaped or a raw half of a surrogate pair; UTF-16 and UTF-32, which Python reads too, hold zeros."""
 
 
 def _no_duplicate_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -30,9 +30,15 @@ for name, value in {
 }.items():
     os.environ.setdefault(name, value)
 
-# Timing decides no test, and a folder that all examples share is what most properties here want.
+FUZZ_TIMES = int(os.environ.get("FUZZ_TIMES", "1"))
+"""How many times as many examples fuzz tests take; with more than one they are others each time (`make fuzz`)."""
+
+# Neither timing nor chance decides a test, and a folder that all examples share is what most properties here want.
 settings.register_profile(
-    "house", deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture]
+    "house",
+    deadline=None,
+    derandomize=FUZZ_TIMES == 1,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
 )
 settings.load_profile("house")
 

@@ -16,12 +16,13 @@ from hypothesis import settings
 from hypothesis import strategies as st
 
 from pruner.errors import MoeReleaseError
+from tests.conftest import FUZZ_TIMES
 
 LONGEST_MESSAGE = 2000
 MEMORY, MEMORY_PER_BYTE = 16 << 20, 64
 """Bytes that reading may take, whatever is read, and for each byte of the file."""
 
-FUZZ = settings(max_examples=60)
+FUZZ = settings(max_examples=60 * FUZZ_TIMES)
 
 LENGTHS = (0, 1, 255, 256, 1 << 16, 1 << 24, (1 << 31) - 1, 1 << 31, 1 << 32, 100_000_001, 1 << 62, (1 << 63) - 1, 1 << 63,
            (1 << 64) - 1)  # fmt: skip

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from pruner.errors import UnavailableError
-from pruner.files import atomic_file, atomic_folder, remove_leftovers, write_errors
+from pruner.errors import InputError, UnavailableError
+from pruner.files import atomic_file, atomic_folder, parse_json, remove_leftovers, write_errors
 
 
 @pytest.mark.parametrize("number", [errno.EACCES, errno.EROFS])
@@ -17,6 +17,29 @@ def test_an_unwritable_place_is_named_as_the_target(tmp_path: Path, number: int,
     with pytest.raises(UnavailableError, match=expected) as caught, write_errors(target):
         raise OSError(number, "no", str(tmp_path / named))
     assert ".tmp" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b'{"a": "\\ud800"}',
+        b'["\\uDfFf"]',
+        b'{"\\udc00": 1}',
+        b'["\\udc00\\ud800"]',
+        b'["\xed\xa0\x80"]',
+        '["\ud800"]'.encode("utf-16", "surrogatepass"),
+        '["\ud800"]'.encode("utf-32-be", "surrogatepass"),
+    ],
+)
+def test_half_of_a_surrogate_pair_is_no_text(data: bytes) -> None:
+    with pytest.raises(InputError, match="x: the config holds half of a surrogate pair"):
+        parse_json(data, "x", "the config")
+
+
+def test_whole_surrogate_pairs_and_other_encodings_are_read() -> None:
+    assert parse_json(b'["\\ud83d\\ude00", "\\\\ud800"]', "x", "it") == ["\U0001f600", "\\ud800"]
+    assert parse_json('["\ud7ff\U0001f600"]'.encode(), "x", "it") == ["\ud7ff\U0001f600"]
+    assert parse_json('["\U0001f600"]'.encode("utf-16"), "x", "it") == ["\U0001f600"]
 
 
 def test_another_file_is_not_blamed_on_the_target(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from safetensors.numpy import save
 
 from pruner.errors import InputError
 from pruner.safetensors_format import Header, parse_header
+from tests.conftest import FUZZ_TIMES
 
 ARRAYS = {
     "b": np.arange(6, dtype=np.float16).reshape(2, 3),
@@ -66,7 +67,7 @@ def test_the_unchanged_file_is_read_alike() -> None:
     require_agreement(FILE)
 
 
-@settings(max_examples=400)
+@settings(max_examples=400 * FUZZ_TIMES)
 @given(st.lists(st.tuples(st.integers(0, len(FILE) - 1), st.integers(0, 255)), min_size=1, max_size=4))
 def test_changed_bytes(changes: list[tuple[int, int]]) -> None:
     data = bytearray(FILE)
@@ -75,13 +76,13 @@ def test_changed_bytes(changes: list[tuple[int, int]]) -> None:
     require_agreement(bytes(data))
 
 
-@settings(max_examples=200)
+@settings(max_examples=200 * FUZZ_TIMES)
 @given(st.integers(0, len(FILE)), st.binary(max_size=24), st.integers(0, 24))
 def test_inserted_and_lost_bytes(place: int, more: bytes, lost: int) -> None:
     require_agreement(FILE[:place] + more + FILE[place + lost :])
 
 
-@settings(max_examples=200)
+@settings(max_examples=200 * FUZZ_TIMES)
 @given(st.binary(max_size=200))
 @example(b"")
 @example(b"\0" * 8)
@@ -102,7 +103,7 @@ ENTRIES = st.fixed_dictionaries(
 )
 
 
-@settings(max_examples=400)
+@settings(max_examples=400 * FUZZ_TIMES)
 @given(st.dictionaries(st.sampled_from(["a", "b", "__metadata__", ""]), ENTRIES | NUMBERS, max_size=3), st.integers(0, 16))
 def test_headers_of_any_content(content: dict[str, Any], size: int) -> None:
     require_agreement(with_header(json.dumps(content).encode(), bytes(size)))

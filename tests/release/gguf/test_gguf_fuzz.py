@@ -16,9 +16,10 @@ from release.gguf import reader
 from release.gguf.cut_plan import plan_cut, read_parts
 from release.gguf.located import locate
 from release.gguf.reader import read_header
+from tests.conftest import FUZZ_TIMES
 from tests.release.gguf.moe_gguf import DROP, base_and_variant
 
-FUZZ = settings(max_examples=200)
+FUZZ = settings(max_examples=200 * FUZZ_TIMES)
 NUMBERS = st.one_of(
     st.integers(0, 9),
     st.sampled_from([255, 4096, 4097, 1 << 16, 1 << 20, 1 << 24, 1 << 31, 1 << 32, (1 << 63) - 1, (1 << 64) - 1]),

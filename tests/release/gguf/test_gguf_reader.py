@@ -16,6 +16,7 @@ from pruner.errors import InputError
 from release.gguf import reader
 from release.gguf.reader import GgufArray, read_header, read_strings
 from release.gguf.types import BY_NAME, BY_NUMBER
+from tests.conftest import FUZZ_TIMES
 
 
 def write_sample(path: Path, *, tokens: int = 3) -> Path:
@@ -170,7 +171,7 @@ def test_a_file_cut_at_any_byte_is_refused_in_one_line(sample: Path, tmp_path: P
         assert "\n" not in str(caught.value)
 
 
-@settings(max_examples=300)
+@settings(max_examples=300 * FUZZ_TIMES)
 @given(place=st.integers(min_value=0), value=st.integers(0, 255), more=st.binary(max_size=16))
 def test_damage_anywhere_is_an_input_error_or_harmless(sample: Path, tmp_path: Path, place: int, value: int, more: bytes):
     data = bytearray(sample.read_bytes())

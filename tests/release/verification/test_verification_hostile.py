@@ -24,7 +24,7 @@ from release.verification.consistency import check_consistency
 from release.verification.evidence import check_evidence
 from release.verification.listing import check_files
 from release.verification.weights import check_weights
-from tests.conftest import MANIFESTS
+from tests.conftest import FUZZ_TIMES, MANIFESTS
 from tests.hostile import FUZZ, assert_read_or_refused, changed_json, changed_yaml
 
 LOCK = json.loads((MANIFESTS / "tiny-gemma4-4e.lock.json").read_text())
@@ -83,7 +83,7 @@ def test_the_sound_one_agrees_with_itself(folder: Path) -> None:
     assert (pieces[reproduce.evidence_name("Q6_K")], pieces[TIMING]) == ("GOOD", "GOOD")
 
 
-@settings(FUZZ, max_examples=30)
+@settings(FUZZ, max_examples=30 * FUZZ_TIMES)
 @given(data=st.data(), name=st.sampled_from([*JSONS, *YAMLS]))
 def test_one_changed_file(folder: Path, data: st.DataObject, name: str) -> None:
     path = folder / name
