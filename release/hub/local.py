@@ -99,7 +99,11 @@ def client_environment(endpoint: str, token: str | None) -> dict[str, str]:
     return {**environment, "HF_TOKEN": token} if token else environment
 
 
-def serve(folder: Path, *, host: str = "127.0.0.1", port: int = 0, announce: Callable[[str], None] = print) -> None:
+def _say(line: str) -> None:
+    print(line, flush=True)  # a pipe would keep it until the end
+
+
+def serve(folder: Path, *, host: str = "127.0.0.1", port: int = 0, announce: Callable[[str], None] = _say) -> None:
     """Serve a Hub over `folder` until SIGINT or SIGTERM, and say how clients reach it.
 
     Raises:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-import os
 import random
 import signal
 import socket
@@ -56,12 +55,12 @@ server.run()
 @contextmanager
 def server_process(folder: Path, changes: int | None = None) -> Iterator[tuple[str, subprocess.Popen[str]]]:
     """A Hub in a process of its own, which can be killed, or dies by itself after some changes of its disk."""
-    how = ["-m", "release.hub.server", str(folder)] if changes is None else ["-c", DYING, str(folder), str(changes)]
+    how = ["-m", "release", "hub", "serve", str(folder)] if changes is None else ["-c", DYING, str(folder), str(changes)]
     words = [sys.executable, *how]
     process = subprocess.Popen(words, stdout=subprocess.PIPE, text=True, cwd=ROOT)
     assert process.stdout is not None
     try:
-        endpoint = process.stdout.readline().strip()
+        endpoint = next(word for word in process.stdout.readline().split() if word.startswith("http://"))
         await_answer(endpoint)
         yield endpoint, process
     finally:
@@ -245,8 +244,7 @@ def test_only_loopback_and_only_its_own_folder(tmp_path: Path) -> None:
 def test_serve_ends_on_a_signal_and_says_where_it_is(tmp_path: Path, number: signal.Signals) -> None:
     folder = tmp_path / "hub"
     words = serve_command(folder)
-    environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
-    process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT, env=environment)
+    process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT)
     assert process.stdout is not None
     try:
         said = process.stdout.readline()
