@@ -21,7 +21,7 @@ from release.lock import Lock, LockedBase, LockedFile, LockedInputs, digest_of_q
 from release.manifest import load_manifest
 from tests.conftest import MANIFESTS
 from tests.digests import spoil_lock
-from tests.release.evaluation.runs import cherry_picked
+from tests.release.evaluation.runs import cherry_picked, write_lm_eval_run
 
 FAMILY = [MANIFESTS / f"gemma-4-A4B-{name}.yaml" for name in ("109e-v3", "109e-v2", "120e-v4")]
 BASE = "tiny-gemma4-16e"
@@ -109,6 +109,48 @@ def test_no_cell_of_a_stranger_is_a_formula(family: tuple[Path, Path], label: st
     models = [row["model"] for row in csv.DictReader(io.StringIO(tables_csv(tables)))]
     assert models[0] == (label if label.startswith("plain") else f"'{label}")
     assert json.loads(tables_json(tables))[0]["rows"][0]["model"] == label
+
+
+def with_lm_eval_run(manifest: Path, answers: str) -> None:
+    """Let a manifest compare with what lm-eval wrote by itself."""
+    folder = write_lm_eval_run(manifest.parent / "theirs", answers, filters=("strict-match", "flexible-extract")) / "model"
+    (samples,), (results,) = folder.glob("samples_*"), folder.glob("results_*")
+    pins = {
+        key: {"path": path.relative_to(manifest.parent).as_posix(), "sha256": sha256_file(path)}
+        for key, path in (("samples", samples), ("results", results))
+    }
+    manifest.write_text(manifest.read_text() + f"compare: {json.dumps([{'label': 'theirs', 'lm_eval': pins}])}\n")
+
+
+def test_an_output_of_lm_eval_is_a_row_under_the_gates_of_the_protocol(family: tuple[Path, Path]) -> None:
+    manifests, work = family
+    manifest = manifests / f"{BASE}.yaml"
+    with_lm_eval_run(manifest, "+" * 45 + "-" * 15)
+    (table,) = results_tables([manifest], work)
+    rows = json.loads(tables_json([table]))[0]["rows"]
+    assert [(row["model"], row["correct"], row["total"], row["raw_correct"]) for row in rows] == [
+        ("theirs", 45, 60, None),
+        (BASE, 211, 240, 205),
+    ]
+    assert rows[0]["low"] < rows[0]["score"] == 0.75 < rows[0]["high"]
+    assert "| theirs |  | 45 of 60 |" in tables_markdown([table])
+
+
+def test_an_output_of_lm_eval_with_too_many_empty_replies_is_no_row(family: tuple[Path, Path]) -> None:
+    manifests, work = family
+    with_lm_eval_run(manifests / f"{BASE}.yaml", "+" * 23 + "0" * 7)
+    with pytest.raises(CheckFailedError, match=r"no score under the gates of protocol tiny-exam: .*empty"):
+        results_tables([manifests / f"{BASE}.yaml"], work)
+
+
+def test_an_output_of_lm_eval_needs_a_protocol(family: tuple[Path, Path]) -> None:
+    manifests, work = family
+    manifest = manifests / f"{BASE}.yaml"
+    text = manifest.read_text()
+    manifest.write_text(text[: text.index("eval:")])
+    with_lm_eval_run(manifest, "+")
+    with pytest.raises(CheckFailedError, match="theirs is an output of lm-eval, whose gates stand in a protocol; give eval"):
+        results_tables([manifest], work)
 
 
 def test_a_manifest_that_changed_since_its_build_is_told(family: tuple[Path, Path]) -> None:

@@ -25,9 +25,8 @@ from release.evaluation.report import compare_runs
 from release.manifest import Compare
 from tests.conftest import MANIFESTS
 
-from .runs import cherry_picked
+from .runs import cherry_picked, sample, write_lm_eval_run
 
-DATE = "2026-05-17T13-46-45.522874"
 MakeRun = Callable[..., Path]
 
 
@@ -48,42 +47,9 @@ def make_run(tmp_path: Path) -> MakeRun:
     def make(
         name: str = "run", answers: str = "++++++++++", *, filters: tuple[str, ...] = ("none",), limit: int = 0, **changes: Any
     ) -> Path:
-        """`answers` has one sign a question: + right, - wrong, 0 empty, ? no answer found, l a loop."""
-        folder = tmp_path / name / "model"
-        folder.mkdir(parents=True)
-        lines = [json.dumps(sample(place, sign, each)) for place, sign in enumerate(answers) for each in filters]
-        (folder / f"samples_exam_{DATE}.jsonl").write_text("".join(line + "\n" for line in lines))
-        right = answers.count("+") / len(answers)
-        results = {
-            "results": {"exam": {"alias": "exam"} | {f"exact_match,{each}": right for each in filters}},
-            "configs": {"exam": {"task": "exam", "generation_kwargs": {"temperature": 0.0}, "num_fewshot": 0}},
-            "versions": {"exam": 1.0},
-            "n-samples": {"exam": {"original": limit or len(answers), "effective": len(answers)}},
-            "config": {"model": "local-chat-completions", "random_seed": 0, "limit": None},
-            "model_name": name,
-            "lm_eval_version": "0.4.11",
-            "total_evaluation_time_seconds": 12.5,
-        }
-        (folder / f"results_{DATE}.json").write_text(json.dumps(results | changes))
-        return tmp_path / name
+        return write_lm_eval_run(tmp_path / name, answers, filters=filters, limit=limit, **changes)
 
     return make
-
-
-def sample(place: int, sign: str, chosen: str) -> dict[str, Any]:
-    text = {"0": " \n", "l": "hm, " * 40}.get(sign, "Forty-two.")
-    return {
-        "doc_id": place,
-        "doc": {"Question": f"What is {place}?"},
-        "target": "42",
-        "resps": [[text]],
-        "filtered_resps": ["[invalid]" if sign in "?0" and chosen != "none" else text],
-        "filter": chosen,
-        "metrics": ["exact_match"],
-        "doc_hash": f"doc {place}",
-        "prompt_hash": f"prompt {place}",
-        "exact_match": int(sign == "+"),
-    }
 
 
 def changed(evidence: Evidence, *, wrong: int = 0, **fields: Any) -> Evidence:
