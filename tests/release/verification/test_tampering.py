@@ -169,6 +169,30 @@ def test_a_tampered_lock_is_bad_and_names_the_file(small: Stage) -> None:
     assert part(found, "weights").verdict is Verdict.GOOD, "the bytes are the base's, whatever the lock says"
 
 
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (
+            lambda inputs: inputs["base"].update(name="org/other"),
+            "was made from org/other@None, the manifest names tiny-gemma4-",
+        ),
+        (
+            lambda inputs: inputs["base"].update(revision="f" * 40),
+            f"was made from tiny-gemma4-16e@{'f' * 40}, the",
+        ),
+        (
+            lambda inputs: inputs["files"]["map.json"].update(sha256="0" * 64),
+            "map.json has another digest than the lock's inputs",
+        ),
+    ],
+)
+def test_a_lock_of_other_inputs_is_bad(small: Stage, change: Callable[[Any], None], words: str) -> None:
+    small.change_json("reproduce/lock.json", lambda lock: change(lock["inputs"]))
+    consistency = part(small.verify(), "consistency")
+    assert consistency.verdict is Verdict.BAD
+    assert words in consistency.reason
+
+
 def test_a_lock_that_drops_other_experts_is_bad(small: Stage) -> None:
     small.change_json("reproduce/lock.json", lambda lock: lock["inputs"]["drop_map"].update({"2": [0, *range(5, 16)]}))
     assert "layer 2" in part(small.verify(), "consistency").reason
