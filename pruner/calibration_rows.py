@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from pruner.errors import InputError
+from pruner.files import is_text
 
 MOST_DIGITS = 9
 
@@ -64,7 +65,7 @@ def cell(row: dict[str, Any], name: str, where: str) -> str:
         InputError: the column is missing, or no text.
     """
     value = row.get(name)
-    if not isinstance(value, str) or not value.strip():
+    if not isinstance(value, str) or not is_text(value) or not value.strip():
         raise InputError(f"{where}: column {name!r} is missing or no text; set the field map to the data set's columns")
     return value
 
@@ -98,7 +99,7 @@ def list_cell(row: dict[str, Any], name: str, where: str, least: int, most: int)
             value = json.loads(value)
         except (ValueError, RecursionError):
             value = None
-    if not isinstance(value, list) or not all(isinstance(each, str) and each.strip() for each in value):
+    if not isinstance(value, list) or not all(is_text(each) and each.strip() for each in value):
         raise InputError(
             f"{where}: column {name!r} is missing or no list of texts; set the field map to the data set's columns"
         )

@@ -59,6 +59,11 @@ def require_canonical(value: Any, where: str) -> None:
         raise InputError(f"{where}: holds a number or text that no JSON should (NaN, half a surrogate pair)") from None
 
 
+def is_text(value: object) -> bool:
+    """Whether it is a string that UTF-8 can hold; JSON may carry half of a surrogate pair."""
+    return isinstance(value, str) and value == value.encode(errors="replace").decode()
+
+
 def digest_of(value: Any) -> str:
     """SHA-256 of a JSON value's canonical form."""
     return sha256_bytes(canonical_json(value))

@@ -13,7 +13,7 @@ from typing import Any
 
 from pruner.calibration import question_digest
 from pruner.errors import CheckFailedError, InputError
-from pruner.files import digest_of, path_inside, sha256_bytes
+from pruner.files import digest_of, is_text, path_inside, sha256_bytes
 from pruner.option_order import option_order
 from pruner.wording import counted
 from release.evaluation.protocol import DataSet
@@ -141,11 +141,6 @@ def _parse_json_lines(name: str, text: str) -> list[Row]:
     return rows
 
 
-def _is_text(value: object) -> bool:
-    """Whether it is a string that UTF-8 can hold; JSON may carry half of a surrogate pair."""
-    return isinstance(value, str) and value == value.encode(errors="replace").decode()
-
-
 def _check_rows(name: str, data: DataSet, rows: list[Row]) -> None:
     columns = (data.id_column, data.question_column, *data.option_columns)
     for number, row in enumerate(rows, 1):
@@ -153,7 +148,7 @@ def _check_rows(name: str, data: DataSet, rows: list[Row]) -> None:
             raise InputError(f"{name}: question {number} is no object with columns")
         if not all(isinstance(column, str) for column in row):
             raise InputError(f"{name}: question {number} has more cells than there are columns")
-        bad = next((column for column in columns if not _is_text(row.get(column))), None)
+        bad = next((column for column in columns if not is_text(row.get(column))), None)
         if bad is not None:
             raise InputError(f"{name}: question {number} has no text in column {bad!r}; the protocol names it")
     digests = [question_digest(row[data.question_column]) for row in rows]

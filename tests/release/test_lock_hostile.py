@@ -70,5 +70,5 @@ def test_a_lock_with_what_no_file_of_ours_holds_is_refused(tmp_path: Path, value
     shard = next(name for name, file in lock["outputs"].items() if "tensors" in file)
     lock["outputs"][shard]["tensors"] = {"a": {"dtype": "VALUE"}}
     path.write_text(json.dumps(lock).replace('"VALUE"', value))
-    with pytest.raises(InputError, match="half (a|of a) surrogate pair"):
+    with pytest.raises(InputError, match=r"half (a|of a) surrogate pair"):
         read_lock(path)

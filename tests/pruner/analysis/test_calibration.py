@@ -148,6 +148,7 @@ def test_digests_are_of_normalised_questions():
         (json.dumps(row(1)).encode() + b"\n\n" + json.dumps(row(1)).encode(), r"c\.jsonl:3: the question of line 1"),
         (json.dumps(row(1) | {"Explanation": None}).encode(), r"c\.jsonl:1: column 'Explanation' is missing"),
         (json.dumps(row(1) | {"Correct Answer": 8}).encode(), r"column 'Correct Answer' is missing or no text"),
+        (json.dumps(row(1) | {"Correct Answer": "\ud800"}).encode(), r"column 'Correct Answer' is missing or no text"),
         (json.dumps(row(1) | {"Question": "  "}).encode(), r"column 'Question'"),
     ],
 )
