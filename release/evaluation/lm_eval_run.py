@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import reprlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -198,11 +198,28 @@ def _check_score(results: Any, task: str, name: str, share: float, path: Path) -
 
 def _digest(path: Path, model: str, settings: dict[str, Any]) -> str:
     """Of the settings; what no file of ours could hold is refused, also in the model's name."""
+    if _depth(settings) > DEEPEST:
+        raise InputError(f"{path}: settings are nested more than {DEEPEST} deep")
     try:
         model.encode()
         return digest_of(settings)
     except (ValueError, RecursionError):
         raise InputError(f"{path}: holds numbers or text that no JSON should (NaN, half a surrogate pair)") from None
+
+
+DEEPEST = 50
+"""Of foreign settings: what writes them down takes a level of the stack for each."""
+
+
+def _depth(value: Any) -> int:
+    depth, level = 0, [value]
+    while level := [inner for each in level for inner in _inside(each)]:
+        depth += 1
+    return depth
+
+
+def _inside(value: Any) -> Iterable[Any]:
+    return value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
 
 
 def _settings(results: Any, task: str, metric: str, chosen: str, path: Path) -> dict[str, Any]:

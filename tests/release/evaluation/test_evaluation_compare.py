@@ -135,6 +135,7 @@ def test_a_limited_run_is_partial(make_run: MakeRun):
         ({"configs": []}, InputError, "'configs' is missing"),
         ({"configs": {"a": {}, "b": {}}}, InputError, "has tasks a, b"),
         ({"n-samples": None}, InputError, "'n-samples' is missing"),
+        ({"config": {"random_seed": json.loads("[" * 300 + "]" * 300)}}, InputError, "settings are nested more than 50 deep"),
     ],
 )
 def test_results_that_do_not_fit_are_refused(make_run: MakeRun, changes: dict[str, Any], kind: type[Exception], message: str):
