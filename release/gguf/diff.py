@@ -284,7 +284,18 @@ def _verdict(
     kinds = {each.kind for each in differences}
     if kinds == {"dtype"}:
         return f"quantized otherwise: {counted(len(differences), 'tensor')} of other types"
+    if kinds == {"bytes"} and (told := _rounded(headers[0], differences)):
+        return told
     return f"other weights: {counted(len(differences), 'tensor')} with a difference"
+
+
+def _rounded(header: GgufHeader, differences: tuple[TensorDifference, ...]) -> str | None:
+    """What two quantizations of one model look like: what was not quantized is equal."""
+    quantized = {tensor.name for tensor in header.tensors if tensor.type.quantized}
+    if len(quantized) == len(header.tensors) or not {each.name for each in differences} <= quantized:
+        return None
+    share = f"{len(differences):,} of {counted(len(quantized), 'quantized tensor')}"
+    return f"other bytes in {share}, all others are equal: another imatrix, another llama.cpp, or other weights"
 
 
 def _fewer(one: GgufHeader, two: GgufHeader) -> str | None:

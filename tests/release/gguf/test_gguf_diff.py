@@ -85,7 +85,9 @@ def test_the_expert_is_named(base: Path, workers: int) -> None:
     assert difference.found is not None
     assert (difference.found.differing, difference.found.first) == (1, size // EXPERTS * 5 + 3)
     assert difference.found.largest is None, "a byte of a quantized block is no value"
-    assert found.verdict == "other weights: 1 tensor with a difference"
+    many = sum(tensor.type.quantized for tensor in locate(base).header.tensors)
+    reasons = "another imatrix, another llama.cpp, or other weights"
+    assert found.verdict == f"other bytes in 1 of {many} quantized tensors, all others are equal: {reasons}"
 
 
 def test_values_of_numbers_are_subtracted(tmp_path: Path, arrays: Arrays, base: Path) -> None:
@@ -99,6 +101,7 @@ def test_values_of_numbers_are_subtracted(tmp_path: Path, arrays: Arrays, base: 
     assert list(difference.experts) == [2]
     assert difference.found is not None
     assert difference.found.largest == pytest.approx(0.5)
+    assert found.verdict == "other weights: 1 tensor with a difference"
 
 
 def test_other_metadata_is_told_key_by_key(tmp_path: Path, arrays: Arrays, base: Path) -> None:
@@ -186,7 +189,7 @@ def test_the_command_says_it_and_exits_with_1(base: Path) -> None:
     offset, size = offset_of(locate(base).header, "blk.2.ffn_gate_up_exps.weight")
     flip(other, offset + size - 1)
     lines = said(1).splitlines()
-    assert lines[2] == "other weights: 1 tensor with a difference"
+    assert lines[2].startswith("other bytes in 1 of ")
     assert lines[-1].split() == [
         "blk.2.ffn_gate_up_exps.weight", "2", str(EXPERTS - 1), "1", "of", f"{size:,},", "first", "at", f"{size - 1:,}"
     ]  # fmt: skip
