@@ -278,15 +278,11 @@ def _verdict(
         return "same weights and metadata, other packaging" if packaging else "equal bytes"
     if headers[0].architecture != headers[1].architecture or not compared:
         return f"different models: {headers[0].architecture!r} and {headers[1].architecture!r}"
-    fewer = _fewer(*headers)
-    if fewer and {each.kind for each in differences} <= {"shape", "dtype", "bytes"}:
-        return fewer
     kinds = {each.kind for each in differences}
-    if kinds == {"dtype"}:
-        return f"quantized otherwise: {counted(len(differences), 'tensor')} of other types"
-    if kinds == {"bytes"} and (told := _rounded(headers[0], differences)):
-        return told
-    return f"other weights: {counted(len(differences), 'tensor')} with a difference"
+    fewer = _fewer(*headers) if kinds <= {"shape", "dtype", "bytes"} else None
+    rounded = _rounded(headers[0], differences) if kinds == {"bytes"} else None
+    retyped = f"quantized otherwise: {counted(len(differences), 'tensor')} of other types" if kinds == {"dtype"} else None
+    return fewer or rounded or retyped or f"other weights: {counted(len(differences), 'tensor')} with a difference"
 
 
 def _rounded(header: GgufHeader, differences: tuple[TensorDifference, ...]) -> str | None:
