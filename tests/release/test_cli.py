@@ -241,7 +241,7 @@ def test_check_finds_a_missing_base(manifest: Path) -> None:
     manifest.write_text(manifest.read_text().replace("path: base", "path: bsae"))
     result = moe_release("check", manifest)
     assert result.returncode == 2
-    assert "base.path 'bsae' is no folder" in result.stderr
+    assert "base.path: 'bsae' is no folder beside the manifest; did you mean 'base'?" in result.stderr
 
 
 def test_an_edited_unpinned_file_is_noticed(manifest: Path, tmp_path: Path) -> None:

@@ -111,6 +111,9 @@ def test_a_folder_is_wanted(
     command: str, kind: str, place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     line = refusal(command, kind, monkeypatch, capsys)
+    if command.startswith("verify") and kind not in ("folder", "dangling"):
+        assert "not a usable lock" in line, line  # a file may be verified alone, and the map is no reference
+        return
     assert kind in line, line
     if kind == "folder":
         assert "checkpoint" in line or "router rows" in line, line
