@@ -63,7 +63,7 @@ def test_a_typo_in_the_manifest(tmp_path: Path, manifests: Path) -> None:
 
 def test_a_missing_base(tmp_path: Path, manifests: Path) -> None:
     shutil.rmtree(manifests / "tiny" / "model")
-    assert "base.path 'tiny/model' is no folder" in failed(tmp_path, manifests, 2)
+    assert "base.path: 'tiny/model' is no folder" in failed(tmp_path, manifests, 2)
 
 
 def test_a_truncated_shard(tmp_path: Path, manifests: Path) -> None:
