@@ -39,7 +39,7 @@ coverage: setup toolchain browser  ## the share of lines and branches that the t
 	$(BIN)/coverage report $(if $(TESTS),--fail-under=0)
 
 fuzz: setup toolchain  ## foreign bytes of every kind, others each time and FUZZ_TIMES as many as the suite takes
-	FUZZ_TIMES=$(FUZZ_TIMES) $(BIN)/pytest $(SIDE_BY_SIDE) $(shell git ls-files 'tests/*_hostile.py' 'tests/*_fuzz.py')
+	FUZZ_TIMES=$(FUZZ_TIMES) $(BIN)/pytest $(SIDE_BY_SIDE) $(shell git grep -l FUZZ -- 'tests/*/test_*.py')
 
 toolchain: setup  ## the pinned llama.cpp, built once into the user's cache
 	$(BIN)/moe-release toolchain install --if-missing

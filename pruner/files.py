@@ -64,6 +64,11 @@ def is_text(value: object) -> bool:
     return isinstance(value, str) and value == value.encode(errors="replace").decode()
 
 
+def require_whole_text(value: Any) -> None:
+    """Raise UnicodeEncodeError when a JSON value holds half of a surrogate pair anywhere."""
+    json.dumps(value, ensure_ascii=False).encode()
+
+
 def digest_of(value: Any) -> str:
     """SHA-256 of a JSON value's canonical form."""
     return sha256_bytes(canonical_json(value))
@@ -96,9 +101,11 @@ def parse_json(data: bytes, where: str, what: str) -> Any:
     try:
         value = json.loads(data, object_pairs_hook=_no_duplicate_keys)
         if _MAY_BE_HALF.search(data):
-            json.dumps(value, ensure_ascii=False).encode()
+            require_whole_text(value)
     except UnicodeEncodeError:
-        raise InputError(f"{where}: {what} holds half of a surrogate pair, which no file can hold") from None
+        raise InputError(
+            f"{where}: {what} holds half of a surrogate pair, which is no text; write the whole character"
+        ) from None
     except json.JSONDecodeError as error:
         raise InputError(f"{where}:{error.lineno}:{error.colno}: {what} is not JSON: {error.msg}") from None
     except UnicodeDecodeError:

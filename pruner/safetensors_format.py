@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, Literal
 
 from pruner.errors import InputError
+from pruner.files import require_whole_text
 from pruner.places import require_possible, unreadable
 from pruner.wording import counted
 
@@ -118,7 +119,7 @@ def parse_header(file: BinaryIO, size: int, where: str) -> Header:
         text = file.read(length).decode()  # json.loads would also take UTF-16, which the library refuses
         content = json.loads(text)
         if "\\u" in text:
-            json.dumps(content, ensure_ascii=False).encode()  # half of a surrogate pair is no text either
+            require_whole_text(content)
     except (ValueError, RecursionError):
         raise InputError(f"{where}: the safetensors header is not JSON; fetch the file again") from None
     if not isinstance(content, dict):

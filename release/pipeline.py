@@ -143,7 +143,7 @@ def _run_stage(stage: Stage, context: Context, missing: set[str]) -> StageResult
         changed = changed_output(context.work, record) if record else None
         if record and changed is None:
             return StageResult(stage.name, stage.title, "up to date", time.monotonic() - started)
-        if changed and stage.passing and not (context.work / changed).exists() and not _still_needed(stage, context):
+        if changed and _spent(stage, context, changed):
             return StageResult(stage.name, stage.title, "up to date", time.monotonic() - started, "deleted, and not needed")
         if changed:
             context.progress.note(f"{stage.title}: {changed} is gone or was changed since it was made; it is made again")
@@ -171,15 +171,18 @@ def _usable(stage: Stage, context: Context) -> bool:
     """Whether a stage that is left out stands complete from an earlier run with the same inputs."""
     try:
         record = _completed(stage, context, _fingerprint(stage, context))
-        return record is not None and changed_output(context.work, record) is None
+        changed = changed_output(context.work, record) if record else None
+        return record is not None and (changed is None or _spent(stage, context, changed))
     except MoeReleaseError:  # it cannot even say what it would be made from
         return False
 
 
-def _still_needed(stage: Stage, context: Context) -> bool:
-    """Whether a stage of this run will read what `stage` made: one that needs it, and is not up to date itself."""
+def _spent(stage: Stage, context: Context, changed: str) -> bool:
+    """Whether an output that is gone was only for stages that are up to date; asked for by name, it is made."""
+    if not stage.passing or (context.work / changed).exists() or stage.name == context.options.until:
+        return False
     users = [each for each in STAGES if stage.name in each.needs and each.name in context.planned]
-    return any(not each.skip(context) and not _usable(each, context) for each in users)
+    return all(each.skip(context) or _usable(each, context) for each in users)
 
 
 def _skip_reason(stage: Stage, context: Context, missing: set[str]) -> str | None:

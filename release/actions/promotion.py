@@ -9,11 +9,9 @@ from release.context import Context
 from release.records import read_made
 from release.stages.kept_card import with_kept_card
 from release.stages.publication import repositories
+from release.stages.publish import PROMOTED, PUBLISHED
 from release.stages.read_back import announce
 from release.stages.tags import require_standing_tags
-
-PUBLISHED, PROMOTED = "published.json", "promoted.json"
-"""In a work folder: the commits that were published, and those of the last promotion."""
 
 
 def promote(context: Context) -> str:
@@ -54,8 +52,7 @@ def promote(context: Context) -> str:
 
 def is_promoted(context: Context) -> bool:
     """Whether the repositories that were published from this work folder have been made public by `promote`."""
-    published, promoted = (context.work / name for name in (PUBLISHED, PROMOTED))
-    return promoted.is_file() and set(read_made(promoted, dict[str, str])) == set(read_made(published, dict[str, str]))
+    return (context.work / PROMOTED).is_file()
 
 
 def _require_published(context: Context) -> None:

@@ -24,6 +24,7 @@ from release.evaluation.gates import require_reference
 from release.evaluation.protocol import Protocol, load_protocol, protocol_digest
 from release.lock import Lock, differences, read_committed_lock, read_lock
 from release.manifest import LoadedManifest, load_manifest
+from release.records import record_path
 from release.stages.lock import changed_inputs
 
 COLUMNS = (
@@ -87,12 +88,16 @@ def changed_since(manifests: Sequence[Path], work: Path) -> list[str]:
     """What to say of each manifest that is another file than the one of the build in its work folder: its scores are older."""
     said = []
     for path in manifests:
-        place = work / load_manifest(path).content.name
-        built = built_manifest(place / PROVENANCE)
-        if built is not None and built != sha256_file(path):
-            said.append(
-                f"{path} has changed since the build in {place}, whose scores these are; `moe-release cut {path}` renews them"
-            )
+        loaded = load_manifest(path)
+        place = work / loaded.content.name
+        told, evaluated = place / PROVENANCE, record_path(place, "eval")
+        built = built_manifest(told) if has_evidence(loaded, place) else None
+        if built in (None, sha256_file(path)):
+            continue
+        if evaluated.is_file() and evaluated.stat().st_mtime_ns > told.stat().st_mtime_ns:
+            continue  # by a run that did not come as far as a lock
+        remedy = f"`moe-release eval {path}` renews them where the change touches them"
+        said.append(f"{path} has changed since the build in {place}, whose scores these are; {remedy}")
     return said
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from pruner.errors import printable
@@ -17,13 +18,14 @@ from release.records import read_made, read_record
 from release.stages.card import card_folder
 from release.stages.evaluate import evidence_path
 from release.stages.lock import work_lock_path
+from release.stages.publish import PUBLISHED
 
 
 def summary_json(context: Context, results: Sequence[StageResult]) -> dict[str, Any]:
     """The summary for machines: what this run made or found up to date, never what an older one left."""
     done = {result.stage for result in results if result.status != "skipped"}
     lock = read_lock(work_lock_path(context)) if "lock" in done else None
-    published, answer = context.work / "published.json", context.work / "readback.json"
+    published, answer = context.work / PUBLISHED, context.work / "readback.json"
     card = card_folder(context) / "README.md"
     return {
         "name": context.manifest.name,
@@ -89,15 +91,23 @@ def summary_text(context: Context, results: Sequence[StageResult]) -> str:
         )
     lines += [f"published  {repo}@{commit}" for repo, commit in summary["published"].items()]
     if summary["published"] and context.publish.private and not is_promoted(context):
-        to = context.options.hub.label
-        hub = "" if to == "default" else f" --hub {to}"
-        lines.append(f"private    until `moe-release promote {context.loaded.path}{hub}`")
+        lines.append(f"private    until `{promote_command(context)}`")
     if summary["answer"]:
         lines.append(f"answer     {printable(' '.join(summary['answer'].split()))[:100]}")
     shown = [(path, digest) for path, digest in summary["digests"].items() if path.endswith((".safetensors", ".gguf"))]
     lines += [f"sha256     {digest}  {path}" for path, digest in shown]
     lines += ["seconds    " + ", ".join(_seconds(stage) for stage in summary["stages"] if stage["status"] != "skipped")]
     return "\n".join(lines)
+
+
+def promote_command(context: Context) -> str:
+    """The command that makes public what this run published, from its folder and on its Hub."""
+    label = context.options.hub.label
+    usual = context.work == Path("build") / context.manifest.name
+    words = ["moe-release promote", str(context.loaded.path)]
+    words += [] if usual else ["--work", str(context.work)]
+    words += [] if label == "default" else ["--hub", label]
+    return " ".join(words)
 
 
 def _seconds(stage: dict[str, Any]) -> str:

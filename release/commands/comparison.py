@@ -26,7 +26,10 @@ def diff_checkpoints(
     from pruner.comparison.diff import diff
     from release.reports.comparison import comparison_json, comparison_text
 
-    if left.endswith(".gguf") and right.endswith(".gguf"):
+    if left.endswith(".gguf") != right.endswith(".gguf"):
+        one, other = ("A", "B") if left.endswith(".gguf") else ("B", "A")
+        raise InputError(f"diff: {one} is a GGUF and {other} is none; give two of a kind")
+    if left.endswith(".gguf"):
         _diff_ggufs(left, right, workers, as_json=as_json)
         return
     with console_progress() as progress:

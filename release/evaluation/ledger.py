@@ -17,7 +17,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, ValidationError
 
 from pruner.errors import CheckFailedError, InputError
-from pruner.files import digest_of, write_atomic, write_errors
+from pruner.files import digest_of, require_whole_text, write_atomic, write_errors
 from release.documents import Document
 
 Kind = Literal["raw", "patch"]
@@ -148,7 +148,7 @@ class Ledger:
         for number, line in enumerate(kept.splitlines(), 1):
             try:
                 value = json.loads(line)
-                json.dumps(value, ensure_ascii=False).encode()  # half of a surrogate pair has no digest
+                require_whole_text(value)  # the other has no digest
                 if number == 1:
                     self._check_header(Header.model_validate(value), header)
                 else:

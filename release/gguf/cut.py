@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, Literal
 
-from pruner.base_check import FollowingSource, require_known_digests
+from pruner.base_check import FollowingSource, require_digest, require_known_digests
 from pruner.errors import CheckFailedError, InputError, UnavailableError
 from pruner.files import BLOCK, canonical_json, digest_of, fsync_folder, require_space, sha256_file, write_atomic, write_errors
 from pruner.progress import SILENT, Advance, Progress
@@ -95,7 +95,7 @@ def cut(
         _require_space(missing, target)
         with write_errors(missing[0].target):
             target.parent.mkdir(parents=True, exist_ok=True)
-            digests |= _write(FollowingSource(base.source, unread), missing, target.name, progress)
+            digests |= _write(FollowingSource(base.source, unread), missing, target.name, progress, pins)
             if record is not None:  # before the names: a run that is killed between them finds what it may keep
                 write_atomic(record, canonical_json({each.target.name: _noted(each, digests) for each in files}))
             for file in missing:
@@ -162,7 +162,9 @@ def _noted(file: _File, digests: Mapping[str, str]) -> dict[str, str]:
     return {"plan": file.identity, "sha256": digests[file.target.name]}
 
 
-def _write(base: FollowingSource, files: Sequence[_File], title: str, progress: Progress) -> dict[str, str]:
+def _write(
+    base: FollowingSource, files: Sequence[_File], title: str, progress: Progress, pins: Mapping[str, str]
+) -> dict[str, str]:
     """Write files that wait for their names, in one pass over the base; SHA-256 of each by name."""
     digests = {}
     total = sum(file.plan.size for file in files)
@@ -170,7 +172,9 @@ def _write(base: FollowingSource, files: Sequence[_File], title: str, progress: 
         for file in files:
             partial = partials.enter_context(_partial_file(file.target))
             work = _Work(file.plan, file.identity, partial, partial_files(file.target)[1])
-            digests[file.target.name] = work.write(base, advance, last=file is files[-1])
+            digests[file.target.name] = written = work.write(base, advance, last=file is files[-1])
+            if isinstance(file.plan, CopyPlan) and pins:  # what the Hub lists is not what it sends
+                require_digest(base, file.plan.name, written, pins[file.plan.name])
             os.fsync(partial.fileno())
         base.finish()
     return digests

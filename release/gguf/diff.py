@@ -72,7 +72,8 @@ def diff_ggufs(
     one, two = ({tensor.name: tensor for tensor in side.header.tensors} for side in (left, right))
     both = [name for name in one if name in two]
     experts = _experts_of(left.header) or _experts_of(right.header)
-    tensors, keys, gaps = _pairs(left, right, experts) if not _listed_alike(left, right) else ([], [], [])
+    alike = _listed_alike(left, right)
+    tensors, keys, headers, gaps = ([], [], [], []) if alike else _pairs(left, right, experts)
     with executor_or_threads(executor, workers) as (pool, shared):
 
         def unequal(pairs: list[Pair], shown: Progress = SILENT) -> dict[str, Found]:
@@ -80,9 +81,12 @@ def diff_ggufs(
             return {pair.name: each for pair, each in zip(pairs, found, strict=True) if each.differing}
 
         contents, values, padding = unequal(tensors, progress), unequal(keys), unequal(gaps)
+        same_headers = alike or (len(headers) == len(left.parts) and not unequal(headers))
     differences = (*_differences(one, two, contents, experts),)
     said = (*_keys(left.header, right.header, values),)
     packaging = (*_packaging(left, right, padded=bool(padding)),)
+    if not (same_headers or differences or said or packaging):
+        packaging = ("other bytes in the header, beside what its keys and tensors are: keys of a split, or padding",)
     return GgufComparison(
         labels=(left.label, right.label),
         verdict=_verdict((left.header, right.header), differences, said, packaging, compared=len(both)),
@@ -96,8 +100,8 @@ def diff_ggufs(
     )
 
 
-def _pairs(left: LocatedGguf, right: LocatedGguf, experts: GgufExperts | None) -> tuple[list[Pair], list[Pair], list[Pair]]:
-    """What can be laid side by side: tensors, keys, and what is neither."""
+def _pairs(left: LocatedGguf, right: LocatedGguf, experts: GgufExperts | None) -> tuple[list[Pair], ...]:
+    """What can be laid side by side: tensors, keys, headers as they are, and what surrounds tensors."""
     sides = left, right
     one, two = ({tensor.name: tensor for tensor in side.header.tensors} for side in sides)
     tensors = [(tensor, two[name]) for name, tensor in one.items() if name in two]
@@ -105,7 +109,7 @@ def _pairs(left: LocatedGguf, right: LocatedGguf, experts: GgufExperts | None) -
     return (
         [_pair(sides, each, experts) for each in tensors if _description(each[0]) == _description(each[1])],
         [_key_pair(sides, key) for key in keys],
-        list(_padding(left, right)),
+        *_frames(sides),
     )
 
 
@@ -136,29 +140,32 @@ def _pair(sides: tuple[LocatedGguf, LocatedGguf], tensors: tuple[GgufTensor, Ggu
     return Pair(name, (dtype, dtype), left, right, rows)
 
 
-def _padding(left: LocatedGguf, right: LocatedGguf) -> Iterator[Pair]:
-    """What no tensor and no key takes, where both sides are laid out alike: padding, and what somebody hid there."""
-    if _layout(left) != _layout(right):
-        return
-    for number, parts in enumerate(zip(left.parts, right.parts, strict=True)):
-        one, two = ((*_gaps(part),) for part in parts)
-        if one and [(each.start, each.length) for each in one] == [(each.start, each.length) for each in two]:
-            yield Pair(f"{number}", (OPAQUE, OPAQUE), one, two)
-
-
-def _layout(side: LocatedGguf) -> list[list[tuple[object, ...]]]:
-    return [[(tensor.name, *_description(tensor), tensor.offset) for tensor in part.header.tensors] for part in side.parts]
+def _frames(sides: tuple[LocatedGguf, LocatedGguf]) -> tuple[list[Pair], list[Pair]]:
+    """What no tensor and no key accounts for, where both sides have as much of it: headers, and what surrounds tensors."""
+    headers, gaps = [], []
+    for number, parts in enumerate(zip(sides[0].parts, sides[1].parts, strict=False)):
+        one, two = parts
+        if one.header.data_offset == two.header.data_offset:
+            left, right = ((ByteRange(part.name, 0, part.header.data_offset),) for part in parts)
+            headers.append(Pair(f"{number}", (OPAQUE, OPAQUE), left, right))
+        before, after = (tuple(_gaps(part)) for part in parts)
+        if before and _room(one) == _room(two):
+            gaps.append(Pair(f"{number}", (OPAQUE, OPAQUE), before, after))
+    return headers, gaps
 
 
 def _gaps(part: LocatedGguf) -> Iterator[ByteRange]:
-    """Bytes behind the last key, between tensors and behind the last one."""
-    header = part.header
-    at = max((entry.end for entry in header.entries.values()), default=0)
-    taken = sorted((tensor.offset, tensor.size) for tensor in header.tensors)
-    for start, size in [(header.data_offset, 0), *taken, (header.file_size, 0)]:
+    """Bytes before, between and behind tensors."""
+    at = part.header.data_offset
+    for start, size in [*sorted((each.offset, each.size) for each in part.header.tensors), (part.header.file_size, 0)]:
         if start > at:
             yield ByteRange(part.name, at, start - at)
         at = max(at, start + size)
+
+
+def _room(part: LocatedGguf) -> list[tuple[int, int]]:
+    """The gaps, counted from where the tensors' bytes begin."""
+    return [(gap.start - part.header.data_offset, gap.length) for gap in _gaps(part)]
 
 
 def _differences(
@@ -248,11 +255,13 @@ def _packaging(left: LocatedGguf, right: LocatedGguf, *, padded: bool) -> Iterat
     for what, names in (("keys", (one.entries, two.entries)), ("tensors", _names(one, two))):
         if set(names[0]) == set(names[1]) and list(names[0]) != list(names[1]):
             yield f"{what} in another order"
-    elsewhere = len(left.parts) == len(right.parts) == 1 and _places(one) != _places(two)
-    if _names(one, two)[0] == _names(one, two)[1] and elsewhere:
-        yield "tensors in other places of the file"
+    in_order = len(left.parts) == len(right.parts) and _names(one, two)[0] == _names(one, two)[1]
+    if in_order and [*map(_room, left.parts)] != [*map(_room, right.parts)]:
+        yield "tensors at other places of the file, or more bytes around them"
+    elif in_order and len(left.parts) == 1 and _places(one) != _places(two):
+        yield "tensors at other places of the file"
     if padded:
-        yield "other bytes between tensors, which nobody reads"
+        yield "other bytes around tensors, which nobody reads"
 
 
 def _names(one: GgufHeader, two: GgufHeader) -> tuple[list[str], list[str]]:
@@ -276,8 +285,11 @@ def _verdict(
         if keys:
             return f"same weights, other metadata: {counted(len(keys), 'key')}"
         return "same weights and metadata, other packaging" if packaging else "equal bytes"
-    if headers[0].architecture != headers[1].architecture or not compared:
-        return f"different models: {headers[0].architecture!r} and {headers[1].architecture!r}"
+    architectures = [header.architecture[:SHOWN] for header in headers]
+    if architectures[0] != architectures[1]:
+        return f"different models: {architectures[0]!r} and {architectures[1]!r}"
+    if not compared:
+        return "different models: no tensor has the same name"
     kinds = {each.kind for each in differences}
     fewer = _fewer(*headers) if kinds <= {"shape", "dtype", "bytes"} else None
     rounded = _rounded(headers[0], differences) if kinds == {"bytes"} else None

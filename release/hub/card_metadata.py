@@ -43,7 +43,7 @@ def card_metadata(content: str) -> CardMetadata:
         return CardMetadata(errors=(f"README.md: the metadata is not YAML: {error}",))
     if not isinstance(value, dict):
         return CardMetadata(errors=("README.md:2: the metadata must be a mapping",))
-    return CardMetadata(data=_jsonable(value), errors=tuple(_errors(value)))
+    return CardMetadata(data=_jsonable(value), errors=tuple(_errors(value)), warnings=tuple(_warnings(value)))
 
 
 def _load(text: str) -> Any:
@@ -91,10 +91,15 @@ def _errors(data: dict[Any, Any]) -> Iterator[str]:
             items = data[key] if isinstance(data[key], list) else [data[key]]
             if not all(isinstance(item, str) for item in items):
                 yield f'"{key}" must be a text or a list of texts'
-            elif key == "license":
-                yield from (f'"license": {odd}' for odd in map(odd_license, items) if odd)
     if "model-index" in data:
         yield from _index_errors(data["model-index"])
+
+
+def _warnings(data: dict[Any, Any]) -> Iterator[str]:
+    """The real Hub refuses a license id that it does not know; it knows those of today, and not only those of our list."""
+    stated = data.get("license")
+    ids = [each for each in (stated if isinstance(stated, list) else [stated]) if isinstance(each, str)]
+    yield from (f'"license": {odd}' for odd in map(odd_license, ids) if odd)
 
 
 def _index_errors(index: Any) -> Iterator[str]:

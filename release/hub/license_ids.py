@@ -1,7 +1,7 @@
 """The license ids that the Hub takes in a card's metadata.
 
-Source: https://huggingface.co/docs/hub/repositories-licenses; what is new there since is missing here, so that only our
-local Hub refuses an unknown id, and a check of a manifest warns of it.
+Source: https://huggingface.co/docs/hub/repositories-licenses; what is new there since is missing here, so an unknown id is
+a warning.
 """
 
 from __future__ import annotations

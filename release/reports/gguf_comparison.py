@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
+from pruner.errors import printable
 from pruner.wording import counted
 from release.reports.comparison import ROWS, difference_table, more_of, rendered
 
@@ -30,10 +31,7 @@ def _parts(result: GgufComparison) -> Iterator[RenderableType]:
     compared = f"{counted(result.tensors, 'tensor')} on both sides, {counted(result.bytes, 'byte')}"
     yield f"{compared}; {counted(len(result.differences), 'difference')}"
     for each in result.keys[:ROWS]:
-        shown = [
-            f"{value} in {side}" if value is not None else f"not in {side}" for side, value in (("A", each.a), ("B", each.b))
-        ]
-        yield f"{each.key}: {', '.join(shown)}"
+        yield f"{printable(each.key)}: {_said('A', each.a)}, {_said('B', each.b)}"
     yield from more_of(len(result.keys), "keys")
     if result.differences:
         yield difference_table(result.differences[:ROWS])

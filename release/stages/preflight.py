@@ -11,7 +11,7 @@ from pruner.sources import LocalSource
 from release.attestation.model_signature import public_key_of
 from release.base import base_folder, has_snapshot
 from release.card.compared import compared_entry, reference_of
-from release.card.front_matter import license_of
+from release.card.front_matter import license_of, read_base_card
 from release.card.metadata import leaderboard_dataset
 from release.card.written import check_texts
 from release.context import Context
@@ -147,10 +147,15 @@ def license_warning(loaded: LoadedManifest) -> str | None:
     """
     if loaded.content.base.path is None or loaded.content.prune is None:
         return None
+    card = read_base_card(LocalSource(base_folder(loaded)))
     stated = loaded.content.card.license
-    if stated and (odd := odd_license(stated)):
-        return f"{loaded.path}: card.license: {odd}"
-    if license_of(loaded.content, LocalSource(base_folder(loaded))):
+    named = (
+        {"the base's card": card.licenses} if card.licenses else {f"{loaded.path}: card.license": (stated,) if stated else ()}
+    )
+    for where, ids in named.items():
+        if odd := next(filter(None, map(odd_license, ids)), None):
+            return f"{where}: {odd}"
+    if license_of(loaded.content, card):
         return None
     return f"{loaded.path}: the license of the base is unknown, so cards will name none; give card.license, such as apache-2.0"
 

@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 EVERYBODYS = (Path("/tmp"), Path("/var/tmp"), Path("/dev/shm"))  # noqa: S108  # nothing is written there
 """Temporary folders that every machine has: naming them tells nothing of this one."""
 
+PUBLISHED, PROMOTED = "published.json", "promoted.json"
+"""In a work folder: the commits that were published, and those that `promote` made public; none since others were made."""
+
 
 def skip_unpublished(context: Context) -> str | None:
     """Reason to skip the stages that need a Hub."""
@@ -42,7 +45,9 @@ def _run(context: Context) -> str:
         require_tags(context, each.plan)
     done = [commit_prepared(each, context.progress) for each in prepared]
     commits = {each.repo: each.commit for each in done}
-    write_atomic(context.work / "published.json", canonical_json(commits))
+    if any(each.changed for each in done):
+        (context.work / PROMOTED).unlink(missing_ok=True)
+    write_atomic(context.work / PUBLISHED, canonical_json(commits))
     return ", ".join(_said(each) for each in done)
 
 
@@ -116,7 +121,7 @@ STAGE = Stage(
     name="publish",
     title="publishing",
     run=_run,
-    outputs=lambda context: (context.work / "published.json",),
+    outputs=lambda context: (context.work / PUBLISHED,),
     skip=skip_unpublished,
     needs=("verify", "quantize", "eval", "card", "lock"),
 )

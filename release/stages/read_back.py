@@ -11,7 +11,7 @@ from release.context import Context
 from release.records import read_made
 from release.stages.kept_card import with_kept_card
 from release.stages.publication import Repository, repositories
-from release.stages.publish import skip_unpublished
+from release.stages.publish import PUBLISHED, skip_unpublished
 from release.stages.quantize import model_file, quant_files
 from release.stages.stage import Stage
 
@@ -20,7 +20,7 @@ def _run(context: Context) -> str:
     from release.hub.read_back import read_back
 
     hub = context.options.hub
-    commits = read_made(context.work / "published.json", dict[str, str])
+    commits = read_made(context.work / PUBLISHED, dict[str, str])
     published = _published(context)
     for repository in published:
         with context.progress.task(f"reading back {repository.repo}", None):
@@ -98,7 +98,7 @@ def _patience(size: int) -> float:
 
 
 def _inputs(context: Context) -> Any:
-    published = read_made(context.work / "published.json", dict[str, str])
+    published = read_made(context.work / PUBLISHED, dict[str, str])
     digests = [repository.digests for repository in _published(context)]
     return [context.options.hub.label, published, digests, context.publish.model_dump(), context.options.pull_request]
 

@@ -63,7 +63,7 @@ def copy(release: Release, tmp_path: Path) -> Iterator[Copy]:
 def test_private_first_then_promoted(copy: Copy) -> None:
     copy.api.create_repo("moe-release/older")
     copy.declare(private="true", gated="auto", collection="Tiny ones", supersedes="moe-release/older")
-    hint = f"private    until `moe-release promote {copy.manifest} --hub {copy.hub.endpoint}`"
+    hint = f"private    until `moe-release promote {copy.manifest} --work {copy.work} --hub {copy.hub.endpoint}`"
     assert hint in copy.run("publish")
     assert [copy.api.model_info(repo).private for repo in (WEIGHTS, GGUF)] == [True, True]
     assert list(copy.api.list_collections(owner="moe-release")) == []

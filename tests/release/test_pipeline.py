@@ -94,9 +94,12 @@ def test_what_passes_through_may_be_deleted_until_it_is_needed(counter: Counter,
     assert counter.run()["b"] == ("up to date", "deleted, and not needed")
     assert (counter.runs, counter.progress.lines) == ([], [])
     (counter.work / "c").unlink()
-    assert counter.run(until="b")["b"][1] == "deleted, and not needed", "c is not asked for"
+    assert counter.run(skip=frozenset("b"))["c"] == ("skipped", "needs b, which was skipped")
     assert counter.run()["c"] == ("done", "made c")
     assert counter.runs == ["b", "c"]
+    (counter.work / "b").unlink()
+    assert counter.run(skip=frozenset("b"))["c"] == ("up to date", "")
+    assert counter.run(until="b")["b"] == ("done", "made b"), "who names it wants it"
     (counter.work / "b").write_text("damaged")
     counter.run()
     assert counter.runs == ["b"]

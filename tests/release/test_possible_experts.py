@@ -101,7 +101,10 @@ def test_a_base_by_path_without_a_license_is_a_warning(manifest: Path) -> None:
 def test_a_license_that_the_hub_has_no_id_for_is_a_warning(manifest: Path) -> None:
     result = check(manifest, "license: mit", "license: apache2")
     assert result.exit_code == 0
-    assert "card.license: 'apache2' is no license id of the Hub's; did you mean 'apache-2.0'?" in result.stderr
+    odd = "'apache2' is no license id of the Hub's; did you mean 'apache-2.0'?"
+    assert f"card.license: {odd}" in result.stderr
+    (manifest.parent / "base/README.md").write_text("---\nlicense: apache2\n---\n")
+    assert check(manifest, "card: {license: mit}\n", "").stderr == f"warning: the base's card: {odd}\n"
 
 
 @pytest.mark.parametrize(

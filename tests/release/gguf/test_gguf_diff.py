@@ -18,6 +18,7 @@ from release.cli import app
 from release.gguf.diff import GgufComparison, diff_ggufs
 from release.gguf.located import locate
 from release.gguf.reader import GgufHeader
+from release.reports.gguf_comparison import gguf_comparison_text
 from tests.release.gguf.moe_gguf import EXPERTS, Arrays, arrays_of, sliced, write_moe
 
 NAMES = {"general.name": "base"}
@@ -117,6 +118,20 @@ def test_other_metadata_is_told_key_by_key(tmp_path: Path, arrays: Arrays, base:
     ]
 
 
+def test_no_key_makes_a_line_of_its_own(tmp_path: Path, arrays: Arrays, base: Path) -> None:
+    names = {**NAMES, "general.x\nequal bytes\x1b[2J": "y"}
+    other = write_moe(tmp_path / "b.gguf", "gemma4", arrays, experts=EXPERTS, names=names)
+    text = gguf_comparison_text(compared(base, other))
+    assert "general.x\\nequal bytes\\x1b[2J: not in A, 'y' in B" in text
+
+
+def test_a_gguf_and_a_folder_are_not_of_a_kind(base: Path, tmp_path: Path) -> None:
+    for words, message in (((base, tmp_path), "A is a GGUF and B is none"), ((tmp_path, base), "B is a GGUF and A is none")):
+        result = CliRunner().invoke(app, ["diff", *map(str, words)])
+        assert isinstance(result.exception, InputError)
+        assert f"diff: {message}; give two of a kind" in str(result.exception)
+
+
 def test_a_long_array_that_differs_at_its_end_is_found(tmp_path: Path, arrays: Arrays, base: Path) -> None:
     other = copy_of(base)
     entry = locate(base).header.entries["tokenizer.ggml.tokens"]
@@ -143,7 +158,44 @@ def test_bytes_that_nobody_reads_are_no_other_weights(tmp_path: Path) -> None:
     other = copy_of(base)
     offset, size = offset_of(locate(base).header, "odd.weight")
     flip(other, offset + size)
-    assert compared(base, other).packaging == ("other bytes between tensors, which nobody reads",)
+    assert compared(base, other).packaging == ("other bytes around tensors, which nobody reads",)
+
+
+def test_a_byte_more_is_no_equal_file(base: Path) -> None:
+    other = copy_of(base)
+    with other.open("ab") as file:
+        file.write(b"x")
+    found = compared(base, other)
+    assert (found.verdict, found.same_weights, found.equal_bytes) == (
+        "same weights and metadata, other packaging",
+        True,
+        False,
+    )
+    assert found.packaging == ("tensors at other places of the file, or more bytes around them",)
+
+
+def test_tensors_that_all_lie_further_behind_are_packaging(base: Path) -> None:
+    """Offsets count from the beginning of the data: 32 more before each, and the file holds them."""
+    header, other = locate(base).header, copy_of(base)
+    data = bytearray(base.read_bytes())
+    for tensor in header.tensors:
+        name = tensor.name.encode()
+        place = data.index(len(name).to_bytes(8, "little") + name) + 8 + len(name) + 4 + 8 * len(tensor.shape) + 4
+        data[place : place + 8] = (tensor.offset - header.data_offset + 32).to_bytes(8, "little")
+    other.write_bytes(data[: header.data_offset] + b"hidden".ljust(32, b"!") + data[header.data_offset :])
+    assert compared(base, other).packaging == ("tensors at other places of the file, or more bytes around them",)
+
+
+def test_keys_of_a_split_are_told(tmp_path: Path, arrays: Arrays) -> None:
+    sides = [
+        write_moe(tmp_path / f"{name}.gguf", "gemma4", arrays, experts=EXPERTS, names=NAMES | extra)
+        for name, extra in (("a", {}), ("b", {"split.count": "none"}))
+    ]
+    found = compared(*sides)
+    assert found.keys == ()
+    assert not found.equal_bytes
+    assert len(found.packaging) == 1
+    assert "keys of a split" in found.packaging[0]
 
 
 def test_parts_and_the_whole_are_other_packaging(tmp_path: Path, arrays: Arrays, base: Path) -> None:
@@ -175,6 +227,9 @@ def test_other_types_and_other_models_are_told_apart(tmp_path: Path, arrays: Arr
     assert found.differences[0].dtypes == ("F32", "F16")
     qwen = write_moe(tmp_path / "q.gguf", "qwen3moe", arrays_of("qwen3moe", (0,)), experts=EXPERTS, names=NAMES, blocks=1)
     assert compared(base, qwen).verdict == "different models: 'gemma4' and 'qwen3moe'"
+    renamed = {f"{name}.x": array for name, array in arrays.items()}
+    other = write_moe(tmp_path / "r.gguf", "gemma4", renamed, experts=EXPERTS, names=NAMES)
+    assert compared(base, other).verdict == "different models: no tensor has the same name"
 
 
 def test_the_command_says_it_and_exits_with_1(base: Path) -> None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
+from collections.abc import Iterator
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 import pytest
@@ -134,6 +135,29 @@ def test_a_copy_goes_on_where_the_line_broke(
     assert out.read_bytes() == pair[0].read_bytes()
     assert result.files[0].sha256 == sha256_file(pair[0])
     assert faults.sent == plan.size - noted
+
+
+def test_a_copy_that_arrives_otherwise_than_listed_is_not_kept(
+    hub: LocalHub, address: str, tmp_path: Path, pair: tuple[Path, Path]
+) -> None:
+    found = remote(hub, address)
+    pin = sha256_file(pair[0])
+
+    @dataclass(frozen=True)
+    class Damaged(HubSource):
+        """The line between us and the Hub, which turns a bit."""
+
+        def blocks(self, name: str, start: int, length: int) -> Iterator[bytes]:
+            for block in super().blocks(name, start, length):
+                yield block[:-1] + bytes([block[-1] ^ 1])
+
+    assert isinstance(found.source, HubSource)
+    source = Damaged(**{each.name: getattr(found.source, each.name) for each in fields(found.source) if each.init})
+    plan, out = CopyPlan(found.name, found.header.file_size), tmp_path / "out" / "copy.gguf"
+    with pytest.raises(CheckFailedError, match=f"{pin} is pinned"):
+        cut(replace(found, source=source), plan, out, pinned=[pin], record=tmp_path / "record.json")
+    assert list(out.parent.iterdir()) == []
+    assert cut(found, plan, out, pinned=[pin], record=tmp_path / "record.json").files[0].sha256 == pin
 
 
 @pytest.mark.parametrize("path", ["none.gguf", "Q8_0/none.gguf", "../x.gguf", "Q8_0//base.gguf", "./base.gguf", "/base.gguf"])
