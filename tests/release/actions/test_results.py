@@ -165,6 +165,9 @@ def test_a_manifest_that_changed_since_its_build_is_told(family: tuple[Path, Pat
     changed = CliRunner().invoke(app, words)
     assert changed.exit_code == 0
     assert changed.stderr.startswith(f"warning: {manifest} has changed since the build in {work / BASE}")
+    (work / BASE / "records").mkdir()
+    (work / BASE / "records" / "eval.json").write_text("{}")
+    assert CliRunner().invoke(app, words).stderr == "", "evaluated since, without a lock of it"
     (work / BASE / PROVENANCE).write_text("[" * 100_000)
     assert CliRunner().invoke(app, words).stderr == ""
 
