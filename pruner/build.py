@@ -268,6 +268,8 @@ def _claim(partial: Path, names: Collection[str]) -> None:
     A build that was killed just before its last rename has no marker any more, but only files of the plan.
     """
     with write_errors(partial):
+        if partial.is_symlink():
+            raise InputError(f"{partial}: is a link and not an unfinished build; move it away")
         if not (partial / MARKER).exists() and any(_strange(partial, names)):
             raise InputError(f"{partial}: exists and is not an unfinished build; move it away")
         (partial / MARKER).touch()

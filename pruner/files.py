@@ -20,6 +20,8 @@ from pruner.places import require_possible, unreadable
 from pruner.workers import require_wanted
 
 BLOCK = 1 << 20
+LARGEST_JSON = 1 << 28
+"""Bytes of a JSON file that is read when nobody says how many."""
 UNWRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS)
 
 
@@ -74,7 +76,7 @@ def digest_of(value: Any) -> str:
     return sha256_bytes(canonical_json(value))
 
 
-def read_json(path: Path, what: str, maximum: int | None = None) -> Any:
+def read_json(path: Path, what: str, maximum: int = LARGEST_JSON) -> Any:
     """Parse a JSON file of at most `maximum` bytes; `what` names it in the error.
 
     Raises:
@@ -82,12 +84,15 @@ def read_json(path: Path, what: str, maximum: int | None = None) -> Any:
     """
     require_possible(path)
     try:
-        if maximum is not None and path.stat().st_size > maximum:
-            raise InputError(f"{path}: {what} is larger than {maximum:,} bytes")
-        data = path.read_bytes()
+        data = bytearray()
+        with path.open("rb") as file:
+            while block := file.read(BLOCK):  # a device has no size, and no end
+                data += block
+                if len(data) > maximum:
+                    raise InputError(f"{path}: {what} is larger than {maximum:,} bytes")
     except OSError as error:
         raise InputError(f"{path}: {what} {unreadable(path, error)}") from None
-    return parse_json(data, str(path), what)
+    return parse_json(bytes(data), str(path), what)
 
 
 def parse_json(data: bytes, where: str, what: str) -> Any:

@@ -103,10 +103,10 @@ def own_work_folder(work: Path, name: str) -> Iterator[None]:
     require_folder_above(work)
     marker = work / MARKER
     foreign = work.is_dir() and any(path.name not in PLACED for path in work.iterdir())
-    if foreign and not marker.exists():
+    if foreign and not marker.is_file():
         raise InputError(f"{work}: holds files that are not of a release; choose an empty or new folder with --work")
     work.mkdir(parents=True, exist_ok=True)
-    if (owner := marker.read_text(encoding="utf-8", errors="replace").strip() if marker.exists() else "") not in ("", name):
+    if (owner := marker.read_text(encoding="utf-8", errors="replace").strip() if marker.is_file() else "") not in ("", name):
         raise InputError(f"{work}: holds the release {owner}; choose another folder with --work")
     if not owner:
         marker.write_text(name, encoding="utf-8")

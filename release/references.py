@@ -6,11 +6,10 @@ import re
 from collections.abc import Mapping
 from concurrent.futures import Executor
 from dataclasses import dataclass, replace
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Literal
 
-from pruner.errors import InputError
+from pruner.errors import InputError, printable
 from pruner.files import digest_of
 from pruner.places import require_file
 from pruner.progress import SILENT, Progress
@@ -152,13 +151,13 @@ def compare_file(path: Path, reference: Reference, *, progress: Progress = SILEN
         InputError: the reference names no such file, or the file cannot be read.
     """
     expected = reference.files.get(path.name)
-    if expected is None:
-        near = get_close_matches(path.name, [*reference.files], n=1)
-        others = f"did you mean {near[0]}?" if near else f"it names {some([*reference.files])}"
-        raise InputError(f"{reference.label}: names no {path.name}; {others}")
     size = path.stat().st_size
     with progress.task("digesting the file", size, "bytes") as advance:
         found = digested(LocalSource(path.parent), SourceFile(path.name, size), advance)
+    if expected is None:
+        same = next((name for name, file in reference.files.items() if file.sha256 == found.sha256), None)
+        others = f"by its digest it is {same}" if same else f"it names {some([*reference.files])}"
+        raise InputError(f"{reference.label}: names no {path.name}; {others}")
     return _comparison(path.name, expected, found)
 
 
@@ -217,7 +216,7 @@ def _status(expected: str | None, found: str | None) -> Status:
 def comparison_table(found: tuple[Comparison, ...], target: str, reference: Reference) -> str:
     """The comparison as lines for a person."""
     width = max((len(each.name) for each in found), default=0)
-    lines = [f"{each.status:<8} {each.name:<{width}}  {_detail(each)}".rstrip() for each in found]
+    lines = [printable(f"{each.status:<8} {each.name:<{width}}  {_detail(each)}".rstrip()) for each in found]
     wrong = sum(each.status != "equal" for each in found)
     outcome = f"{wrong} of {counted(len(found), 'file')} differ" if wrong else f"{every(len(found), 'file')} equal"
     return "\n".join([*lines, f"{target} against {reference.label}: {outcome}"])

@@ -26,6 +26,8 @@ BUILD_TYPE = f"{PROJECT}/release/v1"
 
 
 PROVENANCE = "provenance.json"
+LARGEST = 16 << 20
+"""Bytes of a statement that is read."""
 
 
 def provenance(
@@ -67,6 +69,8 @@ def provenance(
 def built_manifest(path: Path) -> str | None:
     """SHA-256 of the manifest of which a statement in a work folder tells; None where there is none that can be read."""
     try:
+        if not path.is_file() or path.stat().st_size > LARGEST:
+            return None
         told = json.loads(path.read_bytes())["predicate"]["buildDefinition"]["externalParameters"]["manifest"]["sha256"]
     except (OSError, ValueError, LookupError, TypeError, RecursionError):
         return None

@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from pruner.errors import printable
 from release.commands.options import JsonOption
 from release.commands.running import console_progress
 
@@ -50,8 +51,8 @@ def gguf_cut(
         typer.echo(json.dumps(summary, indent=2))
         return
     for note in summary["notes"]:
-        typer.echo(f"note: cut from {summary['base']}, {note}", err=True)
+        typer.echo(printable(f"note: cut from {summary['base']}, {note}"), err=True)
     if summary["unchecked"]:
-        typer.echo(f"note: {summary['unchecked']}", err=True)
+        typer.echo(printable(f"note: {summary['unchecked']}"), err=True)
     for file in summary["files"]:
-        typer.echo(f"{file['sha256']}  {file['name']}")
+        typer.echo(printable(f"{file['sha256']}  {file['name']}"))

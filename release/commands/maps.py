@@ -35,6 +35,7 @@ def map_show(
     number = experts_of({str(drop_map): found}, experts)
     if picture:
         write_picture(picture, [found], [drop_map.name], number)
+        typer.echo(f"picture {picture}", err=True)
     described = describe(found, number)
     typer.echo(json.dumps(described, indent=2) if as_json else description_text(str(drop_map), described))
 
@@ -56,6 +57,7 @@ def map_diff(
     found = difference(one, two, number)
     if picture:
         write_picture(picture, [one, two], [first.name, second.name], number)
+        typer.echo(f"picture {picture}", err=True)
     typer.echo(json.dumps(found, indent=2) if as_json else difference_text(str(first), str(second), found))
 
 

@@ -228,6 +228,8 @@ def _verify_manifest(manifest: Path, work: Path | None, base: str | None, *, as_
     from release.verification.quants_here import compare_quants, quants_text, require_equal_quants, shown_differences
 
     require_no_repository(str(manifest))
+    if manifest.suffix in (".gguf", ".safetensors") and manifest.is_file():
+        raise InputError(f"{manifest}: a file of weights: say with --against what it must equal")
     if manifest.is_dir():
         raise InputError(f"{manifest}: a folder of weights: say with --against what it must equal")
     context = context_of(manifest, work)

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
-from pruner.errors import CheckFailedError
+from pruner.errors import CheckFailedError, printable
 from release.documents import Document
 from release.evaluation.evidence import DECIMALS, Evidence, by_question, require_whole
 from release.evaluation.lm_eval_run import LmEvalRun
@@ -166,7 +166,8 @@ def _p(value: float) -> str:
 
 def title(run: Run) -> str:
     """What a run is called: its model, and of evidence the model's digest."""
-    return f"{run.model_file} ({run.model_sha256[:12]})" if isinstance(run, Evidence) else f"{run.model} (lm-eval)"
+    shown = printable(run.model_file if isinstance(run, Evidence) else run.model)
+    return f"{shown} ({run.model_sha256[:12]})" if isinstance(run, Evidence) else f"{shown} (lm-eval)"
 
 
 def _protocol(run: Run) -> tuple[str, str]:

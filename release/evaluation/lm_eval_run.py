@@ -122,7 +122,7 @@ def read_lm_eval_files(samples_path: Path, results_path: Path, protocol: Protoco
 
 
 def _one(folder: Path, pattern: str) -> Path:
-    found = sorted(folder.rglob(pattern))
+    found = sorted(path for path in folder.rglob(pattern) if path.is_file())
     if len(found) != 1:
         raise InputError(
             f"{folder}: {len(found)} files {pattern}; give the output folder of one lm-eval run with --log_samples"

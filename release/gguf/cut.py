@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
-import json
 import os
 import re
+import stat
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
@@ -15,7 +15,17 @@ from typing import Any, BinaryIO, Literal
 
 from pruner.base_check import FollowingSource, require_digest, require_known_digests
 from pruner.errors import CheckFailedError, InputError, UnavailableError
-from pruner.files import BLOCK, canonical_json, digest_of, fsync_folder, require_space, sha256_file, write_atomic, write_errors
+from pruner.files import (
+    BLOCK,
+    canonical_json,
+    digest_of,
+    fsync_folder,
+    read_json,
+    require_space,
+    sha256_file,
+    write_atomic,
+    write_errors,
+)
 from pruner.progress import SILENT, Advance, Progress
 from pruner.sources import is_plain_name
 from pruner.wording import counted
@@ -25,6 +35,7 @@ from release.gguf.shards import MOST_PARTS, shard_names
 from release.gguf.side_digest import SideDigest
 from release.gguf.split_plan import split_plan
 
+LARGEST_NOTE = 1 << 20
 SAVED_EVERY = 256 << 20
 """Bytes after which the digest of what is written so far is noted, so that a killed cut goes on from there."""
 Checked = Literal["read", "listed"]
@@ -204,8 +215,8 @@ def _kept(file: _File, record: Path | None) -> str | None:
 def _read_note(path: Path) -> dict[str, Any]:
     """A note of ours; an empty one when it is missing or damaged, for then the work is done again."""
     try:
-        content = json.loads(path.read_bytes())
-    except (OSError, ValueError):
+        content = read_json(path, "a note", LARGEST_NOTE) if path.is_file() else {}
+    except (InputError, OSError):
         return {}
     return content if isinstance(content, dict) else {}
 
@@ -214,7 +225,9 @@ def _read_note(path: Path) -> dict[str, Any]:
 def _partial_file(target: Path) -> Iterator[BinaryIO]:
     """The open file of an unfinished cut; it stays for the next run unless it is of no use to it."""
     partial, _ = partial_files(target)
-    with os.fdopen(os.open(partial, os.O_RDWR | os.O_CREAT, 0o644), "rb+", buffering=0) as file:
+    if os.path.lexists(partial) and not _is_ours(partial):
+        partial.unlink()
+    with os.fdopen(os.open(partial, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o644), "rb+", buffering=0) as file:
         try:
             fcntl.flock(file.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -224,6 +237,12 @@ def _partial_file(target: Path) -> Iterator[BinaryIO]:
         except (CheckFailedError, InputError, OSError):  # a wrong or shrunken base, a full disk
             _forget(target)
             raise
+
+
+def _is_ours(path: Path) -> bool:
+    """Whether a path is a plain file under one name; what is written through a link is somebody else's."""
+    found = path.lstat()
+    return stat.S_ISREG(found.st_mode) and found.st_nlink == 1
 
 
 def _forget(target: Path) -> None:

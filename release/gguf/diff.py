@@ -39,7 +39,8 @@ class KeyDifference:
 class GgufComparison:
     """The result; `verdict` is one sentence, `same_weights` says that names, types, shapes and bytes of tensors are equal.
 
-    `packaging` is in words what lies elsewhere in the files without being said otherwise.
+    `bytes` are those of tensors that both have, in A and in B; `packaging` is in words what lies elsewhere in the files without
+    being said otherwise.
     """
 
     labels: tuple[str, str]
@@ -47,7 +48,7 @@ class GgufComparison:
     same_weights: bool
     equal_bytes: bool
     tensors: int
-    bytes: int
+    bytes: tuple[int, int]
     keys: tuple[KeyDifference, ...]
     differences: tuple[TensorDifference, ...]
     packaging: tuple[str, ...]
@@ -93,7 +94,7 @@ def diff_ggufs(
         same_weights=not differences,
         equal_bytes=not (differences or said or packaging),
         tensors=len(both),
-        bytes=sum(one[name].size for name in both),
+        bytes=(sum(one[name].size for name in both), sum(two[name].size for name in both)),
         keys=said,
         differences=differences,
         packaging=packaging,
@@ -248,7 +249,9 @@ def _packaging(left: LocatedGguf, right: LocatedGguf, *, padded: bool) -> Iterat
     one, two = left.header, right.header
     if len(left.parts) != len(right.parts):
         yield f"in {counted(len(left.parts), 'file')} in A, in {counted(len(right.parts), 'file')} in B"
-    elif [len(part.header.tensors) for part in left.parts] != [len(part.header.tensors) for part in right.parts]:
+    elif len(left.parts) > 1 and [len(part.header.tensors) for part in left.parts] != [
+        len(part.header.tensors) for part in right.parts
+    ]:
         yield "split at other tensors"
     if one.version != two.version:
         yield f"format version {one.version} in A, {two.version} in B"
@@ -262,6 +265,10 @@ def _packaging(left: LocatedGguf, right: LocatedGguf, *, padded: bool) -> Iterat
         yield "tensors at other places of the file"
     if padded:
         yield "other bytes around tensors, which nobody reads"
+
+
+def _counts(side: LocatedGguf) -> list[int]:
+    return [len(part.header.tensors) for part in side.parts]
 
 
 def _names(one: GgufHeader, two: GgufHeader) -> tuple[list[str], list[str]]:
@@ -302,8 +309,10 @@ def _rounded(header: GgufHeader, differences: tuple[TensorDifference, ...]) -> s
     quantized = {tensor.name for tensor in header.tensors if tensor.type.quantized}
     if len(quantized) == len(header.tensors) or not {each.name for each in differences} <= quantized:
         return None
-    share = f"{len(differences):,} of {counted(len(quantized), 'quantized tensor')}"
-    return f"other bytes in {share}, all others are equal: another imatrix, another llama.cpp, or other weights"
+    share = f"other bytes in {len(differences):,} of {counted(len(quantized), 'quantized tensor')}, all others are equal"
+    if 2 * len(differences) < len(quantized):  # a quantizer that decides otherwise does so nearly everywhere
+        return f"{share}: a damaged copy, or weights that were changed there"
+    return f"{share}: another imatrix, another llama.cpp, or other weights"
 
 
 def _fewer(one: GgufHeader, two: GgufHeader) -> str | None:

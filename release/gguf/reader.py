@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import math
 import struct
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Protocol
 
@@ -258,6 +259,7 @@ def _parse(cursor: _Cursor) -> GgufHeader:
     tensors = tuple(_place(cursor, each, data_offset, alignment) for each in described)
     if len({tensor.name for tensor in tensors}) != len(tensors):
         raise cursor.fail("damaged GGUF: two tensors have the same name")
+    _require_apart(cursor, tensors)
     return GgufHeader(cursor.path, version, entries, tensors, alignment, data_offset, cursor.size, cursor.kept)
 
 
@@ -310,6 +312,13 @@ def _array(cursor: _Cursor, key: str) -> GgufArray:
     else:
         raise cursor.fail(f"damaged GGUF: {key} is an array of the unsupported type {kind}")
     return GgufArray(_KINDS[kind], count, start, values)
+
+
+def _require_apart(cursor: _Cursor, tensors: Sequence[GgufTensor]) -> None:
+    """llama.cpp takes no overlapping tensors either; a small file could ask for any amount of work with them."""
+    for one, two in pairwise(sorted(tensors, key=lambda tensor: tensor.offset)):
+        if one.offset + one.size > two.offset:
+            raise cursor.fail(f"damaged GGUF: tensors {one.name!r} and {two.name!r} overlap")
 
 
 def _alignment(cursor: _Cursor, entries: Mapping[str, GgufEntry]) -> int:

@@ -23,7 +23,7 @@ ROWS = 20
 WIDTH = 160
 """Columns of a table, the same everywhere, so that output can be compared."""
 FILE_KINDS = {"content": "content differs", "formatting": "the same content, formatted differently"}
-_CONTROL = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f]")
+_CONTROL = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff]")
 """Names in foreign headers may hold anything; terminals obey some of it."""
 
 
@@ -114,7 +114,7 @@ def difference_table(differences: tuple[TensorDifference, ...]) -> RenderableTyp
         "tensor", "layer", "experts", "bytes that differ", "largest difference", box=None, header_style="", pad_edge=False
     )
     for each in differences:
-        table.add_row(each.name, each.layer or "", _experts(each), _amount(each), _largest(each))
+        table.add_row(printable(each.name), each.layer or "", _experts(each), _amount(each), _largest(each))
     return table
 
 
@@ -154,11 +154,11 @@ def rendered(parts: Iterator[RenderableType]) -> str:
     console = _console()
     with console.capture() as capture:
         for part in parts:
-            console.print(part, markup=False, highlight=False, soft_wrap=isinstance(part, str))
+            console.print(part, soft_wrap=isinstance(part, str))
     return _CONTROL.sub("\N{REPLACEMENT CHARACTER}", capture.get()).rstrip()
 
 
 def _console() -> Console:
     from rich.console import Console
 
-    return Console(width=WIDTH, no_color=True, legacy_windows=False)
+    return Console(width=WIDTH, no_color=True, legacy_windows=False, markup=False, emoji=False, highlight=False)

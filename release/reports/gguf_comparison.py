@@ -28,7 +28,8 @@ def gguf_comparison_text(result: GgufComparison) -> str:
 
 def _parts(result: GgufComparison) -> Iterator[RenderableType]:
     yield f"A {result.labels[0]}\nB {result.labels[1]}\n{result.verdict}"
-    compared = f"{counted(result.tensors, 'tensor')} on both sides, {counted(result.bytes, 'byte')}"
+    sizes = " and ".join(f"{size:,}" for size in dict.fromkeys(result.bytes))
+    compared = f"{counted(result.tensors, 'tensor')} on both sides, {sizes} bytes"
     yield f"{compared}; {counted(len(result.differences), 'difference')}"
     for each in result.keys[:ROWS]:
         yield f"{printable(each.key)}: {_said('A', each.a)}, {_said('B', each.b)}"

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from pruner.drop_map import DropMap
-from pruner.errors import InputError
+from pruner.errors import InputError, printable
 from pruner.files import canonical_json, write_atomic
 from pruner.plan import runs_of
 from pruner.wording import counted, every
@@ -53,7 +53,7 @@ def description_text(name: str, described: Mapping[str, Any]) -> str:
     ]
     lines += [f"{key}: {json.dumps(value, sort_keys=True)}" for key, value in sorted(described["provenance"].items())]
     lines += [f"layer {layer:>4}: {len(ids)} dropped{_ids(ids)}" for layer, ids in described["drop"].items()]
-    return "\n".join(lines)
+    return "\n".join(map(printable, lines))
 
 
 def _ids(ids: Sequence[int]) -> str:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from pruner.errors import InputError, UnavailableError
-from pruner.files import atomic_file, atomic_folder, parse_json, remove_leftovers, write_errors
+from pruner.files import atomic_file, atomic_folder, parse_json, read_json, remove_leftovers, write_errors
 
 
 @pytest.mark.parametrize("number", [errno.EACCES, errno.EROFS])
@@ -40,6 +40,12 @@ def test_whole_surrogate_pairs_and_other_encodings_are_read() -> None:
     assert parse_json(b'["\\ud83d\\ude00", "\\\\ud800"]', "x", "it") == ["\U0001f600", "\\ud800"]
     assert parse_json('["\ud7ff\U0001f600"]'.encode(), "x", "it") == ["\ud7ff\U0001f600"]
     assert parse_json('["\U0001f600"]'.encode("utf-16"), "x", "it") == ["\U0001f600"]
+
+
+def test_a_device_without_end_is_too_large(tmp_path: Path) -> None:
+    (tmp_path / "x.json").symlink_to("/dev/zero")
+    with pytest.raises(InputError, match=r"x\.json: the note is larger than 1,000 bytes"):
+        read_json(tmp_path / "x.json", "the note", 1000)
 
 
 def test_another_file_is_not_blamed_on_the_target(tmp_path: Path) -> None:

@@ -113,12 +113,23 @@ def test_one_file_is_compared_by_its_name(weights: Path) -> None:
     assert (done.returncode, done.stdout.splitlines()[-1]) == (0, "x-Q6_K.gguf against SHA256SUMS: the 1 file equal")
     gguf.write_bytes(b"GGUG")
     assert moe_release("verify", gguf, "--against", weights.parent / "SHA256SUMS").returncode == 1
+    gguf.write_bytes(b"GGUF")
     other = gguf.rename(weights.parent / "x-Q4_K.gguf")
     done = moe_release("verify", other, "--against", weights.parent / "SHA256SUMS")
     assert (done.returncode, done.stderr.count("\n")) == (2, 1)
-    assert "SHA256SUMS: names no x-Q4_K.gguf; did you mean x-Q6_K.gguf?" in done.stderr
+    assert "SHA256SUMS: names no x-Q4_K.gguf; by its digest it is x-Q6_K.gguf" in done.stderr
+    done = moe_release("verify", other)
+    assert (done.returncode, "a file of weights: say with --against" in done.stderr) == (2, True)
     one = weights / "a.safetensors"
     assert moe_release("verify", one, "--against", lock(weights)).returncode == 0
+
+
+def test_names_in_sums_are_shown_and_not_obeyed(weights: Path) -> None:
+    (weights.parent / "SHA256SUMS").write_text(f"{'0' * 64}  a\x1b]0;owned\x07\u202e.gguf\n")
+    read = read_reference(weights.parent / "SHA256SUMS")
+    table = comparison_table(compare(LocalSource(weights), read), "weights", read)
+    assert "a\\x1b]0;owned\\x07\\u202e.gguf" in table
+    assert table.replace("\n", "").isprintable()
 
 
 def test_a_gguf_is_compared_with_a_lock(tmp_path: Path) -> None:

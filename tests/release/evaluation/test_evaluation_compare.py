@@ -16,7 +16,7 @@ from pruner.errors import CheckFailedError, InputError
 from release.card.table import Entry, rows
 from release.cli import app
 from release.documents import load_document
-from release.evaluation.compare import Contrast, compare, contrast
+from release.evaluation.compare import Contrast, compare, contrast, title
 from release.evaluation.evidence import Evidence, read_evidence, totals, write_evidence
 from release.evaluation.gates import read_gated_run
 from release.evaluation.lm_eval_run import read_lm_eval_files, read_lm_eval_run
@@ -118,6 +118,12 @@ def test_a_row_of_a_table_is_scored_gated_and_not_compared(make_run: MakeRun, ev
     limited = read_lm_eval_run(make_run("short", limit=198))
     with pytest.raises(CheckFailedError, match="a limited run of lm-eval"):
         rows([Entry("them", "samples.jsonl", foreign=limited)])
+
+
+def test_a_foreign_model_name_is_shown_and_not_obeyed(evidence: Evidence):
+    odd = evidence.model_copy(update={"model_file": "m\x1b]0;owned\x07" + "x" * 100_000})
+    assert title(odd).startswith("m\\x1b]0;owned\\x07xxx")
+    assert len(title(odd)) < 2000
 
 
 def test_a_limited_run_is_partial(make_run: MakeRun):

@@ -366,6 +366,30 @@ def test_a_partial_file_that_was_damaged_or_is_of_another_plan_is_written_again(
     assert taken_over == [9000, *[0] * 7]
 
 
+@pytest.mark.parametrize("kind", ["link", "dangling", "hard link", "pipe"])
+def test_nothing_is_written_through_what_was_planted(tmp_path: Path, kind: str) -> None:
+    base, expected = base_and_variant(tmp_path)
+    out = tmp_path / "out" / "cut.gguf"
+    out.parent.mkdir()
+    victim, (partial, note) = tmp_path / "victim", partial_files(out)
+    if kind != "dangling":
+        victim.write_text("precious")
+    if kind == "pipe":
+        os.mkfifo(partial)
+    elif kind == "hard link":
+        os.link(victim, partial)
+    else:
+        partial.symlink_to(victim)
+    note.write_text("[" * 100_000)
+    with pytest.raises(CheckFailedError, match="is pinned"):
+        run(base, out, pinned=["0" * 64])
+    run(base, out)
+    assert out.read_bytes() == expected.read_bytes()
+    assert not out.is_symlink()
+    assert not victim.exists() if kind == "dangling" else victim.read_text() == "precious"
+    assert [path.name for path in out.parent.iterdir()] == ["cut.gguf"]
+
+
 class Amounts(NoProgress, list[int]):
     """Progress that keeps every amount: the first is what was taken over."""
 

@@ -87,8 +87,16 @@ def test_the_expert_is_named(base: Path, workers: int) -> None:
     assert (difference.found.differing, difference.found.first) == (1, size // EXPERTS * 5 + 3)
     assert difference.found.largest is None, "a byte of a quantized block is no value"
     many = sum(tensor.type.quantized for tensor in locate(base).header.tensors)
-    reasons = "another imatrix, another llama.cpp, or other weights"
+    reasons = "a damaged copy, or weights that were changed there"
     assert found.verdict == f"other bytes in 1 of {many} quantized tensors, all others are equal: {reasons}"
+
+
+def test_another_quantizer_is_told_from_damage(tmp_path: Path, arrays: Arrays, base: Path) -> None:
+    changed = {
+        name: (value if kind is None else np.bitwise_xor(value, np.uint8(1)), kind) for name, (value, kind) in arrays.items()
+    }
+    found = compared(base, write_moe(tmp_path / "b.gguf", "gemma4", changed, experts=EXPERTS, names=NAMES))
+    assert found.verdict.endswith("all others are equal: another imatrix, another llama.cpp, or other weights")
 
 
 def test_values_of_numbers_are_subtracted(tmp_path: Path, arrays: Arrays, base: Path) -> None:
@@ -123,6 +131,25 @@ def test_no_key_makes_a_line_of_its_own(tmp_path: Path, arrays: Arrays, base: Pa
     other = write_moe(tmp_path / "b.gguf", "gemma4", arrays, experts=EXPERTS, names=names)
     text = gguf_comparison_text(compared(base, other))
     assert "general.x\\nequal bytes\\x1b[2J: not in A, 'y' in B" in text
+
+
+def test_names_of_tensors_make_no_lines_either(tmp_path: Path, arrays: Arrays) -> None:
+    sides = []
+    for side, value in (("a", 0.0), ("b", 1.0)):
+        odd = {**arrays, "t\nequal bytes\u202e:smile:": (np.full(32, value, np.float32), None)}
+        sides.append(write_moe(tmp_path / f"{side}.gguf", "gemma4", odd, experts=EXPERTS, names=NAMES))
+    text = gguf_comparison_text(compared(*sides))
+    assert "t\\nequal bytes\\u202e:smile:" in text
+
+
+def test_tensors_that_overlap_are_refused(base: Path) -> None:
+    header, data = locate(base).header, bytearray(base.read_bytes())
+    name = header.tensors[1].name.encode()
+    place = data.index(len(name).to_bytes(8, "little") + name) + 8 + len(name) + 4 + 8 * len(header.tensors[1].shape) + 4
+    data[place : place + 8] = bytes(8)
+    base.write_bytes(data)
+    with pytest.raises(InputError, match=f"tensors '{header.tensors[0].name}' and '{header.tensors[1].name}' overlap"):
+        locate(base)
 
 
 def test_a_gguf_and_a_folder_are_not_of_a_kind(base: Path, tmp_path: Path) -> None:

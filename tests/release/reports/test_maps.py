@@ -58,6 +58,14 @@ def test_show_counts(bare: Path, envelope: Path) -> None:
     assert json.loads(said("show", bare, "--json"))["drops_per_layer"] == {"0": 3, "1": 3}
 
 
+def test_words_of_a_foreign_map_are_shown_and_not_obeyed(envelope: Path, tmp_path: Path) -> None:
+    made = json.loads(envelope.read_text()) | {"z\x1b]0;owned\x07": "y" * 100_000}
+    (tmp_path / "odd.json").write_text(json.dumps(made))
+    lines = said("show", tmp_path / "odd.json").splitlines()
+    assert any(line.startswith("z\\x1b]0;owned\\x07: ") for line in lines)
+    assert max(map(len, lines)) < 2000
+
+
 def test_show_says_when_layers_differ(tmp_path: Path) -> None:
     (tmp_path / "uneven.json").write_text('{"0": [1], "1": [1, 2], "mtp": []}')
     text = said("show", tmp_path / "uneven.json")
