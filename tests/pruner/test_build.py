@@ -350,3 +350,12 @@ def test_a_full_disk_is_one_line_and_leaves_no_target(make_checkpoint: Checkpoin
         assert not (small / "out").exists()
     finally:
         subprocess.run(["umount", small], check=True)
+
+
+def test_a_linked_beginning_is_not_followed(make_checkpoint: CheckpointFactory, tmp_path: Path) -> None:
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    (tmp_path / ".out.partial").symlink_to(outside)
+    with pytest.raises(InputError, match="is a link and not an unfinished build"):
+        run_build(make_checkpoint(), tmp_path / "out")
+    assert list(outside.iterdir()) == []
