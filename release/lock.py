@@ -308,10 +308,10 @@ def _drop_map_difference(locked: Mapping[str, list[int]], found: Mapping[str, li
         return None
     layer = layers[0]
     before, here = set(locked.get(layer, ())), set(found.get(layer, ()))
-    return (
-        f"the drop map differs in {counted(len(layers), 'layer')}: layer {layer} drops experts {sorted(here - before)} "
-        f"and no longer {sorted(before - here)}"
-    )
+    words = {"drops": sorted(here - before), "keeps": sorted(before - here)}
+    told = " and ".join(f"{verb} experts {ids}" for verb, ids in words.items() if ids)
+    other = f"; it drops {len(here)} in that layer, the lock {len(before)}" if len(here) != len(before) else ""
+    return f"the drop map differs in {counted(len(layers), 'layer')}: layer {layer} now {told}{other}"
 
 
 def _changed_tensors(locked: Lock, found: Lock) -> list[str]:

@@ -134,7 +134,8 @@ def test_what_a_lock_does_not_say_of_the_converter_explains_nothing() -> None:
     ("found", "words"),
     [
         (lock(base="other"), "the base differs: model.safetensors"),
-        (lock(drop=[1, 3]), r"layer 0 drops experts \[3\] and no longer \[2\]"),
+        (lock(drop=[1, 3]), r"layer 0 now drops experts \[3\] and keeps experts \[2\]$"),
+        (lock(drop=[1]), r"layer 0 now keeps experts \[2\]; it drops 1 in that layer, the lock 2"),
         (lock(shard="other", size=2), "same weights, other packaging"),
         (lock(shard="other", tensor="other"), "other bytes in 1 tensor: layer.weight"),
         (lock(shard="other").model_copy(update={"tensor_data": None}), "without digests of their tensors"),
