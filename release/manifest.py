@@ -63,7 +63,8 @@ class Manifest(Document):
         names = {quant.name for quant in self.gguf.quants} if self.gguf else set()
         for quant in self.eval.quants if self.eval else ():
             if quant not in names:
-                raise ValueError(f"eval.quants names {quant!r}, which gguf.quants does not make")
+                made = f"; it makes {', '.join(sorted(names))}" if names else ""
+                raise ValueError(f"eval.quants names {quant!r}, which gguf.quants does not make{made}")
         if self.publish and not self.prune:
             raise ValueError("publish needs a prune section: a base is not ours to publish again")
         if self.gguf and self.gguf.cut and not self.prune:

@@ -218,7 +218,10 @@ def comparison_table(found: tuple[Comparison, ...], target: str, reference: Refe
     width = max((len(each.name) for each in found), default=0)
     lines = [printable(f"{each.status:<8} {each.name:<{width}}  {_detail(each)}".rstrip()) for each in found]
     wrong = sum(each.status != "equal" for each in found)
-    outcome = f"{wrong} of {counted(len(found), 'file')} differ" if wrong else f"{every(len(found), 'file')} equal"
+    missing = sum(each.status == "missing" for each in found)
+    among = f", {missing} of them missing" if 0 < missing < wrong else ", all of them missing" if missing else ""
+    differ = f"{wrong} of {counted(len(found), 'file')} differ{'s' if wrong == 1 else ''}{among}"
+    outcome = differ if wrong else f"{every(len(found), 'file')} equal"
     return "\n".join([*lines, f"{target} against {reference.label}: {outcome}"])
 
 

@@ -104,7 +104,7 @@ def compute_imatrix(
     with scratch_folder(target) as folder:
         link(folder, MODEL, model, "model")
         link(folder, TEXT, text, "calibration text")
-        _check_length(text, context)
+        require_length(text, context, "calibration text")
         command = _command(toolchain, chunks, context, threads, parse_special=parse_special)
         with progress.task("calibrating", chunks) as advance, follow_chunks(folder / TOOL_LOG, chunks, advance):
             _run(command, folder, text, context=context, log=log)
@@ -123,11 +123,11 @@ def compute_imatrix(
     return summary
 
 
-def _check_length(text: Path, context: int) -> None:
-    """Refuse a text that cannot be long enough, before a large model is loaded: a token takes a byte at least."""
+def require_length(text: Path, context: int, what: str) -> None:
+    """Raise InputError for a text that cannot be long enough, before a large model is loaded: a token takes a byte at least."""
     if (size := text.stat().st_size) < 2 * context:
         raise InputError(
-            f"{text}: the calibration text has {size:,} bytes, two chunks need {2 * context:,} tokens; use a longer text"
+            f"{text}: the {what} has {size:,} bytes, two chunks need {2 * context:,} tokens; use a longer text or less context"
         )
 
 

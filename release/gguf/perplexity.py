@@ -14,7 +14,7 @@ from pruner.errors import CheckFailedError, InputError, UnavailableError
 from pruner.files import require_space
 from pruner.progress import SILENT, Advance, Progress
 from pruner.wording import counted
-from release.gguf.imatrix import follow_chunks
+from release.gguf.imatrix import follow_chunks, require_length
 from release.gguf.quality import MINIMUM_TOKENS, Divergence, Estimate, is_complete, parse_divergence
 from release.gguf.reader import GgufArray, GgufHeader, read_header
 from release.gguf.scratch import NEARLY_FULL, OUTPUT, deliver, link, scratch_folder, tool_space
@@ -111,8 +111,7 @@ def predict(
     with scratch_folder(target) as folder:
         link(folder, MODEL, model, "model")
         link(folder, TEXT, text, "text")
-        if text.stat().st_size < 2 * context:
-            raise InputError(f"{text}: the text has {text.stat().st_size:,} bytes, two chunks need {2 * context:,} tokens")
+        require_length(text, context, "text")
         require_space(target.parent, need, "the unquantized model's predictions")
         words: list[str | Path] = [toolchain.binary(TOOL), "-m", MODEL, "-f", TEXT, "--kl-divergence-base", OUTPUT]
         words += ["--chunks", str(chunks), *_shape(context, threads), "--log-file", TOOL_LOG]

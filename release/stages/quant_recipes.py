@@ -6,7 +6,7 @@ from pruner.errors import InputError
 from release.documents import place_of
 from release.gguf.cut_plan import file_type
 from release.gguf.experts import find_experts
-from release.gguf.imatrix import read_imatrix
+from release.gguf.imatrix import read_imatrix, require_length
 from release.gguf.names import check_tags, imatrix_file, labelled_otherwise, quant_file
 from release.gguf.reader import GgufHeader
 from release.gguf.tensor_types import assign, read_tensor_types
@@ -32,11 +32,15 @@ def check_recipes(loaded: LoadedManifest) -> None:
 
     Raises:
         InputError: a name would find another file or none, or it is the label of another type than the quant has; or a type
-            needs an imatrix that the manifest does not have.
+            needs an imatrix that the manifest does not have; or a text is too short for two chunks.
     """
     gguf, model = loaded.content.gguf, loaded.content.name
     if gguf is None:
         return
+    if gguf.imatrix and gguf.imatrix.text:
+        require_length(loaded.file(gguf.imatrix.text), gguf.imatrix.context, "calibration text")
+    if gguf.quality:
+        require_length(loaded.file(gguf.quality.text), gguf.quality.context, "quality text")
     others = ["README.md", *([imatrix_file(model)] if gguf.imatrix else []), *(source.name for source in gguf.mmproj)]
     check_tags({quant.name: quant_file(model, quant.name) for quant in gguf.quants}, others)
     for quant in gguf.quantized:

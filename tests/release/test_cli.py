@@ -146,8 +146,8 @@ def test_every_reference_is_shown_and_every_difference_said(manifest: Path, tmp_
     done = moe_release("verify", manifest, "--work", work)
     assert done.returncode == 1
     for outcome in (
-        "v against build: all 5 files equal", "v against ONE: all 5 files equal", "v against TWO: 1 of 5 files differ",
-        "v against THREE: 1 of 1 file differ",
+        "v against build: all 5 files equal", "v against ONE: all 5 files equal", "v against TWO: 1 of 5 files differs",
+        "v against THREE: 1 of 1 file differs",
     ):  # fmt: skip
         assert outcome in done.stdout
     assert f"changed  weights/{shard}" in done.stdout

@@ -419,6 +419,14 @@ def test_a_toolchain_that_is_not_bit_exact_explains_a_difference(locked: Path, t
         ({"quality": "{text: {path: none.txt}}"}, "none.txt does not exist"),
         ({"quality": "{text: {path: tiny/calibration.txt}, chunks: 2, context: 64}"}, "under 100 tokens"),
         ({"quality": "{text: {path: tiny/calibration.txt}, contexts: 64}"}, "contexts"),
+        (
+            {"quality": "{text: {path: tiny/calibration.txt}, context: 51200}"},
+            "the quality text has .*, two chunks need",
+        ),
+        (
+            {"imatrix": "{text: {path: tiny/calibration.txt}, context: 51200}"},
+            "the calibration text has .*, two chunks",
+        ),
     ],
 )
 def test_wrong_settings_are_found_before_any_work(folder: Path, more: dict[str, str], expected: str):
