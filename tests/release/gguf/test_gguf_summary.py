@@ -73,13 +73,11 @@ def test_the_tensor_digest_ignores_packaging_and_nothing_else(tmp_path: Path, te
 
 def test_overlapping_tensors_are_refused(tmp_path: Path, tensors: Tensors):
     path = write(tmp_path / "m.gguf", tensors)
-    header = read_header(path)
     data = bytearray(path.read_bytes())
     place = data.index(b"b.weight") + len(b"b.weight") + 4 + 8 + 4
     data[place : place + 8] = bytes(8)
     path.write_bytes(data)
-    assert read_header(path).tensors[1].offset == header.tensors[0].offset
-    with pytest.raises(InputError, match=r"'b\.weight' overlaps its neighbour|'a\.weight' overlaps its neighbour"):
+    with pytest.raises(InputError, match=r"tensors 'a\.weight' and 'b\.weight' overlap"):
         summarize(path)
 
 
