@@ -65,7 +65,7 @@ def cell(row: dict[str, Any], name: str, where: str) -> str:
         InputError: the column is missing, or no text.
     """
     value = row.get(name)
-    if not isinstance(value, str) or not is_text(value) or not value.strip():
+    if not is_text(value) or not value.strip():
         raise InputError(f"{where}: column {name!r} is missing or no text; set the field map to the data set's columns")
     return value
 

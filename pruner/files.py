@@ -13,7 +13,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 from pruner.errors import InputError, UnavailableError
 from pruner.places import require_possible, unreadable
@@ -61,7 +61,7 @@ def require_canonical(value: Any, where: str) -> None:
         raise InputError(f"{where}: holds a number or text that no JSON should (NaN, half a surrogate pair)") from None
 
 
-def is_text(value: object) -> bool:
+def is_text(value: object) -> TypeGuard[str]:
     """Whether it is a string that UTF-8 can hold; JSON may carry half of a surrogate pair."""
     return isinstance(value, str) and value == value.encode(errors="replace").decode()
 

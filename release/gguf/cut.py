@@ -36,6 +36,7 @@ from release.gguf.side_digest import SideDigest
 from release.gguf.split_plan import split_plan
 
 LARGEST_NOTE = 1 << 20
+"""Bytes of a note that is read; one that is larger is none of ours."""
 SAVED_EVERY = 256 << 20
 """Bytes after which the digest of what is written so far is noted, so that a killed cut goes on from there."""
 Checked = Literal["read", "listed"]

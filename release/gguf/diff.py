@@ -249,9 +249,7 @@ def _packaging(left: LocatedGguf, right: LocatedGguf, *, padded: bool) -> Iterat
     one, two = left.header, right.header
     if len(left.parts) != len(right.parts):
         yield f"in {counted(len(left.parts), 'file')} in A, in {counted(len(right.parts), 'file')} in B"
-    elif len(left.parts) > 1 and [len(part.header.tensors) for part in left.parts] != [
-        len(part.header.tensors) for part in right.parts
-    ]:
+    elif len(left.parts) > 1 and _counts(left) != _counts(right):
         yield "split at other tensors"
     if one.version != two.version:
         yield f"format version {one.version} in A, {two.version} in B"

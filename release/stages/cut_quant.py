@@ -30,9 +30,8 @@ def base_quant(loaded: LoadedManifest, source: BaseQuant) -> LocatedGguf:
         return locate_on_hub(str(source.repo), source.at, str(source.file))
     path = path_inside(loaded.root, source.path)
     if not path.is_file():
-        raise InputError(
-            f"{place_of(loaded.path, source.path)}: does not exist beside the manifest{near_file(loaded.root, source.path)}"
-        )
+        where, near = place_of(loaded.path, source.path), near_file(loaded.root, source.path)
+        raise InputError(f"{where}: {source.path} does not exist beside the manifest{near}")
     return locate(path)
 
 

@@ -149,12 +149,9 @@ def license_warning(loaded: LoadedManifest) -> str | None:
         return None
     card = read_base_card(LocalSource(base_folder(loaded)))
     stated = loaded.content.card.license
-    named = (
-        {"the base's card": card.licenses} if card.licenses else {f"{loaded.path}: card.license": (stated,) if stated else ()}
-    )
-    for where, ids in named.items():
-        if odd := next(filter(None, map(odd_license, ids)), None):
-            return f"{where}: {odd}"
+    where = "the base's card" if card.licenses else f"{loaded.path}: card.license"
+    if odd := next(filter(None, map(odd_license, card.licenses or filter(None, [stated]))), None):
+        return f"{where}: {odd}"
     if license_of(loaded.content, card):
         return None
     return f"{loaded.path}: the license of the base is unknown, so cards will name none; give card.license, such as apache-2.0"

@@ -428,7 +428,7 @@ PROJECTORS: dict[str, tuple[dict[str, str], str]] = {
     "a name of a model": ({"name": "base-F16.gguf"}, "a projector is one file that llama.cpp passes over as a model"),
     "a list of digests": ({"sha256": f"[{'a' * 64}, {'a' * 64}]"}, "1 file, and 2 digests are given"),
     "two places": ({"repo": "org/name"}, "give either repo"),
-    "no such file": ({"path": "theirs/mmproj-none.gguf"}, "does not exist beside the manifest"),
+    "no such file": ({"path": "theirs/mmproj-none.gguf"}, "theirs/mmproj-none.gguf does not exist beside the manifest"),
 }
 
 
